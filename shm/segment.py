@@ -1,0 +1,347 @@
+"""A named piece of shared memory: created whole, checked before use, removed when its owner ends.
+
+Source: design section 5; hardening cases 54 (truncated, corrupt, other version) and 58 (no room).
+
+Who may do what:
+    creator   makes the segment and holds a shared flock on it; removes it in `close`.
+    child     inherits the mapping over fork, and with it the flock; never removes anything.
+    attacher  maps an existing segment after every check of `layout.read_header`.
+
+Invariants:
+    S1  A segment is mapped only when its file is as long as its header says (H3), is ours
+        (effective uid) and closed to others (0600).
+    S2  All of its pages exist before anyone writes: where /dev/shm is full, creation fails, instead
+        of a write dying by SIGBUS later.
+    S3  Only the owner (pid, start time, pid namespace) unlinks; `adopt` makes this process it.
+    S4  `sweep` removes an instance's segments only when nobody of it lives: every owner of this pid
+        namespace is dead, and nobody holds a flock on those of another. The flock tells for a
+        sidecar's container, which shares /dev/shm with its predecessor but not the pids.
+    S5  Judging a segment dead, removing it and creating one in its place happen under one lock of
+        this user, so that nobody removes what has just been created anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+import re
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, final
+
+import posix_ipc
+
+from shm import layout
+from shm.errors import SegmentInUseError, SegmentMissingError, SegmentRefusedError, ShmError
+from shm.layout import GENERATION_OFFSET, HEADER_BYTES, OWNER_OFFSET, Header, Kind
+
+_PREFIX = "agw-"
+_INSTANCE = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TABLE = re.compile(r"[a-z0-9]{1,17}")
+_SHM_DIR = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
+_UNFINISHED_SECONDS = 60.0
+"""A segment without magic is being created; older than this, its creator died."""
+_OWNER = struct.Struct("=3Q")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process, distinguishable from a later one of the same pid. `start_ticks` since boot."""
+
+    pid: int
+    start_ticks: int
+    namespace: int
+
+    @classmethod
+    def of_self(cls) -> Self:
+        """The calling process; ask again after a fork."""
+        pid = os.getpid()
+        return cls(pid, start_ticks(pid) or 0, _namespace())
+
+    def is_local(self) -> bool:
+        """Whether the pid means anything here: it is of our own pid namespace."""
+        return self.namespace == _namespace()
+
+    def is_alive(self) -> bool:
+        """Whether that very process still runs (a zombie does not)."""
+        return self.pid != 0 and start_ticks(self.pid) == self.start_ticks
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, clock ticks since boot; None when it is gone or a zombie.
+
+    Source: proc(5), /proc/pid/stat fields 3 and 22; the name in field 2 may hold anything, so count
+    from the last parenthesis.
+    """
+    try:
+        data = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = data[data.rindex(b")") + 2 :].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
+def _instance_prefix(instance: str) -> str:
+    if not _INSTANCE.fullmatch(instance):
+        raise ShmError("instance: 1 to 128 letters, digits, dots, dashes and underscores")
+    return _PREFIX + hashlib.blake2b(instance.encode(), digest_size=8).hexdigest() + "-"
+
+
+def segment_name(instance: str, table: str) -> str:
+    """The POSIX name of an instance's table, at most 40 characters whatever the instance is called.
+
+    Raises: ShmError for an instance or table outside the allowed alphabet.
+    """
+    if not _TABLE.fullmatch(table):
+        raise ShmError("table: 1 to 17 lower-case letters and digits")
+    return "/" + _instance_prefix(instance) + table
+
+
+@final
+class Segment:
+    """One mapped segment. `body` is all behind the header; its layout is the table's.
+
+    The mapping lives as long as its last view, so no view ever points to memory that is gone.
+    """
+
+    __slots__ = ("_file", "_owned_name", "_view", "body", "header", "name")
+
+    def __init__(self, name: str, header: Header, file: mmap.mmap) -> None:
+        self.name = name
+        self.header = header
+        self._file = file
+        self._view = memoryview(file)
+        self._owned_name = ""
+        self.body = self._view[HEADER_BYTES:]
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        kind: Kind,
+        body_bytes: int,
+        parameters: tuple[int, int, int, int] = (0, 0, 0, 0),
+    ) -> Self:
+        """Make a segment of zeros, owned by this process. Call `seal` once the table is set up.
+
+        A segment of the same name whose owner is dead is replaced.
+        Raises: SegmentInUseError when the owner lives, ShmError when there is no room.
+        """
+        header = Header(kind, HEADER_BYTES + body_bytes, parameters)
+        descriptor = _create_file(name, header.size_bytes)
+        try:
+            segment = cls(name, header, mmap.mmap(descriptor, header.size_bytes))
+        finally:
+            os.close(descriptor)  # the mapping keeps its own duplicate, and with it the flock
+        layout.write_header(segment._view, header)
+        segment.adopt()
+        return segment
+
+    @classmethod
+    def attach(cls, name: str, kind: Kind, *, read_only: bool = False) -> Self:
+        """Map an existing segment after checking all of it that can be checked (S1).
+
+        Raises: SegmentMissingError, SegmentRefusedError.
+        """
+        descriptor = _open_file(name, read_only=read_only)
+        try:
+            size = _check_file(name, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a sweep at most, which is brief
+            access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
+            with mmap.mmap(descriptor, HEADER_BYTES, access=mmap.ACCESS_READ) as head:
+                header = layout.read_header(name, memoryview(head[:]), size, kind)
+            return cls(name, header, mmap.mmap(descriptor, size, access=access))
+        finally:
+            os.close(descriptor)
+
+    def seal(self) -> None:
+        """Open the segment to others (H1)."""
+        layout.seal(self._view)
+
+    def adopt(self) -> None:
+        """Become the owner, who removes the segment in `close`."""
+        me = Identity.of_self()
+        _OWNER.pack_into(self._view, OWNER_OFFSET, me.pid, me.start_ticks, me.namespace)
+        self._owned_name = self.name
+
+    @property
+    def owner(self) -> Identity:
+        """The process in charge of removing the segment."""
+        return Identity(*_OWNER.unpack_from(self._view, OWNER_OFFSET))
+
+    @property
+    def generation_word(self) -> memoryview:
+        """The header's generation as a view of one u64, for the table that counts in it."""
+        return self._view[GENERATION_OFFSET : GENERATION_OFFSET + 8].cast("Q")
+
+    def verify(self) -> None:
+        """Look at the segment again: still as long as it was, header intact.
+
+        For the supervisor, before it forks into a segment that would kill.
+        Raises: SegmentMissingError, SegmentRefusedError.
+        """
+        descriptor = _open_file(self.name, read_only=True)
+        try:
+            size = _check_file(self.name, descriptor)
+            with mmap.mmap(descriptor, HEADER_BYTES, access=mmap.ACCESS_READ) as head:
+                layout.read_header(self.name, memoryview(head[:]), size, self.header.kind)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Remove the name if this process owns it (S3), and let go of the mapping. Idempotent."""
+        if self._owned_name and self.owner == Identity.of_self():
+            unlink(self._owned_name)
+        self._owned_name = ""
+        self.body = self._view[:0]
+
+
+def unlink(name: str) -> bool:
+    """Remove a name; those who mapped it keep their memory. False when there was none."""
+    try:
+        posix_ipc.unlink_shared_memory(name)
+    except posix_ipc.ExistentialError:
+        return False
+    return True
+
+
+def sweep() -> list[str]:
+    """Remove what dead instances of this user left behind (S4); the names removed."""
+    with _registry():
+        return _sweep()
+
+
+def _sweep() -> list[str]:
+    instances: dict[str, list[Path]] = {}
+    for path in sorted(_SHM_DIR.glob(_PREFIX + "*-*")):
+        instances.setdefault(path.name.rpartition("-")[0], []).append(path)
+    removed = []
+    for paths in instances.values():
+        if not any(_is_held(path) for path in paths):
+            removed += ["/" + path.name for path in paths if unlink("/" + path.name)]
+    return removed
+
+
+def _is_held(path: Path) -> bool:
+    """Whether someone living may still want this segment; in doubt, yes."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # another user's, or not a file: none of our business
+    try:
+        return _is_descriptor_held(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_descriptor_held(descriptor: int) -> bool:
+    info = os.fstat(descriptor)
+    if info.st_uid != os.geteuid() or not stat.S_ISREG(info.st_mode):
+        return True
+    head = memoryview(os.pread(descriptor, HEADER_BYTES, 0))
+    if len(head) == HEADER_BYTES and layout.is_sealed(head):
+        owner = Identity(*_OWNER.unpack_from(head, OWNER_OFFSET))
+        if owner.is_local():
+            return owner.is_alive()
+    elif time.time() - info.st_mtime < _UNFINISHED_SECONDS:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _create_file(name: str, size_bytes: int) -> int:
+    """A new file of real pages (S2) with our shared flock on it."""
+    descriptor = _create_name(name)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as exc:
+        os.close(descriptor)
+        unlink(name)
+        if exc.errno in (errno.ENOSPC, errno.ENOMEM):
+            raise ShmError(
+                f"{name}: no room for {size_bytes} bytes in {_SHM_DIR}; mount a larger one"
+            ) from exc
+        raise ShmError(f"{name}: {exc.strerror}") from exc
+    return descriptor
+
+
+def _create_name(name: str) -> int:
+    with _registry():
+        try:
+            return _create_exclusively(name)
+        except posix_ipc.ExistentialError as exc:
+            if _is_held(_SHM_DIR / name[1:]):
+                raise SegmentInUseError(f"{name}: in use; does this instance run already?") from exc
+        unlink(name)
+        try:
+            return _create_exclusively(name)
+        except posix_ipc.ExistentialError as exc:
+            raise SegmentInUseError(f"{name}: another process created it just now") from exc
+
+
+def _create_exclusively(name: str) -> int:
+    try:
+        return int(posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600).fd)
+    except posix_ipc.ExistentialError:
+        raise
+    except (OSError, posix_ipc.Error) as exc:
+        raise ShmError(f"{name}: {exc}") from exc
+
+
+@contextmanager
+def _registry() -> Iterator[None]:
+    """One process of this user at a time (S5). The lock's file stays; the kernel frees the lock."""
+    path = _SHM_DIR / f"agw.lock.{os.geteuid()}"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise ShmError(f"{path}: {exc.strerror}") from exc
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise SegmentRefusedError(f"{path}: belongs to another user")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_file(name: str, *, read_only: bool) -> int:
+    try:
+        return int(posix_ipc.SharedMemory(name, read_only=read_only).fd)
+    except posix_ipc.ExistentialError as exc:
+        raise SegmentMissingError(f"{name}: no such shared memory") from exc
+    except (OSError, posix_ipc.Error) as exc:
+        raise SegmentRefusedError(f"{name}: {exc}") from exc
+
+
+def _check_file(name: str, descriptor: int) -> int:
+    """The file's size. Raises: SegmentRefusedError when it is not ours alone, or too short."""
+    info = os.fstat(descriptor)
+    if info.st_uid != os.geteuid():
+        raise SegmentRefusedError(f"{name}: belongs to user {info.st_uid}")
+    if info.st_mode & 0o077:
+        raise SegmentRefusedError(f"{name}: open to other users (mode {info.st_mode & 0o777:o})")
+    if info.st_size < HEADER_BYTES:
+        raise SegmentRefusedError(
+            f"{name}: {info.st_size} bytes long, too short for a header (truncated?)"
+        )
+    return info.st_size

@@ -1,0 +1,1 @@
+"""The operator's doors, served by the control process: admin, metrics and readiness."""

@@ -1,0 +1,194 @@
+"""The admin API and the metrics endpoint, as ASGI applications over a small view of the gateway.
+
+Whatever changes something is POST only. Secrets leave the process nowhere.
+
+Source: spec/config.md sections 8.3 and 8.4.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from shm.cells import Series
+from sidecar.admin.guard import DEVELOPMENT_ORIGINS, OriginGuard
+from sidecar.admin.metrics import OPENMETRICS_TYPE, TEXT_TYPE, exposition, wants_openmetrics
+from sidecar.admin.redact import Redactor
+from sidecar.errors import ConfigError
+
+_INDEX = """<!doctype html><title>agentgateway-sidecar</title>
+<h1>agentgateway-sidecar</h1>
+<ul><li><a href="/config_dump">/config_dump</a>
+<li><a href="/api/runtime">/api/runtime</a>
+<li><a href="/memory">/memory</a>
+<li>POST /logging?level=info,sidecar.net=debug, POST /logging?reset
+<li>POST /quitquitquit</ul>
+"""
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+_MEMORY_FIELDS = {"Rss": "rss_bytes", "Pss": "pss_bytes", "Swap": "swap_bytes"}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process of the gateway. `role`: `control`, `worker 0`, …"""
+
+    role: str
+    pid: int
+    generation: int
+    """Of the configuration it applied."""
+    error: str = ""
+    """Why it did not apply the latest one."""
+
+
+class AdminState(Protocol):
+    """What the applications may ask of the gateway, and tell it."""
+
+    def config_dump(self) -> Mapping[str, object]:
+        """Plain data: the running configuration, secrets included."""
+
+    def statuses(self) -> Sequence[ProcessStatus]:
+        """Every process that should run."""
+
+    def collect(self) -> Iterable[Series]:
+        """The metric series, summed over the workers."""
+
+    def pending(self) -> Sequence[str]:
+        """What keeps the gateway from being ready."""
+
+    def quit(self) -> None:
+        """Begin a graceful shutdown."""
+
+    async def set_levels(self, spec: str | None) -> str:
+        """Set the log levels of all processes, None to reset. Gives those in force.
+
+        Raises: ConfigError.
+        """
+
+
+def admin_app(
+    state: AdminState,
+    *,
+    version: str,
+    is_loopback: bool,
+    git_revision: str = "",
+    sensitive_headers: Iterable[str] = (),
+) -> Starlette:
+    """The application of `adminAddr`. `is_loopback`: it is bound where only this machine comes."""
+    redactor = Redactor(sensitive_headers)
+
+    async def config_dump(request: Request) -> Response:
+        dump = {**state.config_dump(), "processes": [asdict(one) for one in state.statuses()]}
+        return _json(redactor.redact(dump))
+
+    async def logging_levels(request: Request) -> Response:
+        spec = request.query_params.get("level")
+        if spec is None and "reset" not in request.query_params:
+            return PlainTextResponse("expected ?level=LEVELS or ?reset\n", 400)
+        try:
+            levels = await state.set_levels(spec)
+        except ConfigError as exc:
+            return PlainTextResponse(f"{exc.message}\n", 400)
+        return PlainTextResponse(f"{levels}\n")
+
+    async def quit_gateway(request: Request) -> Response:
+        state.quit()
+        return PlainTextResponse("shutting down now\n")
+
+    async def runtime(request: Request) -> Response:
+        build = {
+            "version": version,
+            "gitRevision": git_revision or "unknown",
+            "pythonVersion": platform.python_version(),
+            "buildProfile": "release",
+        }
+        return _json({"build": build, "ui": {"available": False}})
+
+    async def memory(request: Request) -> Response:
+        processes = [
+            {"role": one.role, "pid": one.pid, **process_memory(one.pid)}
+            for one in state.statuses()
+        ]
+        return _json({"processes": processes})
+
+    return Starlette(
+        routes=[
+            Route("/", _to_ui, methods=["GET"]),
+            Route("/ui", _index, methods=["GET"]),
+            Route("/ui/", _index, methods=["GET"]),
+            Route("/config_dump", config_dump, methods=["GET"]),
+            Route("/logging", logging_levels, methods=["POST"]),
+            Route("/quitquitquit", quit_gateway, methods=["POST"]),
+            Route("/api/runtime", runtime, methods=["GET"]),
+            Route("/memory", memory, methods=["GET"]),
+        ],
+        middleware=[
+            Middleware(OriginGuard, checks_host=is_loopback),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=DEVELOPMENT_ORIGINS,
+                allow_methods=["GET", "POST"],
+            ),
+        ],
+    )
+
+
+def stats_app(state: AdminState) -> Starlette:
+    """The application of `statsAddr`."""
+
+    async def metrics(request: Request) -> Response:
+        is_open = wants_openmetrics(request.headers.get("accept", ""))
+        body = exposition(state.collect(), openmetrics=is_open)
+        return Response(body, headers={"content-type": OPENMETRICS_TYPE if is_open else TEXT_TYPE})
+
+    return Starlette(
+        routes=[
+            Route("/metrics", metrics, methods=["GET"]),
+            Route("/stats/prometheus", metrics, methods=["GET"]),
+        ]
+    )
+
+
+async def _to_ui(request: Request) -> Response:
+    return RedirectResponse("/ui", 308)
+
+
+async def _index(request: Request) -> Response:
+    return HTMLResponse(_INDEX, headers=_PAGE_HEADERS)
+
+
+def _json(value: object) -> Response:
+    body = orjson.dumps(
+        value,
+        default=str,
+        option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE,
+    )
+    return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
+
+
+def process_memory(pid: int) -> dict[str, int]:
+    """Bytes a process uses, by `/proc/<pid>/smaps_rollup`; empty for one that is gone or hidden."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return {}
+    found: dict[str, int] = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        if name in _MEMORY_FIELDS and rest.strip().endswith("kB"):
+            found[_MEMORY_FIELDS[name]] = int(rest.split()[0]) * 1024
+    return found

@@ -1,0 +1,1 @@
+"""Expressions in configuration: compiling and evaluating CEL, and the variables it sees."""

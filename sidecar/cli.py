@@ -1,0 +1,189 @@
+"""The command line: run a configuration, check it, print its schema.
+
+Exit codes: 0 success, 1 the configuration was refused, 2 wrong usage. Data goes to standard
+output, problems and warnings to standard error.
+
+Source: spec config section 8.5; spec conventions sections 5.2 and 5.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from sidecar.config.problems import InvalidConfigError, Problem
+from sidecar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sidecar.config.local import Source
+
+EXIT_OK = 0
+EXIT_INVALID = 1
+EXIT_USAGE = 2
+
+DISTRIBUTION = "agentgateway-sidecar"
+_INLINE = re.compile(r"\s*(?:[{#]|---|[\w$.-]+\s*:(?:\s|$))|.*\n", re.DOTALL)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    try:
+        options = parser.parse_args(argv)
+        if options.short_version:
+            print(version())
+            return EXIT_OK
+        if options.build_info:
+            _print_json(build_info())
+            return EXIT_OK
+        return _run(parser, options)
+    except BrokenPipeError:
+        # Who reads us has seen enough, as `schema | head` does; the interpreter must not
+        # fail again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_INVALID
+    except SystemExit as exit_:
+        # argparse leaves by raising: 0 after help, 2 after an error it has printed.
+        return exit_.code if isinstance(exit_.code, int) else EXIT_USAGE
+
+
+def version() -> str:
+    """The installed version, or a mark that the source tree runs uninstalled."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "0+source"
+
+
+def build_info() -> dict[str, str]:
+    """What `--version` prints."""
+    return {
+        "name": DISTRIBUTION,
+        "version": version(),
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": f"{platform.system()}-{platform.machine()}".lower(),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    # No abbreviations: `--val` must not become a promise that a later option breaks.
+    parser = argparse.ArgumentParser(
+        prog=DISTRIBUTION,
+        description="A data plane for agent traffic that reads agentgateway's configuration.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-f", "--file", metavar="PATH", help="configuration file; - is stdin")
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="CONFIG",
+        help="a configuration as YAML or JSON text, the path of one, or - for stdin",
+    )
+    parser.add_argument(
+        "--validate-only", action="store_true", help="check the configuration and exit"
+    )
+    parser.add_argument(
+        "--output", choices=("text", "json"), default="text", help="form of what is printed"
+    )
+    parser.add_argument("-V", dest="short_version", action="store_true", help="print the version")
+    parser.add_argument(
+        "--version", dest="build_info", action="store_true", help="print build information as JSON"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("schema", help="print the JSON schema of the configuration")
+    demo = commands.add_parser("demo", help="run a gateway with a demonstration")
+    demo.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if options.command == "schema":
+        from sidecar.config.schema import json_schema
+
+        _print_json(json_schema())
+        return EXIT_OK
+    if options.command == "demo":
+        from sidecar import demo
+
+        return demo.main(options.arguments)
+    return _gateway(parser, options)
+
+
+def _gateway(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if options.file is not None and options.config is not None:
+        parser.error("only one of --config or --file")
+    if options.file is None and options.config is None:
+        # The reference would write a configuration with a database and a UI to the user's
+        # directory and run it. A gateway that nobody configured should not listen anywhere.
+        parser.error("no configuration; start with -f FILE, or with -c and YAML text")
+    source = _source(options)
+    if options.validate_only:
+        return _validate(source, options.output)
+    from sidecar.gateway import run
+
+    return run.run(source, options.output)
+
+
+def _source(options: argparse.Namespace) -> Source:
+    # Loading builds the whole schema, which `-V` and wrong usage need not wait for.
+    from sidecar.config.local import Source
+
+    text: str = options.config if options.file is None else options.file
+    if text == "-":
+        return Source("<stdin>", content=sys.stdin.buffer.read().decode("utf-8", "replace"))
+    if options.file is None and _INLINE.match(text) and not os.path.isfile(text):
+        return Source("<config>", content=text)
+    return Source(text, Path(text))
+
+
+def _validate(source: Source, output: str) -> int:
+    try:
+        problems: Sequence[Problem] = ()
+        warnings = _check(source)
+    except InvalidConfigError as error:
+        problems, warnings = error.problems, []
+    if output == "json":
+        _print_json(_report(source.name, problems, warnings))
+    else:
+        for problem in problems:
+            print(problem.render(source.name), file=sys.stderr)
+        for warning in warnings:
+            print(f"warning: {warning.render(source.name)}", file=sys.stderr)
+        if not problems:
+            print("Configuration is valid!")
+    return EXIT_INVALID if problems else EXIT_OK
+
+
+def _check(source: Source) -> list[Problem]:
+    """Schema and cross-field checks; returns warnings. Raises InvalidConfigError."""
+    from sidecar.config.local import load
+    from sidecar.config.normalise import normalise
+
+    loaded = load(source, os.environ)
+    errors: list[ConfigError] = []
+    snapshot = normalise(loaded.data, errors)
+    if errors:
+        raise InvalidConfigError(source.name, loaded.place(errors))
+    return [*loaded.warnings, *loaded.place(snapshot.warnings)]
+
+
+def _report(name: str, problems: Sequence[Problem], warnings: Sequence[Problem]) -> object:
+    return {
+        "valid": not problems,
+        "problems": [problem.to_json(name) for problem in problems],
+        "warnings": [warning.to_json(name) for warning in warnings],
+    }
+
+
+def _print_json(data: object) -> None:
+    print(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode(), flush=True)

@@ -1,0 +1,261 @@
+"""Policies that ask another service, and rate limits.
+
+Source: spec config sections 3.8, 3.9 and 3.10.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field
+
+from sidecar.config.model.base import (
+    OPEN,
+    Choice,
+    Conditional,
+    Conditioned,
+    Model,
+    branch,
+    by_key,
+    by_shape,
+)
+from sidecar.config.model.callout import Callout
+from sidecar.config.scalars import (
+    Duration,
+    Expression,
+    HeaderName,
+    HeaderOrPseudo,
+    Port,
+    Uint,
+    Uint32,
+)
+
+
+def spelled(**aliases: str) -> BeforeValidator:
+    """Accept other spellings of a value, and keep the canonical one."""
+
+    def canonical(value: Any) -> Any:
+        return aliases.get(value, value) if type(value) is str else value
+
+    return BeforeValidator(canonical)
+
+
+FailureMode = Literal["failClosed", "failOpen"]
+
+
+class ExtAuthzGrpc(Model):
+    """Envoy's authorization service."""
+
+    context: dict[str, str] | None = None
+    """Context extensions."""
+    metadata: dict[str, Expression] | None = None
+    """Filter metadata by CEL. Default: the JWT's claims."""
+
+
+class ExtAuthzHttp(Model):
+    """A plain HTTP service."""
+
+    path: Expression | None = None
+    """CEL. Default: the request's path."""
+    redirect: Expression | None = None
+    """CEL: where a 401 or 403 sends the client."""
+    body: Expression | None = None
+    """CEL: the body to send."""
+    include_response_headers: list[HeaderName] = Field(default_factory=list)
+    """Headers of the answer that go to the backend."""
+    add_request_headers: dict[HeaderOrPseudo, Expression] = Field(default_factory=dict)
+    """Further headers of the question."""
+    metadata: dict[str, Expression] = Field(default_factory=dict)
+    """CEL over the answer, seen later as `extauthz.*`."""
+
+
+class ExtAuthzProtocol(Choice):
+    """How the service is asked."""
+
+    CHOICES: ClassVar[frozenset[str]] = frozenset(("grpc", "http"))
+
+    grpc: ExtAuthzGrpc | None = None
+    """The default."""
+    http: ExtAuthzHttp | None = None
+    """Plain HTTP."""
+
+
+class DenyWithStatus(Model):
+    """A denial with a status of choice."""
+
+    deny_with_status: Port
+    """HTTP status."""
+
+
+class IncludeBody(Model):
+    """The request's body, for the question."""
+
+    max_request_bytes: Uint32 = 0
+    """Most that is sent. Default 0."""
+    allow_partial_message: bool = False
+    """Whether a longer body is cut (default: 413)."""
+    pack_as_bytes: bool = False
+    """Whether it is sent as bytes. Default: as text."""
+
+
+class ExtAuthzCache(Model):
+    """A cache of decisions."""
+
+    key: list[Expression]
+    """CEL values that decide together; one that fails skips the cache."""
+    ttl: Expression
+    """CEL: a duration, or a time."""
+    max_entries: Uint = 10000
+    """Default 10,000."""
+
+
+class ExtAuthz(Callout):
+    """A decision by another service."""
+
+    protocol: ExtAuthzProtocol | None = None
+    """Default `{grpc: {}}`."""
+    failure_mode: Annotated[
+        Annotated[Literal["allow", "deny"], branch("text")]
+        | Annotated[DenyWithStatus, branch("map")],
+        Discriminator(by_shape),
+    ] = "deny"
+    """When the service fails. Default deny, with 403."""
+    include_request_headers: list[HeaderOrPseudo] = Field(default_factory=list)
+    """Default: all by gRPC, only `authorization` by HTTP."""
+    include_request_body: IncludeBody | None = None
+    """Default: no body."""
+    cache: ExtAuthzCache | None = None
+    """Default: every request is asked for."""
+
+
+class ConditionalExtAuthz(ExtAuthz, Conditioned):
+    """An external authorization with its condition."""
+
+
+ExtAuthzPolicy = Annotated[
+    Annotated[Conditional[ConditionalExtAuthz], branch("with")]
+    | Annotated[ExtAuthz, branch("without")],
+    Discriminator(by_key("conditional")),
+]
+
+BodyMode = Literal["none", "buffered", "bufferedPartial", "fullDuplexStreamed"]
+SendMode = Literal["send", "skip"]
+
+
+class ProcessingOptions(Model):
+    """What an external processor is sent."""
+
+    request_body_mode: BodyMode = "fullDuplexStreamed"
+    """Default fullDuplexStreamed."""
+    response_body_mode: BodyMode = "fullDuplexStreamed"
+    """Default fullDuplexStreamed."""
+    request_header_mode: SendMode = "send"
+    """Default send."""
+    response_header_mode: SendMode = "send"
+    """Default send."""
+    request_trailer_mode: SendMode = "send"
+    """Default send."""
+    response_trailer_mode: SendMode = "send"
+    """Default send."""
+    allow_mode_override: bool = False
+    """Whether the processor may change these. Default false."""
+
+
+class ExtProc(Callout):
+    """Processing by another service."""
+
+    failure_mode: FailureMode = "failClosed"
+    """When the service fails before a body began. Default: 500."""
+    metadata_context: dict[str, dict[str, Expression]] | None = None
+    """Metadata by name space."""
+    request_attributes: dict[str, Expression] | None = None
+    """Attributes of requests."""
+    response_attributes: dict[str, Expression] | None = None
+    """Attributes of responses."""
+    processing_options: ProcessingOptions | None = None
+    """What is sent."""
+
+
+class ConditionalExtProc(ExtProc, Conditioned):
+    """An external processor with its condition."""
+
+
+ExtProcPolicy = Annotated[
+    Annotated[Conditional[ConditionalExtProc], branch("with")]
+    | Annotated[ExtProc, branch("without")],
+    Discriminator(by_key("conditional")),
+]
+
+RateLimitType = Literal["requests", "tokens"]
+
+
+class RateLimit(Model):
+    """A token bucket, full at the start."""
+
+    max_tokens: Uint = 0
+    """What it holds. Default 0."""
+    tokens_per_fill: Uint = 0
+    """What each fill adds. Default 0."""
+    fill_interval: Duration
+    """Time between fills."""
+    type: RateLimitType = "requests"
+    """Whether requests or LLM tokens count. Default requests."""
+
+
+class ConditionalRateLimit(RateLimit, Conditioned):
+    """A bucket with its condition."""
+
+
+LocalRateLimitPolicy = Annotated[
+    Annotated[Conditional[ConditionalRateLimit], branch("map")]
+    | Annotated[list[RateLimit], branch("list")],
+    Discriminator(by_shape),
+]
+
+
+class DescriptorField(Model):
+    """A field of a descriptor."""
+
+    model_config = OPEN
+
+    key: str
+    """Its name."""
+    value: Expression
+    """CEL that gives its value; one that fails skips the descriptor."""
+
+
+class Descriptor(Model):
+    """What a remote limit counts by."""
+
+    entries: list[DescriptorField]
+    """The fields, in order."""
+    type: RateLimitType = "requests"
+    """Default requests."""
+    cost: Expression | None = None
+    """CEL. Default 1, or the tokens used."""
+    limit_override: Expression | None = None
+    """CEL: a map of `unit` and `requestsPerUnit`."""
+
+
+class RemoteRateLimit(Callout):
+    """A limit kept by another service (Envoy's protocol)."""
+
+    domain: str
+    """Name space of the limits."""
+    descriptors: list[Descriptor]
+    """What is asked for each request."""
+    failure_mode: Annotated[FailureMode, spelled(FailClosed="failClosed", FailOpen="failOpen")] = (
+        "failClosed"
+    )
+    """When the service fails. Default: 500."""
+
+
+class ConditionalRemoteRateLimit(RemoteRateLimit, Conditioned):
+    """A remote limit with its condition."""
+
+
+RemoteRateLimitPolicy = Annotated[
+    Annotated[Conditional[ConditionalRemoteRateLimit], branch("with")]
+    | Annotated[RemoteRateLimit, branch("without")],
+    Discriminator(by_key("conditional")),
+]

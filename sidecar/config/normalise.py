@@ -1,0 +1,120 @@
+"""The validated document becomes the snapshot: names, defaults, attachments, cross-field checks.
+
+Source: spec/config.md sections 0.5 to 0.7, 1, 4.1 to 4.3 and 8.1.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
+
+from sidecar.config.attach import attached_routes, binds, gateways, route_groups
+from sidecar.config.discovery import services, workloads
+from sidecar.config.frontend import frontend_policies
+from sidecar.config.payloads import policies
+from sidecar.config.routes import RouteMaker
+from sidecar.config.run import Known, Node, ReadFile, Run, items, read_path
+from sidecar.config.snapshot import Json, Snapshot
+from sidecar.config.static import static_config
+from sidecar.config.targeting import check_targets
+from sidecar.config.targets import backend_target
+from sidecar.config.validate import check_backend_scope, check_policy, check_ports
+from sidecar.errors import ConfigError
+
+
+@final
+class Normaliser:
+    """Normalises one document after the other, and makes again only the routes that changed.
+
+    Belongs to the control process. `env` is the process environment unless another is given.
+    """
+
+    __slots__ = ("_env", "_maker", "_read_file")
+
+    def __init__(
+        self, *, read_file: ReadFile = read_path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._read_file = read_file
+        self._env = os.environ if env is None else env
+        self._maker = RouteMaker()
+
+    def normalise(self, data: Node, problems: list[ConfigError]) -> Snapshot:
+        """Turn `data` into a snapshot, appending every problem found.
+
+        `data`: plain values, checked by the schema, canonical camelCase keys, defaults not filled.
+        The snapshot shares parts of it, so it must not change any more. With problems the snapshot
+        must not be used: parts of it are stand-ins.
+        """
+        with _without_collection():
+            return self._normalised(data, problems)
+
+    def _normalised(self, data: Node, problems: list[ConfigError]) -> Snapshot:
+        run = Run(problems, Known.of(data), self._read_file)
+        self._maker.begin()
+        config = static_config(data, self._env, problems)
+        run.make("static", "config", {"config": config}, "config")
+        frontend_policies(data, self._env, run)
+        check_ports(data, run)
+        places = gateways(data, run)
+        binds(data, self._maker, run)
+        attached_routes(data, places, self._maker, run)
+        route_groups(data, self._maker, run)
+        _backends(data, run)
+        _policies(data, run)
+        services(data, run)
+        workloads(data, run)
+        check_targets(data, run)
+        return Snapshot(run.resources, tuple(run.warnings), run.places)
+
+
+def normalise(
+    data: dict[str, Any],
+    problems: list[ConfigError],
+    *,
+    read_file: ReadFile = read_path,
+    env: Mapping[str, str] | None = None,
+) -> Snapshot:
+    """Normalise one document: see `Normaliser.normalise`."""
+    return Normaliser(read_file=read_file, env=env).normalise(data, problems)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep the collector from walking 100,000 new objects that all stay: twice as quick."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _backends(data: Node, run: Run) -> None:
+    for path, entry in items(data, "backends"):
+        own = entry.get("policies") or {}
+        check_backend_scope(own, f"{path}.policies", run, scope="named")
+        backend: Json = {
+            "target": backend_target(entry, path, run),
+            "policies": policies(own, f"{path}.policies", run),
+        }
+        run.make("backend", entry["name"], backend, path)
+
+
+def _policies(data: Node, run: Run) -> None:
+    for index, (path, entry) in enumerate(items(data, "policies")):
+        kind = check_policy(entry, path, run)
+        if kind is None:
+            continue
+        given = entry.get("name")
+        name = f"{given['namespace']}/{given['name']}" if given else f"policy/{index}"
+        policy: Json = {
+            "target": entry["target"],
+            "phase": entry.get("phase") or "route",
+            "kind": kind,
+            "policy": policies(entry["policy"], f"{path}.policy", run)[kind],
+        }
+        run.make("policy", name, policy, path)

@@ -1,0 +1,60 @@
+"""Policies of the document become payloads of the snapshot: as written, with files read in.
+
+Keys keep the user's camelCase; a policy that is null is left out. A payload is shared with the
+document, not copied, unless a file's text takes the place of its path.
+
+Source: spec/config.md sections 0.4, 0.5 and 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sidecar.config.certificates import backend_tls
+from sidecar.config.run import Node, Run
+from sidecar.config.snapshot import Json
+from sidecar.config.targets import simple_target
+from sidecar.config.validate import check_conditional
+
+
+def policies(node: Node | None, path: str, run: Run) -> Json:
+    """Kind to payload, checked. `node` is the value of a `policies` key, `path` its path."""
+    if not node:
+        return {}
+    check_conditional(node, path, run)
+    return {
+        kind: _HANDLERS[kind](payload, f"{path}.{kind}", run) if kind in _HANDLERS else payload
+        for kind, payload in node.items()
+        if payload is not None
+    }
+
+
+def _with_policies(payload: Node, path: str, run: Run) -> Json:
+    """A payload whose own `policies` say how to reach its backend."""
+    if not payload.get("policies"):
+        return dict(payload)
+    return {**payload, "policies": policies(payload["policies"], f"{path}.policies", run)}
+
+
+def _tunnel(payload: Node, path: str, run: Run) -> Json:
+    simple_target(payload["proxy"], f"{path}.proxy", run)
+    return _with_policies(payload, path, run)
+
+
+def _mirror(payload: Node, path: str, run: Run) -> Json:
+    simple_target(payload["backend"], f"{path}.backend", run)
+    return dict(payload)
+
+
+def tracing(payload: Node, path: str, run: Run) -> Json:
+    """`frontendPolicies.tracing`: its destination stands among its own keys."""
+    simple_target(payload, path, run)
+    return _with_policies(payload, path, run)
+
+
+_HANDLERS: dict[str, Callable[[Any, str, Run], Json]] = {
+    "backendTLS": backend_tls,
+    "backendTunnel": _tunnel,
+    "requestMirror": _mirror,
+}

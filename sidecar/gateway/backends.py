@@ -1,0 +1,413 @@
+"""Backends of a snapshot, made ready to be called.
+
+Source: spec/config.md sections 3.11, 4 and 10.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any, Final, final
+
+import orjson
+
+from sidecar.config.scalars import duration_seconds
+from sidecar.errors import ConfigError, RequestError, SidecarError, UpstreamError
+from sidecar.gateway.plan import Backend
+from sidecar.gateway.upstream import (
+    BrokenUpstream,
+    DynamicUpstream,
+    FixedUpstream,
+    NamedUpstream,
+    Picked,
+    PoolKey,
+    Pools,
+    Upstream,
+    authority_destination,
+)
+from sidecar.http.headers import Headers
+from sidecar.http.message import Connection, FixedBody, Request, Response
+from sidecar.net.dialer import Address
+from sidecar.net.pool import Pool, PoolSettings, Version
+from sidecar.net.resolve import is_literal
+from sidecar.net.tls import ClientTls
+from sidecar.policies.base import Services
+from sidecar.policies.expressions import Expression
+from sidecar.policies.order import build
+from sidecar.routing import balance
+from sidecar.routing.outlier import Eviction, Outcome, Outliers, is_unhealthy
+
+_VERSIONS: Final[Mapping[str, Version]] = {"HTTP/1.1": "h1", "HTTP/2.0": "h2"}
+Data = Mapping[str, Any]
+
+
+@final
+class EndpointPick:
+    """An endpoint chosen among several; its outcome counts for the next choice."""
+
+    __slots__ = ("_endpoint", "_outliers", "_services", "label", "pool")
+
+    def __init__(
+        self, endpoint: balance.Endpoint, pool: Pool, outliers: Outliers, services: Services
+    ) -> None:
+        self._endpoint = endpoint
+        self._outliers = outliers
+        self._services = services
+        self.pool = pool
+        self.label = str(pool.address)
+
+    def begin(self) -> None:
+        """See Picked."""
+        self._endpoint.in_flight += 1
+
+    def end(self, duration_ns: int, response: Response | None, error: SidecarError | None) -> None:
+        """See Picked."""
+        endpoint = self._endpoint
+        endpoint.in_flight -= 1
+        if response is None and not isinstance(error, UpstreamError):
+            return
+        outcome = Outcome(
+            response.status if response is not None else None,
+            response.headers if response is not None else None,
+            _grpc_status(response),
+            duration_ns / 1e9,
+        )
+        clock = self._services.clock
+        self._outliers.record(endpoint, outcome, clock.monotonic_ns(), clock.time_ns())
+
+
+def _grpc_status(response: Response | None) -> int | None:
+    """A status in the head (trailers-only answers); one in trailers comes too late to count."""
+    value = response.headers.get(b"grpc-status") if response is not None else None
+    return int(value) if value is not None and value.isdigit() else None
+
+
+@final
+class BalancedUpstream:
+    """Several endpoints: power of two choices, health and ejection."""
+
+    __slots__ = ("_groups", "_picks", "_random", "_services")
+
+    def __init__(
+        self,
+        groups: list[balance.Group],
+        picks: Mapping[str, EndpointPick],
+        services: Services,
+        random: Callable[[], float],
+    ) -> None:
+        self._groups = groups
+        self._picks = picks
+        self._services = services
+        self._random = random
+
+    def pick_nowait(self, request: Request) -> Picked | None:
+        """See Upstream."""
+        now = self._services.clock.monotonic_ns()
+        endpoint = balance.pick(self._groups, now, self._random)
+        if endpoint is None:
+            raise UpstreamError(503, "NoHealthyBackend", "no healthy backends", sent=False)
+        return self._picks[endpoint.key]
+
+    async def pick(self, request: Request) -> Picked:
+        """See Upstream."""
+        picked = self.pick_nowait(request)
+        assert picked is not None
+        return picked
+
+
+@final
+class Backends:
+    """Makes Backend objects of backend references for one snapshot."""
+
+    def __init__(
+        self,
+        pools: Pools,
+        services: Services,
+        random: Callable[[], float],
+        static: Data,
+        named: Mapping[str, Data],
+        discovery: Discovery,
+        endpoints: dict[str, balance.Endpoint],
+        admin: Address | None,
+    ) -> None:
+        """`endpoints`: what the worker knows of each address, kept over reloads."""
+        self._pools = pools
+        self._services = services
+        self._random = random
+        self._named = named
+        self._discovery = discovery
+        self._endpoints = endpoints
+        self._admin = admin
+        self._defaults = _pool_settings(static.get("backend") or {})
+        self._tls: dict[str, ClientTls] = {}
+
+    def target_of(self, target: Data) -> tuple[Data, Data]:
+        """A target with references followed, and the named backend's own policies."""
+        own: Data = {}
+        for _ in range(8):
+            name = target.get("ref")
+            if name is None:
+                return target, own
+            found = self._named.get(name)
+            if found is None:
+                return {"invalid": True}, own
+            target, own = found["target"], found["policies"] or own
+        return {"invalid": True}, own
+
+    def make(self, reference: Data, policies: Data) -> Backend:
+        """One backend from its reference and its merged policies. Raises ConfigError."""
+        target, _ = self.target_of(reference["target"])
+        chain = build("backend", policies, self._services)
+        if "group" in target:
+            upstream: Upstream = BrokenUpstream(404, "NotFound", "route not found")
+            return Backend(target["group"], "unknown", upstream, group=target["group"])
+        http = policies.get("http") or {}
+        seconds = http.get("requestTimeout")
+        base = Backend(
+            label=reference["name"],
+            kind="unknown",
+            upstream=BrokenUpstream(500, "NoHealthyBackend", "backend does not exist"),
+            chain=chain,
+            version=_VERSIONS.get(http.get("version") or ""),
+            request_seconds=None if seconds is None else duration_seconds(seconds) or None,
+        )
+        settings = self._settings(policies)
+        tls = policies.get("backendTLS")
+        if tls is None and (target.get("host") or {}).get("tls"):
+            tls = {}
+        if "host" in target:
+            return self._host(base, target["host"], tls, settings)
+        if "unix" in target:
+            return self._fixed(base, Address("", 0, target["unix"]), tls, settings, "localhost")
+        if "service" in target:
+            return self._service(base, target["service"], tls, settings, policies.get("health"))
+        if "dynamic" in target:
+            return self._dynamic(base, target["dynamic"], tls, settings)
+        if "internal" in target:
+            return self._internal(base, settings)
+        return base
+
+    def _internal(self, base: Backend, settings: PoolSettings) -> Backend:
+        if self._admin is None:
+            raise ConfigError("internal", "needs config.adminAddr, which is off")
+        # The admin service refuses names it does not know (DNS rebinding), so it gets its own.
+        made = self._fixed(base, self._admin, None, settings, "localhost")
+        return replace(made, auto_host="localhost", label="internal")
+
+    def _settings(self, policies: Data) -> PoolSettings:
+        tcp = policies.get("tcp")
+        return self._defaults if tcp is None else _pool_settings(tcp, self._defaults)
+
+    def _client_tls(self, payload: Data | None, hostname: str) -> tuple[str, ClientTls | None]:
+        """`(digest, TLS)`: equal configuration towards an equal name shares contexts."""
+        if payload is None:
+            return "", None
+        text = orjson.dumps([payload, hostname], option=orjson.OPT_SORT_KEYS)
+        digest = blake2b(text, digest_size=12).hexdigest()
+        tls = self._tls.get(digest)
+        if tls is None:
+            tls = self._tls[digest] = ClientTls(payload, hostname)
+        return digest, tls
+
+    def _pool(self, address: Address, tls: tuple[str, ClientTls | None], s: PoolSettings) -> Pool:
+        return self._pools.get(PoolKey(address, tls[0], s), tls[1])
+
+    def _fixed(
+        self, base: Backend, address: Address, tls: Data | None, settings: PoolSettings, name: str
+    ) -> Backend:
+        made = self._client_tls(tls, name)
+        return replace(
+            base,
+            label=str(address),
+            kind="static",
+            upstream=FixedUpstream(self._pool(address, made, settings)),
+            has_tls=made[1] is not None,
+            default_authority=name if address.unix else str(address),
+        )
+
+    def _host(self, base: Backend, host: Data, tls: Data | None, settings: PoolSettings) -> Backend:
+        name, port = host["address"], host["port"]
+        if is_literal(name):
+            return self._fixed(base, Address(name, port), tls, settings, name)
+        made = self._client_tls(tls, name)
+        # RFC 9110 section 7.2: Host carries the port unless it is the scheme's own.
+        default = 443 if made[1] is not None else 80
+        authority = name if port == default else f"{name}:{port}"
+        upstream = NamedUpstream(
+            name,
+            port,
+            self._pools.resolver,
+            lambda address: self._pool(address, made, settings),
+        )
+        return replace(
+            base,
+            label=f"{name}:{port}",
+            kind="static",
+            upstream=upstream,
+            has_tls=made[1] is not None,
+            auto_host=authority,
+            default_authority=authority,
+        )
+
+    def _dynamic(
+        self, base: Backend, dynamic: Data, tls: Data | None, settings: PoolSettings
+    ) -> Backend:
+        source = dynamic.get("target")
+        destination: Callable[[Request], tuple[str, int]] = authority_destination
+        if source is not None:
+            destination = _Destination(source, self._services)
+        made = self._client_tls(tls, "")
+
+        def key_of(address: Address, host: str) -> tuple[PoolKey, ClientTls | None]:
+            digest, client = made
+            if client is None:
+                return PoolKey(address, "", settings), None
+            return PoolKey(address, f"{digest}:{host}", settings), client.named(host)
+
+        upstream = DynamicUpstream(destination, self._pools.resolver, key_of, self._pools)
+        return replace(
+            base, label="dynamic", kind="dynamic", upstream=upstream, has_tls=tls is not None
+        )
+
+    def _service(
+        self,
+        base: Backend,
+        service: Data,
+        tls: Data | None,
+        settings: PoolSettings,
+        health: Data | None,
+    ) -> Backend:
+        label = f"service/{service['name']}:{service['port']}"
+        found = self._discovery.endpoints(service["name"], service["port"])
+        if found is None:
+            broken = BrokenUpstream(500, "NotFound", "service not found")
+            return replace(base, label=label, kind="service", upstream=broken)
+        hostname = service["name"].partition("/")[2]
+        made = self._client_tls(tls, hostname)
+        outliers = self._outliers(health)
+        endpoints: list[balance.Endpoint] = []
+        picks: dict[str, EndpointPick] = {}
+        for address, capacity in found:
+            key = f"{label}|{address}"
+            endpoint = self._endpoints.get(key)
+            if endpoint is None or endpoint.capacity != capacity:
+                endpoint = self._endpoints[key] = balance.Endpoint(key, capacity)
+            endpoints.append(endpoint)
+            pool = self._pool(address, made, settings)
+            picks[key] = EndpointPick(endpoint, pool, outliers, self._services)
+        group = balance.Group(endpoints)
+        return replace(
+            base,
+            label=label,
+            kind="service",
+            upstream=BalancedUpstream([group], picks, self._services, self._random),
+            has_tls=made[1] is not None,
+            default_authority=hostname,
+        )
+
+    def _outliers(self, health: Data | None) -> Outliers:
+        if health is None:
+            return Outliers()
+        eviction = health.get("eviction")
+        made = None if eviction is None else Eviction.from_policy(eviction, "health.eviction")
+        source = health.get("unhealthyExpression")
+        if source is None:
+            return Outliers(made)
+        expression = Expression(source, self._services, "unhealthyExpression", with_response=True)
+
+        def unhealthy(outcome: Outcome) -> bool:
+            if outcome.status is None:
+                return is_unhealthy(outcome)
+            return expression.truth(_NO_REQUEST, Response(outcome.status, outcome.headers))
+
+        return Outliers(made, unhealthy)
+
+
+@final
+class _Destination:
+    """The `target` expression of a dynamic backend."""
+
+    __slots__ = ("_expression",)
+
+    def __init__(self, source: str, services: Services) -> None:
+        self._expression = Expression(source, services, "dynamic.target")
+
+    def __call__(self, request: Request) -> tuple[str, int]:
+        try:
+            value = self._expression.value(request)
+        except SidecarError as error:
+            raise RequestError(503, "Internal", f"processing failed: {error}") from error
+        host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise RequestError(503, "Internal", "processing failed: target is not host:port")
+        return host, int(port)
+
+
+@final
+class Discovery:
+    """Services and the workloads that back them (spec/config.md section 4.3)."""
+
+    def __init__(self, services: Mapping[str, Data], workloads: Mapping[str, Data]) -> None:
+        self._services = services
+        self._members: dict[str, list[tuple[Data, Data]]] = {}
+        for workload in workloads.values():
+            for name, ports in (workload.get("services") or {}).items():
+                self._members.setdefault(name, []).append((workload, ports))
+
+    def endpoints(self, name: str, port: int) -> list[tuple[Address, int]] | None:
+        """`[(address, capacity)]` of a service's port; None when there is no such service."""
+        service = self._services.get(name)
+        if service is None:
+            return None
+        default = (service.get("ports") or {}).get(str(port))
+        found: list[tuple[Address, int]] = []
+        for workload, ports in self._members.get(name, ()):
+            target = ports.get(str(port), default)
+            if target is None or workload.get("status", "Healthy") != "Healthy":
+                continue
+            capacity = int(workload.get("capacity", 1))
+            found.extend((Address(ip, int(target)), capacity) for ip in workload.get("ips") or ())
+        return found
+
+
+def _pool_settings(data: Data, base: PoolSettings | None = None) -> PoolSettings:
+    """From `config.backend` or a backend's `tcp`."""
+    base = base or PoolSettings()
+    dial = base.dial
+    keep = data.get("keepalives")
+    if keep is not None:
+        dial = replace(
+            dial,
+            keepalive=bool(keep.get("enabled", True)),
+            keepalive_time_seconds=_whole(keep.get("time"), dial.keepalive_time_seconds),
+            keepalive_interval_seconds=_whole(
+                keep.get("interval"), dial.keepalive_interval_seconds
+            ),
+            keepalive_retries=keep.get("retries") or dial.keepalive_retries,
+        )
+    connect = data.get("connectTimeout")
+    if connect is not None:
+        dial = replace(dial, connect_seconds=_seconds(connect))
+    idle = data.get("poolIdleTimeout")
+    return replace(
+        base,
+        dial=dial,
+        idle_seconds=base.idle_seconds if idle is None else _seconds(idle),
+        max_idle=data.get("poolMaxSize") or base.max_idle,
+    )
+
+
+def _seconds(value: Any) -> float:
+    """A duration: text, or `{secs, nanos}` as a schema form of the reference has it."""
+    if isinstance(value, Mapping):
+        return float(value.get("secs", 0)) + float(value.get("nanos", 0)) / 1e9
+    return duration_seconds(value)
+
+
+def _whole(value: Any, default: int) -> int:
+    return default if value is None else max(1, round(_seconds(value)))
+
+
+_NO_REQUEST = Request("", "", "", "/", "", Headers(), FixedBody(), Connection("", 0, "", 0), 0)
+"""An outcome is judged by its response; the expression's request is empty."""

@@ -1,0 +1,519 @@
+"""Turns the resources of a snapshot into a Gateway, in slices between which the event loop runs.
+
+Source: design section 2; spec/config.md sections 2 and 3.3.
+
+When nothing but routes changed, only those are compiled and put into copies of the tables that
+hold them; everything else is shared with the Gateway that runs. Any other change compiles all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, final
+
+from sidecar.config.scalars import duration_seconds
+from sidecar.config.targets import reference_target
+from sidecar.errors import ConfigError
+from sidecar.gateway.backends import Backends, Discovery
+from sidecar.gateway.levels import Levels, on_route
+from sidecar.gateway.plan import (
+    NOTHING_AFTER,
+    After,
+    Backend,
+    Bind,
+    Gateway,
+    Listener,
+    Mirror,
+    Observer,
+    Route,
+    TcpRoute,
+    Unrouted,
+    cumulated,
+)
+from sidecar.gateway.upstream import Pools
+from sidecar.net.dialer import Address
+from sidecar.net.listener import BindPlan
+from sidecar.net.settings import HttpSettings
+from sidecar.net.tls import ServerTls, TlsDefaults, TlsListener
+from sidecar.policies.base import Services
+from sidecar.policies.chain import EMPTY, Chain
+from sidecar.policies.merge import merge
+from sidecar.policies.network_authorization import NetworkAuthorization
+from sidecar.policies.order import build, make, response_hooks
+from sidecar.routing.balance import Endpoint
+from sidecar.routing.table import (
+    ListenerEntry,
+    ListenerTable,
+    RouteEntry,
+    RouteTable,
+    TcpRouteTable,
+)
+from sidecar.telemetry.access import AccessLog
+from sidecar.telemetry.metrics import ListenerMetrics, RequestMetrics, UpstreamMetrics
+from sidecar.telemetry.trace import Tracer
+
+Data = Mapping[str, Any]
+_ROUTES_PER_SLICE: Final = 16
+_ENTRIES_PER_SLICE: Final = 512
+_PROXY_VERSIONS: Final = {"v1": (1,), "v2": (2,), "all": (1, 2)}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What compiled objects write to; made once per configuration of it."""
+
+    requests: RequestMetrics
+    upstreams: UpstreamMetrics
+    access_log: AccessLog | None
+    tracer: Tracer | None
+    observer: Observer | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the worker lends to compilation."""
+
+    pools: Pools
+    random: Callable[[], float]
+    services: Callable[[Data, int], Services]
+    """Makes the policies' services from `config` and the buffer bound, per full compilation."""
+    telemetry: Callable[[Data, Data, Services], Telemetry]
+    """Makes telemetry from `config`, the frontend policies and the services."""
+    admin: Callable[[Data], Address | None]
+
+
+@final
+class Compiler:
+    """Keeps the decoded resources of the running snapshot and compiles what changed."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._around = surroundings
+        self._data: dict[str, Data] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._tls: dict[str, tuple[object, ServerTls]] = {}
+        self._build: _Build | None = None
+        self._gateway: Gateway | None = None
+
+    def compile(
+        self, generation: int, changed: Mapping[str, Data], removed: Iterable[str]
+    ) -> Generator[None, None, Gateway]:
+        """A generator whose return value is the Gateway. Raises ConfigError; then nothing changed."""
+        gone = tuple(removed)
+        data = {key: value for key, value in self._data.items() if key not in gone}
+        data.update(changed)
+        gone = tuple(key for key in gone if not key.startswith("runtime/"))
+        only_routes = all(key.startswith("route/") for key in (*changed, *gone))
+        if self._gateway is not None and self._build is not None and only_routes:
+            gateway = yield from self._build.patched(self._gateway, generation, changed, gone, data)
+        else:
+            made = _Build(self._around, data, self._endpoints, self._tls)
+            gateway = yield from made.gateway(generation)
+            self._build = made
+        self._data = data
+        self._gateway = gateway
+        return gateway
+
+
+@final
+class _Build:
+    """One full compilation, and the patches of it that follow."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        data: Mapping[str, Data],
+        endpoints: dict[str, Endpoint],
+        tls: dict[str, tuple[object, ServerTls]],
+    ) -> None:
+        self._around = around
+        self._data = data
+        self._tls = tls
+        frontend = self._kind("frontend")
+        self._frontend = {kind: item["policy"] for kind, item in frontend.items()}
+        config = self._kind("static").get("config", {}).get("config", {})
+        http = self._frontend.get("http") or {}
+        limit = http.get("maxBufferSize") or 2 * 1024 * 1024
+        self._services = around.services(config, limit)
+        self._limit = limit
+        self._telemetry = around.telemetry(config, self._frontend, self._services)
+        self._levels = Levels(self._kind("policy").values())
+        self._listeners = self._kind("listener")
+        self._ports = {key: bind["port"] for key, bind in self._kind("bind").items()}
+        around.pools.begin_round()
+        self._backends = Backends(
+            around.pools,
+            self._services,
+            around.random,
+            config,
+            self._kind("backend"),
+            Discovery(self._kind("service"), self._kind("workload")),
+            endpoints,
+            around.admin(config),
+        )
+
+    def _kind(self, kind: str) -> dict[str, Data]:
+        prefix = kind + "/"
+        return {k[len(prefix) :]: v for k, v in self._data.items() if k.startswith(prefix)}
+
+    # --- whole and patched ----------------------------------------------------------------
+
+    def gateway(self, generation: int) -> Generator[None, None, Gateway]:
+        """Everything."""
+        tables: dict[str, list[RouteEntry[Route]]] = {}
+        groups: dict[str, list[RouteEntry[Route]]] = {}
+        for count, (key, data) in enumerate(self._kind("route").items()):
+            entry = self._route_entry(key, data)
+            where = groups if data["group"] is not None else tables
+            where.setdefault(data["group"] or data["listener"], []).append(entry)
+            if count % _ROUTES_PER_SLICE == 0:
+                yield
+        tcp: dict[str, list[tuple[str, list[str], TcpRoute]]] = {}
+        for key, data in self._kind("tcproute").items():
+            route = self._tcp_route(key, data)
+            tcp.setdefault(data["listener"], []).append((key, data["hostnames"], route))
+        yield
+        made: dict[str, Listener] = {}
+        for key, data in self._listeners.items():
+            table = yield from _filled(tables.get(key, []))
+            made[key] = self._listener(key, data, table, TcpRouteTable(tcp.get(key, [])))
+            yield
+        binds = {key: self._bind(key, data, made) for key, data in self._kind("bind").items()}
+        yield
+        self._around.pools.end_round()
+        return self._assembled(generation, binds, {k: RouteTable(v) for k, v in groups.items()})
+
+    def _assembled(
+        self, generation: int, binds: Mapping[str, Bind], groups: Mapping[str, RouteTable[Route]]
+    ) -> Gateway:
+        telemetry = self._telemetry
+        return Gateway(
+            generation,
+            binds,
+            groups,
+            self._unrouted("", "", ""),
+            telemetry.requests,
+            telemetry.upstreams.call("Primary", "Http"),
+            self._limit,
+            telemetry.observer,
+            telemetry.access_log,
+            telemetry.tracer,
+            self._delegated,
+        )
+
+    def patched(
+        self,
+        gateway: Gateway,
+        generation: int,
+        changed: Mapping[str, Data],
+        removed: tuple[str, ...],
+        data: Mapping[str, Data],
+    ) -> Generator[None, None, Gateway]:
+        """The gateway with some routes added, replaced or gone. Raises ConfigError."""
+        puts: dict[str, list[RouteEntry[Route]]] = {}
+        group_puts: dict[str, list[RouteEntry[Route]]] = {}
+        for count, (key, item) in enumerate(changed.items()):
+            entry = self._route_entry(key.removeprefix("route/"), item)
+            where = group_puts if item["group"] is not None else puts
+            where.setdefault(item["group"] or item["listener"], []).append(entry)
+            if count % _ROUTES_PER_SLICE == 0:
+                yield
+        gone = [key.removeprefix("route/") for key in removed]
+        old = self._data
+        self._data = data
+        leaving: dict[str, list[str]] = {}
+        for key in gone:
+            was = old[f"route/{key}"]
+            leaving.setdefault(was["group"] or was["listener"], []).append(key)
+        # A route may also have moved between listeners: its key names the listener, so it did not.
+        binds = {
+            key: self._patched_bind(bind, puts, leaving) for key, bind in gateway.binds.items()
+        }
+        yield
+        groups = dict(gateway.groups)
+        for name in {*group_puts, *leaving} & {*groups, *group_puts}:
+            table = groups.get(name) or RouteTable()
+            groups[name] = table.replaced(group_puts.get(name, ()), leaving.get(name, ()))
+        return self._assembled(generation, binds, groups)
+
+    def _patched_bind(
+        self,
+        bind: Bind,
+        puts: Mapping[str, list[RouteEntry[Route]]],
+        leaving: Mapping[str, list[str]],
+    ) -> Bind:
+        touched = {key for key in bind.listeners if key in puts or key in leaving}
+        if not touched:
+            return bind
+        listeners = {
+            key: _with_routes(one, one.routes.replaced(puts.get(key, ()), leaving.get(key, ())))
+            if key in touched
+            else one
+            for key, one in bind.listeners.items()
+        }
+        table = ListenerTable(
+            ListenerEntry(key, self._listeners[key]["hostname"], one)
+            for key, one in listeners.items()
+        )
+        return Bind(bind.key, bind.plan, bind.tls, table, listeners, bind.admit)
+
+    # --- routes ---------------------------------------------------------------------------
+
+    def _route_entry(self, key: str, data: Data) -> RouteEntry[Route]:
+        listener = self._listeners.get(data["listener"] or "")
+        try:
+            return RouteEntry.compiled(key, data, self._route(key, data, listener))
+        except ConfigError as error:
+            raise ConfigError(f"route/{key}.{error.path}".rstrip("."), error.message) from error
+
+    def _route(self, key: str, data: Data, listener: Data | None) -> Route:
+        port = self._ports.get(listener["bind"]) if listener is not None else None
+        if listener is not None:
+            merged = merge(self._levels.route_phase(listener, port, data))
+        else:
+            merged = merge([on_route(data["policies"])]) if data["policies"] else {}
+        return self._made_route(key, data, listener, port, merged)
+
+    def _made_route(
+        self, key: str, data: Data, listener: Data | None, port: int | None, merged: dict[str, Any]
+    ) -> Route:
+        chain = build("route", merged, self._services)
+        backends: list[Backend] = []
+        weights: list[int] = []
+        for reference in data["backends"]:
+            _, own = self._backends.target_of(reference["target"])
+            levels = self._levels.backend_phase(listener, port, data, reference, own)
+            backend = self._backends.make(reference, merge(levels) if levels else {})
+            backends.append(_with_after(backend, self._after(EMPTY, chain, backend.chain)))
+            weights.append(reference["weight"])
+        bind, gateway, name = _names(listener)
+        return Route(
+            key=key,
+            bind=bind,
+            gateway=gateway,
+            listener=name,
+            route=f"{data['namespace']}/{data['name']}",
+            route_rule=data["rule_name"] or "",
+            backend=backends[0].label if len(backends) == 1 else "",
+            protocol="http",
+            chain=chain,
+            after=self._after(EMPTY, chain, EMPTY),
+            backends=tuple(backends),
+            weights=cumulated(weights),
+            mirrors=self._mirrors(chain, data),
+            make_metrics=self._telemetry.requests.route,
+        )
+
+    def _after(self, gateway: Chain, route: Chain, backend: Chain) -> After:
+        hooks = response_hooks(gateway, route, backend)
+        if not hooks:
+            return NOTHING_AFTER
+        needs = any(chain.needs_response_body for chain in (gateway, route, backend))
+        return After(hooks, needs)
+
+    def _mirrors(self, chain: Chain, data: Data) -> tuple[Mirror, ...]:
+        if chain.mirror is None:
+            return ()
+        reference = {
+            "name": "mirror",
+            "weight": 1,
+            "target": reference_target(chain.mirror.backend.model_dump(exclude_none=True)),
+            "policies": {},
+        }
+        return (Mirror(chain.mirror, self._backends.make(reference, {})),)
+
+    def _delegated(self, parent: Route, child: Route) -> Route:
+        """A group's route beneath the route that led to it: child policies over the parent's."""
+        data = self._data[f"route/{child.key}"]
+        above = self._data[f"route/{parent.key.rpartition('|')[2]}"]
+        listener = self._listeners.get(above["listener"] or "")
+        port = self._ports.get(listener["bind"]) if listener is not None else None
+        levels = self._delegation_levels(parent, listener, port)
+        levels.append(on_route(data["policies"]))
+        made = self._made_route(f"{parent.key}|{child.key}", data, listener, port, merge(levels))
+        made.bind, made.gateway, made.listener = parent.bind, parent.gateway, parent.listener
+        return made
+
+    def _delegation_levels(
+        self, parent: Route, listener: Data | None, port: int | None
+    ) -> list[dict[str, Any]]:
+        levels: list[dict[str, Any]] = []
+        for key in parent.key.split("|"):
+            data = self._data[f"route/{key}"]
+            own = self._listeners.get(data["listener"] or "")
+            if own is not None:
+                levels += self._levels.route_phase(own, self._ports.get(own["bind"]), data)
+            else:
+                levels.append(on_route(data["policies"]))
+        return levels
+
+    def _tcp_route(self, key: str, data: Data) -> TcpRoute:
+        listener = self._listeners.get(data["listener"] or "")
+        backends: list[Backend] = []
+        for reference in data["backends"]:
+            _, own = self._backends.target_of(reference["target"])
+            levels = self._levels.backend_phase(listener, None, data, reference, own)
+            backends.append(self._backends.make(reference, merge(levels) if levels else {}))
+        return TcpRoute(
+            key, tuple(backends), cumulated([item["weight"] for item in data["backends"]])
+        )
+
+    # --- listeners and binds --------------------------------------------------------------
+
+    def _unrouted(self, bind: str, gateway: str, listener: str) -> Unrouted:
+        return Unrouted(bind, gateway, listener, self._telemetry.requests.route)
+
+    def _listener(
+        self, key: str, data: Data, routes: RouteTable[Route], tcp: TcpRouteTable[TcpRoute]
+    ) -> Listener:
+        port = self._ports.get(data["bind"])
+        merged = merge(self._levels.gateway_phase(data, port))
+        try:
+            chain = build("gateway", merged, self._services)
+        except ConfigError as error:
+            raise ConfigError(f"listener/{key}.{error.path}", error.message) from error
+        bind, gateway, name = _names(data)
+        protocol = data["protocol"].lower()
+        return Listener(
+            key,
+            name,
+            gateway,
+            data["protocol"],
+            chain,
+            self._after(chain, EMPTY, EMPTY),
+            routes,
+            tcp,
+            self._unrouted(bind, gateway, name),
+            ListenerMetrics(self._telemetry.requests.registry, bind, gateway, name, protocol),
+        )
+
+    def _bind(self, key: str, data: Data, listeners: Mapping[str, Listener]) -> Bind:
+        own = {name: listeners[name] for name in data["listeners"]}
+        table = ListenerTable(
+            ListenerEntry(name, self._listeners[name]["hostname"], one) for name, one in own.items()
+        )
+        plan = self._plan(key, data)
+        policy = self._frontend.get("networkAuthorization")
+        admit = None
+        if policy is not None:
+            gate = make("networkAuthorization", policy, self._services)
+            assert isinstance(gate, NetworkAuthorization)
+            admit = gate.permits
+        return Bind(key, plan, data["protocol"] == "tls", table, own, admit)
+
+    def _plan(self, key: str, data: Data) -> BindPlan:
+        own = {name: self._listeners[name] for name in data["listeners"]}
+        tls_policy = self._frontend.get("tls") or {}
+        proxy = self._frontend.get("proxyProtocol")
+        if data["tunnel"] == "proxy" and proxy is None:
+            proxy = {}
+        tcp = [name for name, one in own.items() if one["protocol"] == "TCP"]
+        relayed = {name for name, one in own.items() if one["protocol"] == "TLS"}
+        handshake = tls_policy.get("handshakeTimeout")
+        versions: tuple[int, ...] = ()
+        if proxy is not None:
+            versions = _PROXY_VERSIONS[proxy.get("version") or "v2"]
+        return BindPlan(
+            key=key,
+            port=data["port"] or 0,
+            settings=self._http_settings(),
+            tls=self._server_tls(key, own, tls_policy) if data["protocol"] == "tls" else None,
+            tcp_listener=tcp[0] if tcp else "",
+            relayed=frozenset(relayed),
+            passed_through=frozenset(n for n in relayed if own[n]["tls"] is None),
+            handshake_seconds=15.0 if handshake is None else duration_seconds(handshake),
+            proxy_versions=versions,
+            proxy_optional=proxy is not None and proxy.get("mode") == "optional",
+            keepalive=_keepalive(self._frontend.get("tcp")),
+        )
+
+    def _server_tls(self, key: str, own: Mapping[str, Data], policy: Data) -> ServerTls:
+        """Kept over compilations while nothing of it changed, so that TLS sessions stay valid."""
+        listeners = tuple(TlsListener.from_data(name, data) for name, data in own.items())
+        defaults = TlsDefaults.from_policy(policy)
+        kept = self._tls.get(key)
+        if kept is not None and kept[0] == (listeners, defaults):
+            return kept[1]
+        made = ServerTls(listeners, defaults)
+        self._tls[key] = ((listeners, defaults), made)
+        return made
+
+    def _http_settings(self) -> HttpSettings:
+        http = self._frontend.get("http") or {}
+        base = HttpSettings()
+        seconds = {
+            name: duration_seconds(http[key])
+            for name, key in (
+                ("idle_seconds", "http1IdleTimeout"),
+                ("max_connection_seconds", "maxConnectionDuration"),
+                ("h2_keepalive_interval_seconds", "http2KeepaliveInterval"),
+                ("h2_keepalive_timeout_seconds", "http2KeepaliveTimeout"),
+            )
+            if http.get(key) is not None
+        }
+        numbers = {
+            name: http[key]
+            for name, key in (
+                ("header_count", "http1MaxHeaders"),
+                ("h2_stream_window_bytes", "http2WindowSize"),
+                ("h2_connection_window_bytes", "http2ConnectionWindowSize"),
+                ("h2_frame_bytes", "http2FrameSize"),
+                ("h2_header_list_bytes", "http2MaxHeaderSize"),
+            )
+            if http.get(key) is not None
+        }
+        values: dict[str, Any] = {**seconds, **numbers}
+        return HttpSettings(**values) if values else base
+
+
+def _filled(entries: list[RouteEntry[Route]]) -> Generator[None, None, RouteTable[Route]]:
+    """A table made in slices: the first in one go, for most have few; then copies that grow."""
+    table: RouteTable[Route] = RouteTable(entries[:_ENTRIES_PER_SLICE])
+    for start in range(_ENTRIES_PER_SLICE, len(entries), _ENTRIES_PER_SLICE):
+        yield
+        table = table.replaced(entries[start : start + _ENTRIES_PER_SLICE])
+    return table
+
+
+def _names(listener: Data | None) -> tuple[str, str, str]:
+    """`(bind, gateway, listener)` labels."""
+    if listener is None:
+        return "", "", ""
+    gateway = f"{listener['gateway_namespace']}/{listener['gateway_name']}"
+    return listener["bind"], gateway, listener["name"]
+
+
+def _with_routes(listener: Listener, routes: RouteTable[Route]) -> Listener:
+    return Listener(
+        listener.key,
+        listener.name,
+        listener.gateway,
+        listener.protocol,
+        listener.chain,
+        listener.after,
+        routes,
+        listener.tcp_routes,
+        listener.labels,
+        listener.metrics,
+    )
+
+
+def _with_after(backend: Backend, after: After) -> Backend:
+    if after is NOTHING_AFTER:
+        return backend
+    return replace(backend, after=after)
+
+
+def _keepalive(tcp: Data | None) -> tuple[int, int, int] | None:
+    keep = (tcp or {}).get("keepalives")
+    if keep is None or not keep.get("enabled", True):
+        return None
+    time = keep.get("time")
+    interval = keep.get("interval")
+    return (
+        180 if time is None else max(1, round(duration_seconds(time))),
+        180 if interval is None else max(1, round(duration_seconds(interval))),
+        keep.get("retries") or 9,
+    )

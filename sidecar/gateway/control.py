@@ -1,0 +1,314 @@
+"""The control process: loads and watches the configuration, publishes it, serves admin and stats.
+
+Source: design sections 1 and 2; spec/config.md sections 8.3, 8.4 and 10.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, final
+
+import uvloop
+from starlette.applications import Starlette
+
+from shm.cells import Series
+from shm.config import ConfigTable, WorkerState
+from shm.metrics import MetricsTable
+from sidecar.admin.api import ProcessStatus, admin_app, stats_app
+from sidecar.admin.health import readiness_app
+from sidecar.admin.server import AdminServer, parse_address
+from sidecar.config.problems import InvalidConfigError
+from sidecar.config.snapshot import Resource, Snapshot, encode
+from sidecar.errors import ConfigError
+from sidecar.gateway.loading import LoadedSnapshot, Loader
+from sidecar.gateway.process import ControlContext, clear
+from sidecar.gateway.reload import FileWatcher
+from sidecar.telemetry.logs import Logs, parse_levels
+from sidecar.telemetry.metrics import GatewayMetrics, Registry
+from sidecar.telemetry.sink import LogSink
+from sidecar.version import package_version
+
+_log = logging.getLogger("sidecar.gateway.control")
+_STDOUT: Final = 1
+_LEVELS: Final = "runtime/levels"
+_COLLECT_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 0.02
+
+
+@final
+class Control:
+    """See the module. Implements admin.api.AdminState."""
+
+    def __init__(
+        self,
+        context: ControlContext,
+        loader: Loader,
+        configs: ConfigTable,
+        metrics: MetricsTable,
+        loop: asyncio.AbstractEventLoop,
+        preloaded: LoadedSnapshot | None,
+    ) -> None:
+        self._context = context
+        self._loader = loader
+        self._configs = configs
+        self._metrics = metrics
+        self._loop = loop
+        self._preloaded = preloaded
+        self._current: LoadedSnapshot
+        self._levels = ""
+        self._stopping: asyncio.Future[None] = loop.create_future()
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._error = ""
+        self._servers: list[AdminServer] = []
+        self._sink = LogSink(_STDOUT)
+        self._logs: Logs
+
+    async def run(self) -> None:
+        """Until SIGTERM."""
+        loop = self._loop
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        self._current = self._preloaded or self._loader.load()
+        config = self._config()
+        self._start_logs(config)
+        registry = Registry(
+            self._metrics.writer(self._context.workers),
+            (config.get("metrics") or {}).get("remove") or (),
+        )
+        self._own = GatewayMetrics(registry, package_version())
+        watcher = FileWatcher(self._current.files)
+        await self._serve(config)
+        if self._preloaded is None:
+            self._publish()
+        else:  # whoever loaded it published it before anybody was forked
+            self._own.config_revision.set(self._configs.generation)
+            self._own.config_synchronized.set(1)
+        self._context.ready()
+        loop.add_reader(self._context.report_fd, self._reported)
+        watching = loop.create_task(self._watch(watcher))
+        counting = loop.create_task(self._count())
+        try:
+            await self._stopping
+        finally:
+            watching.cancel()
+            counting.cancel()
+            loop.remove_reader(self._context.report_fd)
+        # Readiness must be seen to fail while the workers drain, so the servers stay up.
+        await self._wait_workers()
+        await asyncio.gather(*(server.stop() for server in self._servers))
+        self._sink.close()
+
+    def _config(self) -> Mapping[str, Any]:
+        config = self._current.snapshot.resources["static/config"].data["config"]
+        assert isinstance(config, dict)
+        return config
+
+    def _start_logs(self, config: Mapping[str, Any]) -> None:
+        logging_config = config.get("logging") or {}
+        self._sink.attach(self._loop)
+        self._logs = Logs(
+            self._sink,
+            fmt="json" if logging_config.get("format") == "json" else "text",
+            level=logging_config.get("level") or "info",
+        )
+        self._logs.install()
+
+    async def _serve(self, config: Mapping[str, Any]) -> None:
+        """Listen on the three addresses. Raises ConfigError."""
+        version = package_version()
+        sensitive = config.get("sensitiveHeaders") or ()
+
+        def admin(local: bool) -> Starlette:
+            return admin_app(self, version=version, is_loopback=local, sensitive_headers=sensitive)
+
+        def stats(local: bool) -> Starlette:
+            return stats_app(self)
+
+        def readiness(local: bool) -> Starlette:
+            return readiness_app(self.pending)
+
+        apps = (("adminAddr", admin), ("statsAddr", stats), ("readinessAddr", readiness))
+        for key, make in apps:
+            address = parse_address(config.get(key) or "off", f"config.{key}")
+            if address is None:
+                continue
+            server = AdminServer(make(address.is_local), address, f"config.{key}")
+            await server.start()
+            self._servers.append(server)
+
+    async def _wait_workers(self) -> None:
+        deadline = self._loop.time() + self._context.drain_seconds
+        while any(one.is_alive for one in self._configs.statuses()):
+            if self._loop.time() > deadline:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _stop(self) -> None:
+        if not self._stopping.done():
+            self._stopping.set_result(None)
+
+    # --- configuration --------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        resources = dict(self._current.snapshot.resources)
+        if self._levels:
+            resources[_LEVELS] = Resource.of("runtime", "levels", {"spec": self._levels})
+        generation = self._configs.generation + 1
+        data = encode(Snapshot(resources, (), {}), generation)
+        generation = self._configs.publish(data)
+        self._own.config_revision.set(generation)
+        self._own.config_synchronized.set(1)
+        self._context.wake_workers()
+
+    async def _watch(self, watcher: FileWatcher) -> None:
+        async for changed in watcher.changes():
+            names = ", ".join(sorted(str(path) for path in changed))
+            _log.info("changed on disk: %s", names)
+            await self._reload()
+            watcher.replace(self._current.files)
+
+    def _reload_soon(self) -> None:
+        task = self._loop.create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self) -> None:
+        """Load again; what is refused changes nothing but the log, the dump and a metric."""
+        async with self._reloading:
+            if self._loader.source.path is None:
+                _log.info("reload: the configuration did not come from a file")
+                return
+            try:
+                loaded = self._loader.load()
+            except InvalidConfigError as error:
+                self._error = str(error)
+                self._own.config_synchronized.set(0)
+                _log.error(
+                    "configuration refused, revision %d stays in force:\n%s",
+                    self._configs.generation,
+                    error,
+                )
+                return
+            old = self._current.snapshot.resources
+            new = loaded.snapshot.resources
+            difference = _difference(old, new)
+            self._error = ""
+            self._current = loaded
+            if not difference:
+                self._own.config_synchronized.set(1)
+                _log.info("configuration read again: nothing changed")
+                return
+            if old["static/config"].digest != new["static/config"].digest:
+                _log.warning("changes of `config` take effect at the next restart")
+            for warning in loaded.warnings:
+                _log.warning("%s", warning.render(self._loader.source.name))
+            self._publish()
+            _log.info("configuration revision %d: %s", self._configs.generation, difference)
+
+    def _reported(self) -> None:
+        clear(self._context.report_fd)
+        self._configs.prune()
+        for status in self._configs.statuses():
+            if status.error and status.refused_generation == self._configs.generation:
+                self._own.config_synchronized.set(0)
+
+    async def _count(self) -> None:
+        """Gauges that nobody else keeps."""
+        while True:
+            for status in self._configs.statuses():
+                self._own.worker_up(status.worker, status.is_alive)
+            self._own.table_occupancy("metrics", self._metrics.used_rows, self._metrics.rows)
+            await asyncio.sleep(_COLLECT_SECONDS)
+
+    # --- AdminState -----------------------------------------------------------------------
+
+    def config_dump(self) -> Mapping[str, object]:
+        """See AdminState."""
+        return {
+            "version": package_version(),
+            "revision": self._configs.generation,
+            "source": self._loader.source.name,
+            "lastError": self._error or None,
+            "frontDoors": {
+                key: "native"
+                for key, one in self._current.snapshot.resources.items()
+                if one.kind == "listener"
+            },
+            "resources": self._current.snapshot.dump(),
+        }
+
+    def statuses(self) -> Sequence[ProcessStatus]:
+        """See AdminState."""
+        own = ProcessStatus("control", os.getpid(), self._configs.generation, self._error)
+        workers = [
+            ProcessStatus(f"worker {one.worker}", one.pid, one.applied_generation, one.error)
+            for one in self._configs.statuses()
+            if one.is_alive
+        ]
+        return [own, *workers]
+
+    def collect(self) -> Iterable[Series]:
+        """See AdminState."""
+        return self._metrics.collect()
+
+    def pending(self) -> Sequence[str]:
+        """See AdminState."""
+        if self._stopping.done():
+            return ["draining"]
+        serving = [
+            one
+            for one in self._configs.statuses()
+            if one.is_alive and one.state == WorkerState.SERVING
+        ]
+        return [] if serving else ["workers"]
+
+    def quit(self) -> None:
+        """See AdminState."""
+        self._context.stop_gateway()
+
+    async def set_levels(self, spec: str | None) -> str:
+        """See AdminState."""
+        if spec is None:
+            self._logs.reset_levels()
+        else:
+            parse_levels(spec)
+            self._logs.set_levels(spec)
+        self._levels = spec or " "
+        self._publish()
+        return self._logs.levels()
+
+
+def _difference(old: Mapping[str, Resource], new: Mapping[str, Resource]) -> str:
+    """`2 added, 1 removed, 3 changed`; empty when nothing is."""
+    added = len(new.keys() - old.keys())
+    removed = len(old.keys() - new.keys())
+    changed = sum(new[key].digest != old[key].digest for key in new.keys() & old.keys())
+    counts = ((added, "added"), (removed, "removed"), (changed, "changed"))
+    return ", ".join(f"{count} {word}" for count, word in counts if count)
+
+
+def control_main(
+    context: ControlContext,
+    loader: Loader,
+    configs: ConfigTable,
+    metrics: MetricsTable,
+    preloaded: Callable[[], LoadedSnapshot | None],
+) -> None:
+    """The body of the control process. Raises ConfigError when the first load fails."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        first = preloaded() if context.is_first else None
+        await Control(context, loader, configs, metrics, loop, first).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+__all__ = ["ConfigError", "Control", "control_main"]

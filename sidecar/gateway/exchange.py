@@ -1,0 +1,113 @@
+"""The facts of one request while it is under way, and what is done with them at its end.
+
+Source: spec/config.md sections 9.1 and 9.2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, final
+
+from sidecar.http.message import Request, Response
+from sidecar.telemetry.clock import Clock
+from sidecar.telemetry.fields import AccessEntry
+
+if TYPE_CHECKING:
+    from sidecar.gateway.plan import Backend, Gateway, Mirror, Route, Unrouted
+
+__all__ = ["Exchange", "WorkerState"]
+
+_CANCELLED = "client disconnected"
+
+
+class WorkerState(Protocol):
+    """What the pipeline needs of the worker it runs in."""
+
+    gateway: Gateway
+    clock: Clock
+    in_flight: int
+    max_in_flight: int
+
+    def mirror(self, request: Request, mirror: Mirror) -> None:
+        """Send a copy, in the background, within bounds."""
+
+
+@final
+class Exchange:
+    """One request. `finish` is the response's `on_done`: it runs exactly once."""
+
+    __slots__ = (
+        "attempt",
+        "backend",
+        "endpoint",
+        "gateway",
+        "labels",
+        "request",
+        "response",
+        "route",
+        "upstream_ended_ns",
+        "upstream_started_ns",
+        "worker",
+    )
+
+    def __init__(self, request: Request, worker: WorkerState) -> None:
+        self.request = request
+        self.worker = worker
+        self.gateway = worker.gateway
+        """The snapshot this request began with and ends with."""
+        self.labels: Unrouted = worker.gateway.unrouted
+        self.route: Route | None = None
+        self.backend: Backend | None = None
+        self.response: Response | None = None
+        self.endpoint = ""
+        self.attempt = 0
+        self.upstream_started_ns = 0
+        self.upstream_ended_ns = 0
+
+    @property
+    def upstream_ns(self) -> int:
+        """Duration of the last upstream call until its response head."""
+        return self.upstream_ended_ns - self.upstream_started_ns
+
+    def finish_cancelled(self) -> None:
+        """The client left before there was a response."""
+        self._finish(0, 0, _CANCELLED, "Upstream")
+
+    def finish(self, sent_bytes: int, error: str) -> None:
+        """The response was handed over, whole or cut."""
+        response = self.response
+        assert response is not None
+        self._finish(response.status, sent_bytes, error or response.error, response.reason)
+
+    def _finish(self, status: int, sent_bytes: int, error: str, reason: str) -> None:
+        worker = self.worker
+        worker.in_flight -= 1
+        request = self.request
+        now = worker.clock.monotonic_ns()
+        started = self.upstream_started_ns
+        entry = AccessEntry(
+            request.connection,
+            request,
+            self.response,
+            self.route if self.route is not None else self.labels,
+            status=status,
+            request_bytes=request.received_body_bytes,
+            response_bytes=sent_bytes,
+            duration_ns=now - request.started_ns,
+            request_processing_ns=started - request.started_ns if started else 0,
+            upstream_ns=self.upstream_ended_ns - started,
+            response_processing_ns=now - self.upstream_ended_ns if started else 0,
+            error=error,
+            reason=reason,
+            endpoint=self.endpoint,
+            retry_attempt=self.attempt,
+        )
+        gateway = self.gateway
+        backend = self.backend
+        metrics = self.route.metrics if self.route is not None else self.labels.metrics
+        metrics.finish(entry, backend.label if backend is not None else "")
+        if started:
+            gateway.call_seconds.observe(self.upstream_ns * 1e-9)
+        if gateway.tracer is not None:
+            gateway.tracer.finish(entry)
+        if gateway.access_log is not None and gateway.access_log.enabled:
+            gateway.access_log.emit(entry)

@@ -1,0 +1,131 @@
+"""Which policies hold where: inline ones and those of `policies[]`, from least to most specific.
+
+Source: spec/config.md section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, final
+
+from sidecar.policies.order import CONNECTION, HOOKLESS, REQUEST_ORDER
+
+Payloads = dict[str, Any]
+Data = Mapping[str, Any]
+
+BACKEND_TYPE: Final = frozenset(("backendTLS", "backendTunnel", "backendAuth", "a2a", "ai"))
+"""Kinds that may stand on a route and mean its backends (section 3.3)."""
+_BACKEND_ONLY: Final = CONNECTION | BACKEND_TYPE
+_BACKEND_KINDS: Final = frozenset(REQUEST_ORDER["backend"]) | HOOKLESS["backend"] | _BACKEND_ONLY
+
+
+def on_route(payloads: Data) -> Payloads:
+    """The part of a route's policies that acts on the route itself."""
+    return {key: value for key, value in payloads.items() if key not in BACKEND_TYPE}
+
+
+def on_backends(payloads: Data) -> Payloads:
+    """The part of a route's policies that acts on its backends."""
+    return {key: value for key, value in payloads.items() if key in BACKEND_TYPE}
+
+
+@final
+class Levels:
+    """The targeted policies of a snapshot, by what they target."""
+
+    def __init__(self, policies: Iterable[Data]) -> None:
+        self._gateway: dict[tuple[str, str, str, str, int], Payloads] = {}
+        self._route: dict[tuple[str, str, str], Payloads] = {}
+        self._backend: dict[tuple[str, str], Payloads] = {}
+        self._service: dict[tuple[str, str, int], Payloads] = {}
+        self._empty = True
+        for policy in policies:
+            self._empty = False
+            self._add(policy)
+
+    def _add(self, policy: Data) -> None:
+        target, kind, payload = policy["target"], policy["kind"], policy["policy"]
+        if "gateway" in target:
+            of = target["gateway"]
+            key = (
+                policy.get("phase") or "route",
+                of["gatewayNamespace"],
+                of["gatewayName"],
+                of.get("listenerName") or "",
+                of.get("port") or 0,
+            )
+            self._gateway.setdefault(key, {})[kind] = payload
+        elif "route" in target:
+            of = target["route"]
+            name = (of["namespace"], of["name"], of.get("ruleName") or "")
+            self._route.setdefault(name, {})[kind] = payload
+        elif target.get("backend", {}).get("service") is not None:
+            of = target["backend"]["service"]
+            where = (of["namespace"], of["hostname"], of.get("port") or 0)
+            self._service.setdefault(where, {})[kind] = payload
+        elif "backend" in target:
+            of = target["backend"]["backend"]
+            self._backend.setdefault((of.get("namespace") or "", of["name"]), {})[kind] = payload
+
+    def _of_listener(self, listener: Data, port: int | None, phase: str) -> list[Payloads]:
+        namespace, name = listener["gateway_namespace"], listener["gateway_name"]
+        keys = (
+            (phase, namespace, name, "", 0),
+            (phase, namespace, name, "", port or 0),
+            (phase, namespace, name, listener["name"], 0),
+        )
+        # Port 0 is the gateway itself: do not count it twice.
+        found = dict.fromkeys(keys)
+        return [self._gateway[key] for key in found if key in self._gateway]
+
+    def gateway_phase(self, listener: Data, port: int | None) -> list[Payloads]:
+        """Of a listener before a route is chosen."""
+        levels = [] if self._empty else self._of_listener(listener, port, "gateway")
+        return [*levels, dict(listener["policies"])] if listener["policies"] else levels
+
+    def route_phase(self, listener: Data, port: int | None, route: Data) -> list[Payloads]:
+        """Of a route; `BACKEND_TYPE` kinds are left out."""
+        if self._empty:
+            return [on_route(route["policies"])] if route["policies"] else []
+        levels = self._of_listener(listener, port, "route")
+        levels += self._of_route(route)
+        levels.append(route["policies"])
+        return [
+            {k: v for k, v in level.items() if k not in _BACKEND_ONLY} for level in levels if level
+        ]
+
+    def _of_route(self, route: Data) -> list[Payloads]:
+        names = [(route["namespace"], route["name"], "")]
+        if route["rule_name"]:
+            names.append((route["namespace"], route["name"], route["rule_name"]))
+        return [self._route[name] for name in names if name in self._route]
+
+    def backend_phase(
+        self, listener: Data | None, port: int | None, route: Data, backend: Data, own: Data
+    ) -> list[Payloads]:
+        """Of one backend of a route. `own`: the policies of the named backend it refers to."""
+        levels: list[Payloads] = []
+        if not self._empty:
+            outer = self._of_listener(listener, port, "route") if listener is not None else []
+            levels += [{k: v for k, v in level.items() if k in _BACKEND_ONLY} for level in outer]
+            levels += self._of_target(backend)
+            levels += [
+                {k: v for k, v in level.items() if k in _BACKEND_ONLY}
+                for level in self._of_route(route)
+            ]
+        levels.append(dict(own))
+        if route["policies"]:
+            levels.append(on_backends(route["policies"]))
+        levels.append(backend["policies"])
+        return [level for level in levels if level]
+
+    def _of_target(self, backend: Data) -> list[Payloads]:
+        target = backend["target"]
+        if "service" in target:
+            namespace, _, host = target["service"]["name"].partition("/")
+            keys = ((namespace, host, 0), (namespace, host, target["service"]["port"]))
+            found: list[Payloads] = [self._service[key] for key in keys if key in self._service]
+        else:
+            names = {backend["name"], target.get("ref", backend["name"])}
+            found = [level for (_, name), level in self._backend.items() if name in names]
+        return [{k: v for k, v in level.items() if k in _BACKEND_KINDS} for level in found]

@@ -1,0 +1,159 @@
+"""A worker's telemetry and policy services, made from each configuration it compiles.
+
+Source: spec/config.md sections 8.1, 9.1 to 9.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, Final, final
+
+from shm.metrics import Writer
+from sidecar.admin.server import parse_address
+from sidecar.cel.engine import Engine
+from sidecar.config.scalars import duration_seconds
+from sidecar.gateway.compile import Telemetry
+from sidecar.http.message import Connection, Request
+from sidecar.net.dialer import Address
+from sidecar.policies.base import Services
+from sidecar.telemetry.access import AccessLog
+from sidecar.telemetry.clock import Clock
+from sidecar.telemetry.export import OtlpTarget, SpanExport, resource_attributes
+from sidecar.telemetry.expressions import Compiler
+from sidecar.telemetry.fields import AccessEntry
+from sidecar.telemetry.logs import Logs
+from sidecar.telemetry.metrics import RequestMetrics, UpstreamMetrics
+from sidecar.telemetry.sink import LogSink
+from sidecar.telemetry.trace import Tracer, context_of
+from sidecar.version import package_version
+
+Data = Mapping[str, Any]
+_log = logging.getLogger("sidecar.gateway.observe")
+_STDOUT: Final = 1
+
+
+@final
+class TraceObserver:
+    """Gives each request a trace context; with a tracer, spans as well."""
+
+    __slots__ = ("_tracer",)
+
+    def __init__(self, tracer: Tracer | None) -> None:
+        self._tracer = tracer
+
+    def begin(self, request: Request) -> None:
+        """See plan.Observer."""
+        if self._tracer is None:
+            request.trace = context_of(request.headers)
+        else:
+            self._tracer.start(request)
+
+    def before_call(self, request: Request) -> None:
+        """See plan.Observer."""
+
+
+@final
+class Observers:
+    """Made once a worker; its methods are called for each full compilation."""
+
+    def __init__(self, writer: Writer, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._sink = LogSink(_STDOUT)
+        self._sink.attach(loop)
+        self._logs: Logs | None = None
+        self._export: SpanExport | None = None
+        self._export_of: Data | None = None
+        self._upstreams: UpstreamMetrics | None = None
+        self.drain_seconds = (0.0, 5.0)
+        """Minimum and maximum of a drain (spec/config.md section 10.2)."""
+        self.uses_ipv6 = True
+
+    def services(self, config: Data, max_buffer_bytes: int) -> Services:
+        """What policies may use. Raises ConfigError for custom functions that do not compile."""
+        engine = Engine(
+            config.get("customFunctions") or "",
+            frozenset(name.lower() for name in config.get("sensitiveHeaders") or ()),
+        )
+        return Services(self._clock, engine, max_buffer_bytes)
+
+    def telemetry(self, config: Data, frontend: Data, services: Services) -> Telemetry:
+        """Metrics, access log and tracing of one configuration. Raises ConfigError."""
+        self._take_static(config)
+        compiler = Compiler(services.cel)
+        metrics = config.get("metrics") or {}
+        added = compiler.expressions(
+            (metrics.get("fields") or {}).get("add"), "config.metrics.fields.add"
+        )
+        requests = RequestMetrics(self._writer, metrics.get("remove") or (), added)
+        self._upstreams = UpstreamMetrics(requests.registry)
+        logs = self._logs
+        assert logs is not None
+        access = AccessLog(
+            frontend.get("accessLog"), logs.fmt, compiler, sink=self._sink, clock=self._clock
+        )
+        policy = frontend.get("tracing")
+        tracer = None if policy is None else self._tracer(policy, compiler)
+        return Telemetry(requests, self._upstreams, access, tracer, TraceObserver(tracer))
+
+    def _take_static(self, config: Data) -> None:
+        """What needs a restart to change (spec/config.md section 10.1), so taken once."""
+        if self._logs is not None:
+            return
+        logging_config = config.get("logging") or {}
+        self._logs = Logs(
+            self._sink,
+            fmt="json" if logging_config.get("format") == "json" else "text",
+            level=logging_config.get("level") or "info",
+            clock=self._clock,
+        )
+        self._logs.install()
+        self.drain_seconds = (
+            duration_seconds(config.get("connectionMinTerminationDeadline") or "0s"),
+            duration_seconds(config.get("connectionTerminationDeadline") or "5s"),
+        )
+        self.uses_ipv6 = bool(config.get("enableIpv6", True))
+
+    def _tracer(self, policy: Data, compiler: Compiler) -> Tracer:
+        if self._export is None or self._export_of != policy:
+            if self._export is not None:
+                self._export.close(0.0)
+            target = OtlpTarget.of_policy(policy, "frontendPolicies.tracing")
+            resources = compiler.expressions(
+                policy.get("resources"), "frontendPolicies.tracing.resources"
+            )
+            nowhere = AccessEntry(Connection("", 0, "", 0))
+            added = [(name, one.value(nowhere)) for name, one in resources.items()]
+            version = package_version()
+            attributes = resource_attributes(os.environ, version, added)
+            self._export = SpanExport(target, attributes, version)
+            self._export_of = policy
+        return Tracer(policy, compiler, self._export, self._clock)
+
+    def admin_address(self, config: Data) -> Address | None:
+        """Where `internal` backends go."""
+        found = parse_address(config.get("adminAddr") or "off", "config.adminAddr")
+        return None if found is None else Address(found.host, found.port, found.path)
+
+    def connected(self, seconds: float, transport: str) -> None:
+        """An upstream connection was made."""
+        if self._upstreams is not None:
+            self._upstreams.connect(transport).observe(seconds)
+
+    def set_levels(self, spec: str) -> None:
+        """Change log levels; "" goes back to the configured ones."""
+        if self._logs is None:
+            return
+        if spec:
+            self._logs.set_levels(spec)
+        else:
+            self._logs.reset_levels()
+
+    def close(self) -> None:
+        """Write out what is queued."""
+        if self._export is not None:
+            self._export.close()
+        self._sink.close()

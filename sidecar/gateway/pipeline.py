@@ -1,0 +1,425 @@
+"""One request from front door to backend and back, in the order of the reference.
+
+Source: spec/config.md section 3.2; design section 3.
+
+Top to bottom: admission → listener → gateway policies → route → route policies → backend, attempt
+by attempt → response policies of both levels → the facts of the request into metrics and logs. A
+route without policies runs none of the loops below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, final
+
+from sidecar.errors import ClientDisconnected, RequestError, SidecarError, UpstreamError
+from sidecar.gateway.exchange import Exchange, WorkerState
+from sidecar.gateway.plan import After, Backend, Gateway, Listener, Route
+from sidecar.gateway.respond import error_response, is_grpc
+from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
+from sidecar.net.pool import Call, Version
+from sidecar.policies.chain import EMPTY, Chain
+from sidecar.policies.retry import REPLAY_LIMIT_BYTES, Retry
+from sidecar.routing import canonical
+
+_log = logging.getLogger("sidecar.gateway.pipeline")
+_DELEGATION_DEPTH: Final = 32
+
+
+class OverloadError(RequestError):
+    """More requests are in flight than the worker takes."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            503,
+            "Overload",
+            "too many requests in flight",
+            headers=((b"retry-after", b"1"),),
+        )
+
+
+@final
+class Pipeline:
+    """Serves the requests of one bind. Its `gateway` is swapped on reload; a request keeps its own."""
+
+    __slots__ = ("_bind", "_random", "_worker")
+
+    def __init__(self, bind: str, worker: WorkerState, random: Callable[[], float]) -> None:
+        self._bind = bind
+        self._worker = worker
+        self._random = random
+
+    async def __call__(self, request: Request) -> Response:
+        """See sidecar.http.message.Handler."""
+        worker = self._worker
+        exchange = Exchange(request, worker)
+        worker.in_flight += 1
+        try:
+            response = await self._serve(request, exchange, worker.gateway)
+        except asyncio.CancelledError:
+            exchange.finish_cancelled()
+            raise
+        except Exception as error:
+            response = self._failed(request, error)
+        queued = request.response_headers
+        if queued:
+            for name in {name for name, _ in queued}:
+                response.headers.remove_all(name)
+            response.headers.extend(queued)
+        exchange.response = response
+        response.on_done = exchange.finish
+        return response
+
+    @staticmethod
+    def _failed(request: Request, error: Exception) -> Response:
+        if not isinstance(error, SidecarError):
+            _log.exception("a request failed inside the gateway")
+        return error_response(request, error)
+
+    async def _serve(self, request: Request, exchange: Exchange, gateway: Gateway) -> Response:
+        if self._worker.in_flight > self._worker.max_in_flight:
+            raise OverloadError
+        bind = gateway.binds.get(self._bind)
+        if bind is None:
+            raise RequestError(404, "NotFound", "bind not found", close=True)
+        if request.method == "CONNECT":
+            raise RequestError(405, "Internal", "method not allowed", close=True)
+        listener = bind.listener_of(request)
+        exchange.labels = listener.labels
+        if gateway.observer is not None:
+            gateway.observer.begin(request)
+        chain = listener.chain
+        # Fast path: no gateway-phase policy.
+        if chain is EMPTY:
+            return await self._guarded_route(request, exchange, listener, gateway)
+        response: Response | None
+        try:
+            response = await run_request(chain, request, gateway.max_buffer_bytes)
+            if response is None:
+                if not bind.tls:
+                    listener = bind.listener_of(request)
+                response = await self._guarded_route(request, exchange, listener, gateway)
+        except SidecarError as error:
+            response = error_response(request, error)
+        return await run_response(listener.after, request, response, gateway.max_buffer_bytes)
+
+    async def _guarded_route(
+        self, request: Request, exchange: Exchange, listener: Listener, gateway: Gateway
+    ) -> Response:
+        path, query, target = canonical.resolve(request.target)
+        request.target = target
+        found = listener.routes.match(
+            request.host,
+            path,
+            request.method,
+            request.headers,
+            query,
+            scheme=request.scheme,
+            authority=request.authority,
+        )
+        if found is None:
+            raise RequestError(404, "NotFound", "route not found")
+        route: Route = found[0].payload
+        state = request.state
+        state["route_match"] = found[1]
+        state["path"] = path
+        state["proxy"] = route
+        request.route = route
+        exchange.route = route
+        return await self._run_route(request, exchange, route, gateway, path, query)
+
+    async def _run_route(
+        self,
+        request: Request,
+        exchange: Exchange,
+        route: Route,
+        gateway: Gateway,
+        path: str,
+        query: str,
+    ) -> Response:
+        if route.delegates:
+            route = self._delegate(request, exchange, route, gateway, path, query)
+        # Fast path: no policy on the route or any of its backends.
+        if route.is_plain:
+            return await self._call_backend(request, exchange, route, gateway)
+        try:
+            response = await self._bounded(request, exchange, route, gateway)
+        except SidecarError as error:
+            response = error_response(request, error)
+        after = exchange.backend.after if exchange.backend is not None else route.after
+        return await run_response(after, request, response, gateway.max_buffer_bytes)
+
+    def _delegate(
+        self,
+        request: Request,
+        exchange: Exchange,
+        route: Route,
+        gateway: Gateway,
+        path: str,
+        query: str,
+    ) -> Route:
+        """Follow routeGroup backends to the route that serves; parents' policies are merged in."""
+        seen: list[str] = []
+        while True:
+            backend = route.choose(self._random())
+            if not backend.group:
+                return route
+            if backend.group in seen or len(seen) > _DELEGATION_DEPTH:
+                raise RequestError(500, "Internal", "route delegation cycle detected")
+            seen.append(backend.group)
+            table = gateway.groups.get(backend.group)
+            found = table and table.match(
+                request.host,
+                path,
+                request.method,
+                request.headers,
+                query,
+                scheme=request.scheme,
+                authority=request.authority,
+            )
+            if not found:
+                raise RequestError(404, "NotFound", "route not found")
+            route = gateway.delegated(route, found[0].payload)
+            request.state["route_match"] = found[1]
+            request.state["proxy"] = route
+            request.route = route
+            exchange.route = route
+
+    async def _bounded(
+        self, request: Request, exchange: Exchange, route: Route, gateway: Gateway
+    ) -> Response:
+        timeout = route.chain.timeout
+        seconds = timeout.request_seconds if timeout is not None else None
+        if seconds is None:
+            return await self._after_policies(request, exchange, route, gateway)
+        spent = (self._worker.clock.monotonic_ns() - request.started_ns) / 1e9
+        try:
+            async with asyncio.timeout(max(seconds - spent, 0.0)):
+                return await self._after_policies(request, exchange, route, gateway)
+        except TimeoutError as error:
+            raise RequestError(504, "Timeout", "request timeout") from error
+
+    async def _after_policies(
+        self, request: Request, exchange: Exchange, route: Route, gateway: Gateway
+    ) -> Response:
+        response = await run_request(route.chain, request, gateway.max_buffer_bytes)
+        if response is not None:
+            return response
+        mirrors = route.mirrors
+        if mirrors:
+            for mirror in mirrors:
+                if mirror.policy.is_sampled(self._random()):
+                    self._worker.mirror(request, mirror)
+        return await self._call_backend(request, exchange, route, gateway)
+
+    # --- backend --------------------------------------------------------------------------
+
+    async def _call_backend(
+        self, request: Request, exchange: Exchange, route: Route, gateway: Gateway
+    ) -> Response:
+        backend = route.only if route.only is not None else route.choose(self._random())
+        exchange.backend = backend
+        request.state["backend"] = backend
+        retry = route.chain.retry
+        # Fast path: one attempt and no backend policy.
+        if backend.is_plain and retry is None and route.chain.timeout is None:
+            return await self._attempt(request, exchange, route, backend, request.body)
+        if retry is None or not retry.is_enabled(request):
+            return await self._attempt_with_policies(
+                request, exchange, route, backend, request.body, gateway
+            )
+        return await self._retrying(request, exchange, route, backend, retry, gateway)
+
+    async def _retrying(
+        self,
+        request: Request,
+        exchange: Exchange,
+        route: Route,
+        backend: Backend,
+        retry: Retry,
+        gateway: Gateway,
+    ) -> Response:
+        whole, rest = await read_up_to(request.body, REPLAY_LIMIT_BYTES)
+        if rest is not None:
+            # Too large to be held for a second try: it is sent once, as it streams.
+            return await self._attempt_with_policies(
+                request, exchange, route, backend, rest, gateway
+            )
+        trailers = request.body.trailers
+        headers, target, authority = request.headers, request.target, request.authority
+        attempt = 0
+        while True:
+            # Each attempt begins from the same request, whatever the last one's policies made of it.
+            request.headers = headers.copy()
+            request.target, request.authority = target, authority
+            retry.mark(request.headers, attempt)
+            exchange.attempt = attempt
+            request.body = FixedBody(whole, trailers)
+            response: Response | None = None
+            failure: UpstreamError | None = None
+            try:
+                response = await self._attempt_with_policies(
+                    request, exchange, route, backend, request.body, gateway
+                )
+                if retry.needs_response_body:
+                    await hold_response(response, gateway.max_buffer_bytes)
+            except UpstreamError as error:
+                failure = error
+            if not retry.should_retry(request, attempt, response=response, error=failure):
+                if response is None:
+                    assert failure is not None
+                    raise failure
+                return response
+            if response is not None:
+                response.body.close()
+            attempt += 1
+            if retry.backoff_seconds:
+                await asyncio.sleep(retry.backoff_seconds)
+
+    async def _attempt_with_policies(
+        self,
+        request: Request,
+        exchange: Exchange,
+        route: Route,
+        backend: Backend,
+        body: Body,
+        gateway: Gateway,
+    ) -> Response:
+        timeout = route.chain.timeout
+        seconds = backend.request_seconds
+        if timeout is not None and timeout.backend_request_seconds is not None:
+            seconds = timeout.backend_request_seconds
+        chain = backend.chain
+        request.body = body
+        early: Response | None = None
+        if chain is not EMPTY:
+            early = await run_request(chain, request, gateway.max_buffer_bytes)
+        if early is not None:
+            return early
+        if seconds is None:
+            return await self._attempt(request, exchange, route, backend, request.body)
+        return await self._timed_attempt(request, exchange, route, backend, seconds)
+
+    async def _timed_attempt(
+        self, request: Request, exchange: Exchange, route: Route, backend: Backend, seconds: float
+    ) -> Response:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._attempt(request, exchange, route, backend, request.body)
+        except TimeoutError as error:
+            raise UpstreamError(504, "Timeout", "upstream call timeout", retryable=True) from error
+
+    async def _attempt(
+        self, request: Request, exchange: Exchange, route: Route, backend: Backend, body: Body
+    ) -> Response:
+        """One call of one endpoint."""
+        upstream = backend.upstream
+        picked = upstream.pick_nowait(request)
+        if picked is None:
+            picked = await upstream.pick(request)
+        if backend.auto_host and route.rewrites_host:
+            request.authority = backend.auto_host
+        observer = exchange.worker.gateway.observer
+        if observer is not None:
+            observer.before_call(request)
+        call = Call(
+            request.method,
+            backend.scheme,
+            request.authority or backend.default_authority,
+            request.target,
+            request.headers,
+            body,
+            request,
+            request.upgrade,
+            request.wants_trailers,
+        )
+        exchange.endpoint = picked.label
+        clock = exchange.worker.clock.monotonic_ns
+        exchange.upstream_started_ns = clock()
+        picked.begin()
+        try:
+            response = await picked.pool.send(call, version_for(backend, request))
+        except SidecarError as error:
+            exchange.upstream_ended_ns = clock()
+            picked.end(exchange.upstream_ns, None, error)
+            raise
+        except asyncio.CancelledError:
+            exchange.upstream_ended_ns = clock()
+            picked.end(exchange.upstream_ns, None, None)
+            raise
+        exchange.upstream_ended_ns = clock()
+        picked.end(exchange.upstream_ns, response, None)
+        return response
+
+
+def version_for(backend: Backend, request: Request) -> Version:
+    """The HTTP version of an upstream call (spec/config.md section 3.11, `http`)."""
+    if request.upgrade:
+        return "h1"
+    if backend.version is not None:
+        return backend.version
+    if backend.has_tls:
+        return "auto"
+    if request.version == "HTTP/2.0" and (request.scheme == "http" or is_grpc(request)):
+        return "h2"
+    return "h1"
+
+
+async def run_request(chain: Chain, request: Request, limit_bytes: int) -> Response | None:
+    """Run the request hooks of a chain until one answers. Raises SidecarError."""
+    if chain.needs_request_body:
+        await hold_request(request, limit_bytes)
+    for hook, is_async in chain.request_hooks:
+        answer = hook(request)
+        if is_async:
+            answer = await answer
+        if answer is not None:
+            assert isinstance(answer, Response)
+            return answer
+    return None
+
+
+async def run_response(
+    after: After, request: Request, response: Response, limit_bytes: int
+) -> Response:
+    """Run response hooks; what fails there replaces the response."""
+    if not after.hooks:
+        return response
+    try:
+        if after.needs_body and response.tunnel is None:
+            await hold_response(response, limit_bytes)
+        for hook, is_async in after.hooks:
+            answer = hook(request, response)
+            if is_async:
+                await answer
+    except ClientDisconnected:
+        raise
+    except SidecarError as error:
+        response.body.close()
+        return error_response(request, error)
+    return response
+
+
+async def hold_request(request: Request, limit_bytes: int) -> None:
+    """Make the request's body a FixedBody. Raises RequestError 413: too large is a refusal."""
+    if request.upgrade or type(request.body) is FixedBody:
+        return
+    body = request.body
+    whole, rest = await read_up_to(body, limit_bytes)
+    if rest is not None:
+        raise RequestError(413, "InvalidRequest", "request body too large", close=True)
+    request.body = FixedBody(whole, body.trailers)
+
+
+async def hold_response(response: Response, limit_bytes: int) -> None:
+    """Make the response's body a FixedBody. Raises UpstreamError 502 past the limit."""
+    body = response.body
+    if type(body) is FixedBody:
+        return
+    whole, rest = await read_up_to(body, limit_bytes)
+    if rest is not None:
+        rest.close()
+        raise UpstreamError(502, "UpstreamFailure", "response body too large")
+    response.body = FixedBody(whole, body.trailers)

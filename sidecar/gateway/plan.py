@@ -1,0 +1,305 @@
+"""What a snapshot becomes in a worker: objects a request walks through without looking anything up.
+
+Design section 2. All of it is made by sidecar.gateway.compile and never changed afterwards, but for
+the caches of `Gateway.delegated` and the metric cells.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Final, Protocol, final
+
+from sidecar.errors import RequestError
+from sidecar.gateway.upstream import Upstream
+from sidecar.http.message import Connection, Request
+from sidecar.net.listener import BindPlan
+from sidecar.net.pool import Version
+from sidecar.policies.chain import EMPTY, Chain, Hook
+from sidecar.policies.request_mirror import RequestMirror
+from sidecar.routing.table import ListenerTable, RouteTable, TcpRouteTable
+from sidecar.telemetry.access import AccessLog
+from sidecar.telemetry.metrics import Histogram, ListenerMetrics, RequestMetrics, RouteMetrics
+from sidecar.telemetry.trace import Tracer
+
+_DELEGATED_MAX: Final = 4096
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class After:
+    """Response hooks of several phases, in the order of spec/config.md section 3.2."""
+
+    hooks: tuple[Hook, ...] = ()
+    needs_body: bool = False
+
+
+NOTHING_AFTER: Final = After()
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Backend:
+    """One weighted choice of a route."""
+
+    label: str
+    """`127.0.0.1:8080`, `service/ns/host:port`, … as metrics name it."""
+    kind: str
+    """`backend.type` of CEL: static, service, dynamic, unknown."""
+    upstream: Upstream
+    chain: Chain = EMPTY
+    after: After = NOTHING_AFTER
+    """Response hooks of the route and of this backend together."""
+    version: Version | None = None
+    """What `http.version` says; None: see pipeline.version_for."""
+    has_tls: bool = False
+    auto_host: str = ""
+    """Authority put in the place of the client's; "" keeps that."""
+    default_authority: str = ""
+    """Used when the client sent none (HTTP/1.0)."""
+    request_seconds: float | None = None
+    group: str = ""
+    """Name of the routeGroup this choice leads to, instead of an upstream."""
+
+    def cel(self, wanted: frozenset[str] | None) -> Mapping[str, object]:
+        """The variable `backend` (see sidecar.cel.variables.Fields)."""
+        return {"name": self.label, "type": self.kind, "protocol": "http"}
+
+    @property
+    def scheme(self) -> str:
+        """`:scheme` of the call."""
+        return "https" if self.has_tls else "http"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a call needs nothing but an endpoint."""
+        return self.chain is EMPTY and self.request_seconds is None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Where copies of some requests go."""
+
+    policy: RequestMirror
+    backend: Backend
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Route:
+    """A route with its policies and backends. The first fields are `telemetry.RouteFacts`."""
+
+    key: str
+    bind: str
+    gateway: str
+    listener: str
+    route: str
+    route_rule: str
+    backend: str
+    protocol: str
+    chain: Chain
+    after: After
+    backends: tuple[Backend, ...]
+    weights: tuple[float, ...]
+    """Cumulated; empty when nothing can be chosen."""
+    mirrors: tuple[Mirror, ...] = ()
+    make_metrics: Callable[[Route], RouteMetrics] | None = None
+    only: Backend | None = None
+    delegates: bool = False
+    is_plain: bool = False
+    rewrites_host: bool = True
+    """Whether the automatic hostname rewrite applies."""
+    _metrics: RouteMetrics | None = None
+
+    def __post_init__(self) -> None:
+        rewrite = self.chain.rewrite
+        if rewrite is not None:
+            self.rewrites_host = rewrite.authority_mode in (None, "auto")
+        self.delegates = any(backend.group for backend in self.backends)
+        live = [b for b, w in zip(self.backends, _steps(self.weights), strict=False) if w > 0]
+        if len(live) == 1 and not self.delegates:
+            self.only = live[0]
+        self.is_plain = (
+            self.chain is EMPTY
+            and not self.mirrors
+            and all(
+                backend.is_plain and backend.after is NOTHING_AFTER for backend in self.backends
+            )
+        )
+
+    def cel(self, wanted: frozenset[str] | None) -> Mapping[str, object]:
+        """The variable `proxy` (see sidecar.cel.variables.Fields)."""
+        gateway_namespace, _, gateway = self.gateway.partition("/")
+        namespace, _, name = self.route.partition("/")
+        return {
+            "bind": self.bind,
+            "gateway": {"namespace": gateway_namespace, "name": gateway},
+            "listener": {"name": self.listener},
+            "route": {
+                "namespace": namespace,
+                "name": name,
+                "kind": "HTTPRoute",
+                "rule": self.route_rule,
+            },
+        }
+
+    @property
+    def metrics(self) -> RouteMetrics:
+        """Its series; made when the first request ends, for most routes of many are never asked."""
+        found = self._metrics
+        if found is None:
+            assert self.make_metrics is not None
+            found = self._metrics = self.make_metrics(self)
+        return found
+
+    def choose(self, draw: float) -> Backend:
+        """By weight; `draw` is from [0, 1). Raises RequestError 500 `no valid backends`."""
+        weights = self.weights
+        if not weights:
+            raise RequestError(500, "NoHealthyBackend", "no valid backends")
+        return self.backends[bisect(weights, draw * weights[-1])]
+
+
+def cumulated(weights: list[int]) -> tuple[float, ...]:
+    """Weights summed up from the left; empty when their sum is 0."""
+    return tuple(accumulate(map(float, weights))) if sum(weights) else ()
+
+
+def _steps(sums: tuple[float, ...]) -> list[float]:
+    return [b - a for a, b in zip((0.0, *sums), sums, strict=False)]
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Unrouted:
+    """The facts of requests that met no route: of a listener, or of nothing at all."""
+
+    bind: str
+    gateway: str
+    listener: str
+    make_metrics: Callable[[Unrouted], RouteMetrics]
+    route: str = ""
+    route_rule: str = ""
+    backend: str = ""
+    protocol: str = "http"
+    _metrics: RouteMetrics | None = None
+
+    @property
+    def metrics(self) -> RouteMetrics:
+        """Its series."""
+        found = self._metrics
+        if found is None:
+            found = self._metrics = self.make_metrics(self)
+        return found
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class TcpRoute:
+    """A TCP or passthrough route."""
+
+    key: str
+    backends: tuple[Backend, ...]
+    weights: tuple[float, ...]
+
+    def choose(self, draw: float) -> Backend | None:
+        """By weight; None when there is nothing to choose."""
+        if not self.weights:
+            return None
+        return self.backends[bisect(self.weights, draw * self.weights[-1])]
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Listener:
+    """A listener with the policies of the gateway phase."""
+
+    key: str
+    name: str
+    gateway: str
+    protocol: str
+    chain: Chain
+    after: After
+    routes: RouteTable[Route]
+    tcp_routes: TcpRouteTable[TcpRoute]
+    labels: Unrouted
+    metrics: ListenerMetrics
+
+
+class Admit(Protocol):
+    """Whether a connection may come in."""
+
+    def __call__(self, connection: Connection) -> bool:
+        """True lets it in."""
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Bind:
+    """A port as compiled."""
+
+    key: str
+    plan: BindPlan
+    tls: bool
+    table: ListenerTable[Listener]
+    listeners: Mapping[str, Listener]
+    admit: Admit | None = None
+
+    def listener_of(self, request: Request) -> Listener:
+        """The listener that serves a request. Raises RequestError 404 or 421."""
+        if not self.tls:
+            entry = self.table.choose(request.host)
+            if entry is None:
+                raise RequestError(404, "NotFound", "listener not found")
+            return entry.payload
+        # The handshake chose; the request's host may not point elsewhere.
+        key = request.connection.extra.get("listener")
+        chosen = self.listeners.get(key) if isinstance(key, str) else None
+        best = self.table.choose(request.host)
+        if best is None or chosen is None:
+            raise RequestError(404, "NotFound", "listener not found")
+        if best.key != chosen.key:
+            raise RequestError(421, "NotFound", "misdirected request")
+        return chosen
+
+
+class Observer(Protocol):
+    """Sees each request begin and each call go out (tracing)."""
+
+    def begin(self, request: Request) -> None:
+        """Set `request.trace`."""
+
+    def before_call(self, request: Request) -> None:
+        """The call is about to be made with `request.headers`."""
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Gateway:
+    """One compiled snapshot."""
+
+    generation: int
+    binds: Mapping[str, Bind]
+    groups: Mapping[str, RouteTable[Route]]
+    unrouted: Unrouted
+    requests: RequestMetrics
+    call_seconds: Histogram
+    max_buffer_bytes: int
+    observer: Observer | None
+    access_log: AccessLog | None
+    tracer: Tracer | None
+    make_delegated: Callable[[Route, Route], Route]
+    _delegated: dict[tuple[str, str], Route] = field(default_factory=dict)
+
+    def delegated(self, parent: Route, child: Route) -> Route:
+        """The child route with its parent's policies beneath its own."""
+        key = (parent.key, child.key)
+        route = self._delegated.get(key)
+        if route is None:
+            if len(self._delegated) >= _DELEGATED_MAX:
+                self._delegated.clear()
+            route = self._delegated[key] = self.make_delegated(parent, child)
+        return route

@@ -1,0 +1,182 @@
+"""Watches the files a configuration was read from and says which of them hold something new.
+
+Source: spec config section 10.1 (atomic rename safe); Kubernetes atomic writer: a mounted file is a
+symbolic link through `..data`, which is replaced as a whole.
+
+The kernel's notices only say when to look: directories on the way to each file are watched, and
+what counts is the content. A look at every file's identity once a second finds what notices cannot
+tell: a change between reading and watching, or on a file system without notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import NamedTuple, final
+
+from watchfiles import awatch
+
+QUIET_MS = 50
+"""A change is looked at when its directories have been quiet this long."""
+MAX_WAIT_MS = 1000
+"""A directory that is never quiet is looked at this often all the same."""
+LOOK_INTERVAL_MS = 1000
+_MAX_LINKS = 40
+"""As the kernel: more symbolic links in a row are a loop."""
+
+_log = logging.getLogger(__name__)
+
+Stamp = tuple[int, int, int, int] | None
+Directory = tuple[Path, int, int]
+
+
+class _Seen(NamedTuple):
+    stamp: Stamp
+    digest: bytes
+
+
+@final
+class FileWatcher:
+    """Compares files with what they held when last looked at; first at construction.
+
+    So construct it before reading the files: what changes after that is reported. A file may be
+    missing, and come; one that cannot be read differs from one that can.
+    """
+
+    __slots__ = ("_known", "_stop")
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._known: dict[Path, _Seen] = {}
+        self._stop = asyncio.Event()
+        self.replace(paths)
+
+    @property
+    def paths(self) -> frozenset[Path]:
+        """The files watched, absolute, links not followed."""
+        return frozenset(self._known)
+
+    def replace(self, paths: Iterable[Path]) -> None:
+        """Watch these files from now on; those that stay keep what is known of them."""
+        wanted = {Path(os.path.abspath(path)) for path in paths}
+        for path in self._known.keys() - wanted:
+            del self._known[path]
+        for path in wanted - self._known.keys():
+            self._known[path] = _see(path)
+        self._stop.set()
+
+    async def changes(self) -> AsyncIterator[frozenset[Path]]:
+        """Sets of files whose content has changed, for ever. One iteration at a time."""
+        while True:
+            self._stop = asyncio.Event()
+            directories = await asyncio.to_thread(watched_directories, self.paths)
+            while changed := await self._look(is_noticed=False):  # since nobody was watching
+                yield changed
+            try:
+                async for changed in self._watch(directories):
+                    yield changed
+            except OSError as exc:  # out of inotify watches, or a directory went this moment
+                _log.warning("no notices of changed files, looking again soon: %s", exc)
+                await asyncio.sleep(LOOK_INTERVAL_MS / 1000)
+                if changed := await self._look(is_noticed=False):
+                    yield changed
+
+    async def _watch(self, directories: frozenset[Directory]) -> AsyncIterator[frozenset[Path]]:
+        """Changes until `replace` was called, or the directories on the way are others."""
+        notices = awatch(
+            *(path for path, _, _ in directories),
+            watch_filter=None,
+            debounce=MAX_WAIT_MS,
+            step=QUIET_MS,
+            stop_event=self._stop,
+            rust_timeout=LOOK_INTERVAL_MS,
+            yield_on_timeout=True,
+            recursive=False,
+            ignore_permission_denied=True,
+        )
+        async with aclosing(notices):
+            async for notice in notices:
+                if changed := await self._look(is_noticed=bool(notice)):
+                    yield changed
+                if await asyncio.to_thread(watched_directories, self.paths) != directories:
+                    return
+
+    async def _look(self, *, is_noticed: bool) -> frozenset[Path]:
+        """The files whose content differs; without a notice, only of those whose stamp does."""
+        before = dict(self._known)
+        now = await asyncio.to_thread(_see_all, before, is_noticed=is_noticed)
+        current = {path: seen for path, seen in now.items() if path in self._known}
+        self._known.update(current)  # `replace` may have come in between
+        return frozenset(
+            path for path, seen in current.items() if seen.digest != before[path].digest
+        )
+
+
+def watched_directories(paths: Iterable[Path]) -> frozenset[Directory]:
+    """Where something must happen for a file to change: (directory, device, inode).
+
+    That is the directory of the path itself and, link by link, of all it leads through. Where a
+    directory is missing, the nearest one above it stands in.
+    """
+    directories: set[Path] = set()
+    for path in paths:
+        _add_directories(path, directories, _MAX_LINKS)
+    found = set()
+    for directory in directories:
+        with suppress(OSError):  # gone this moment: the next look differs, and asks again
+            info = directory.stat()
+            found.add((directory, info.st_dev, info.st_ino))
+    return frozenset(found)
+
+
+def _add_directories(path: Path, directories: set[Path], links_left: int) -> None:
+    """Walk a path from the root: the directory of each link on the way, and of the end."""
+    parts, here = list(reversed(path.parts[1:])), Path(path.anchor)
+    while parts:
+        part = parts.pop()
+        following = here.parent if part == ".." else here / part
+        if links_left and os.path.islink(following):
+            links_left -= 1
+            directories.add(here)
+            target = Path(os.readlink(following))
+            here = Path(target.anchor) if target.is_absolute() else here
+            parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        elif parts and os.path.isdir(following):
+            here = following
+        else:
+            break  # the file itself, or the first directory that is missing
+    directories.add(here)
+
+
+def _stamp(path: Path) -> Stamp:
+    """What changes with the content, mostly: device, inode, size, time; None when not to be had."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+
+def _see(path: Path) -> _Seen:
+    stamp = _stamp(path)  # first: what is written in between differs at the next look
+    return _Seen(stamp, _digest(path))
+
+
+def _see_all(known: Mapping[Path, _Seen], *, is_noticed: bool) -> dict[Path, _Seen]:
+    """How the files are now; a file is read when there was a notice, or its stamp differs."""
+    return {
+        path: _see(path) if is_noticed or _stamp(path) != seen.stamp else seen
+        for path, seen in known.items()
+    }
+
+
+def _digest(path: Path) -> bytes:
+    """A hash of the content, or the reason why there is none."""
+    try:
+        return hashlib.blake2b(path.read_bytes()).digest()
+    except OSError as exc:
+        return f"errno {exc.errno}".encode()

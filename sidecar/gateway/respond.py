@@ -1,0 +1,65 @@
+"""The one place where an error becomes a response, in the shape the client's protocol expects.
+
+Source: spec/config.md section 11. Plain HTTP gets text; gRPC gets 200 with grpc-status.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+from sidecar.errors import BodyTooLarge, RequestError, UpstreamError
+from sidecar.http.headers import Headers
+from sidecar.http.message import FixedBody, Request, Response, text_response
+
+_GRPC_STATUS: Final = {
+    400: b"13",
+    401: b"16",
+    407: b"16",
+    403: b"7",
+    404: b"12",
+    429: b"14",
+    502: b"14",
+    503: b"14",
+    504: b"14",
+}
+_UNKNOWN: Final = b"2"
+
+
+def is_grpc(request: Request) -> bool:
+    """Whether the client speaks gRPC and so reads grpc-status, not the HTTP status."""
+    kind = request.headers.get(b"content-type")
+    return kind is not None and kind.startswith(b"application/grpc")
+
+
+def error_response(request: Request, error: Exception) -> Response:
+    """The response for anything that went wrong; an unknown exception says nothing of itself."""
+    if isinstance(error, RequestError):
+        response = make(request, error.status, error.message, error.code)
+        response.headers.extend(error.headers)
+        response.close = error.close
+    elif isinstance(error, UpstreamError):
+        response = make(request, error.status, error.message, error.code)
+    elif isinstance(error, BodyTooLarge):
+        response = make(request, 413, "request body too large", "InvalidRequest")
+    else:
+        response = make(request, 500, "internal error", "Internal")
+        response.error = f"{type(error).__name__}"
+        return response
+    response.error = str(error)
+    return response
+
+
+def make(request: Request, status: int, message: str, reason: str) -> Response:
+    """A local response with this status, or its gRPC form."""
+    if not is_grpc(request):
+        return text_response(status, message, reason=reason)
+    code = b"14" if message == "no valid backends" else _GRPC_STATUS.get(status, _UNKNOWN)
+    headers = Headers(
+        (
+            (b"content-type", b"application/grpc"),
+            (b"grpc-status", code),
+            (b"grpc-message", quote(message, safe=" !#$&'()*+,-./:;<=>?@[]^_`{|}~").encode()),
+        )
+    )
+    return Response(200, headers, FixedBody(), reason=reason)

@@ -1,0 +1,144 @@
+"""Starts a gateway: loads the configuration once, makes the shared tables, runs the supervisor.
+
+Source: design section 1; spec/conventions.md section 5.3 (start-up block, exit codes).
+
+The supervisor loads the configuration itself before it forks: a bad one ends the command at once
+with every problem on stderr, and a good one is at hand for control without being read twice.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from typing import Any, Final
+
+import orjson
+
+from shm.config import ConfigTable
+from shm.metrics import MetricsTable
+from shm.segment import sweep
+from sidecar.config.local import Source
+from sidecar.config.problems import InvalidConfigError
+from sidecar.config.scalars import duration_seconds
+from sidecar.config.snapshot import encode
+from sidecar.errors import SidecarError
+from sidecar.gateway.control import control_main
+from sidecar.gateway.loading import LoadedSnapshot, Loader
+from sidecar.gateway.process import ProcessSpec
+from sidecar.gateway.supervisor import Supervisor
+from sidecar.gateway.worker import worker_main
+from sidecar.version import package_version
+
+_METRIC_ROWS: Final = 16_384
+
+
+def run(source: Source, output: str) -> int:
+    """Run until told to stop; gives the exit code. `output`: "text" or "json" (problems)."""
+    loader = Loader(source)
+    try:
+        loaded = loader.load()
+    except InvalidConfigError as error:
+        _print_problems(error, output)
+        return 1
+    config: Any = loaded.snapshot.resources["static/config"].data["config"]
+    workers = worker_count(config.get("workerThreads"))
+    for warning in loaded.warnings:
+        print(f"warning: {warning.render(source.name)}", file=sys.stderr)
+    sweep()
+    instance = f"agw{os.getpid()}"
+    configs = ConfigTable.create(instance, workers)
+    try:
+        # One column more than workers: control's own.
+        metrics = MetricsTable.create(instance, workers + 1, _METRIC_ROWS)
+        try:
+            configs.publish(encode(loaded.snapshot, 1))
+            print(_banner(source, loaded, workers, config), file=sys.stderr, flush=True)
+            return Supervisor(_spec(loader, loaded, configs, metrics, workers, config)).run()
+        finally:
+            metrics.close()
+    except SidecarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        configs.close()
+
+
+def _spec(
+    loader: Loader,
+    loaded: LoadedSnapshot,
+    configs: ConfigTable,
+    metrics: MetricsTable,
+    workers: int,
+    config: Any,
+) -> ProcessSpec:
+    def verify() -> None:
+        configs.verify()
+        metrics.verify()
+
+    return ProcessSpec(
+        control_main=partial(
+            control_main,
+            loader=loader,
+            configs=configs,
+            metrics=metrics,
+            preloaded=lambda: loaded,
+        ),
+        worker_main=partial(worker_main, configs=configs, metrics=metrics),
+        workers=workers,
+        drain_seconds=duration_seconds(config.get("connectionTerminationDeadline") or "5s"),
+        verify=verify,
+    )
+
+
+def worker_count(value: object) -> int:
+    """Workers for `config.workerThreads`: a number, a share of the CPUs (`50%`), or `auto`."""
+    available = len(os.sched_getaffinity(0))
+    limit = _cgroup_cpus()
+    if limit:
+        available = max(1, min(available, limit))
+    if isinstance(value, str) and value.endswith("%"):
+        return max(1, round(available * float(value[:-1]) / 100))
+    if value in (None, "auto"):
+        return available
+    return max(1, int(str(value)))
+
+
+def _cgroup_cpus() -> int:
+    """The CPU quota of this cgroup (version 2), rounded up; 0 without one."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return 0
+    return 0 if quota == "max" else -(-int(quota) // int(period))
+
+
+def _banner(source: Source, loaded: LoadedSnapshot, workers: int, config: Any) -> str:
+    resources = loaded.snapshot.resources.values()
+    ports = sorted(
+        int(str(one.data["port"])) for one in resources if one.kind == "bind" and one.data["port"]
+    )
+    routes = sum(one.kind in ("route", "tcproute") for one in resources)
+    return "\n".join(
+        (
+            f"agentgateway-sidecar {package_version()}: {source.name}",
+            f"  listening on    {', '.join(map(str, ports)) or 'no port'} ({routes} routes)",
+            f"  workers         {workers}, state in shared memory",
+            f"  admin           {config.get('adminAddr')}",
+            f"  stats           {config.get('statsAddr')}/metrics",
+            f"  readiness       {config.get('readinessAddr')}/healthz/ready",
+        )
+    )
+
+
+def _print_problems(error: InvalidConfigError, output: str) -> None:
+    if output == "json":
+        report = {
+            "valid": False,
+            "problems": [problem.to_json(error.file) for problem in error.problems],
+        }
+        sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
+        return
+    for problem in error.problems:
+        print(problem.render(error.file), file=sys.stderr)

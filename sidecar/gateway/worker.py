@@ -1,0 +1,415 @@
+"""A worker process: listens, serves, applies new snapshots, drains.
+
+Source: design sections 1 to 3; spec/config.md sections 10.1 and 10.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import gc
+import logging
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, final
+
+import uvloop
+
+from shm.config import ConfigTable, WorkerState
+from shm.metrics import MetricsTable
+from sidecar.config.snapshot import diff, read_header, read_record
+from sidecar.errors import ConfigError, RequestError, SidecarError
+from sidecar.gateway.compile import Compiler, Surroundings
+from sidecar.gateway.observe import Observers
+from sidecar.gateway.pipeline import Pipeline
+from sidecar.gateway.plan import Bind, Gateway, Listener, Mirror
+from sidecar.gateway.process import WorkerContext, clear
+from sidecar.gateway.upstream import Pools
+from sidecar.http.headers import Headers
+from sidecar.http.message import Connection, FixedBody, Handler, Request
+from sidecar.net.dialer import DirectDialer
+from sidecar.net.listener import Port
+from sidecar.net.pool import Call
+from sidecar.net.resolve import Resolver
+from sidecar.net.sweep import Sweeper
+from sidecar.net.tcp import Relay
+from sidecar.routing import canonical
+from sidecar.telemetry.clock import Clock, SystemClock
+from sidecar.telemetry.fields import AccessEntry
+from sidecar.telemetry.metrics import WorkerMetrics
+
+_log = logging.getLogger("sidecar.gateway.worker")
+_SLICE_SECONDS: Final = 0.002
+_MIRRORS_MAX: Final = 128
+_MIRROR_SECONDS: Final = 30.0
+_BACKLOG: Final = 4096
+MAX_IN_FLIGHT: Final = 1000
+
+
+@final
+class Worker:
+    """One data-plane process. See Gate (net.listener) and WorkerState (gateway.exchange)."""
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        configs: ConfigTable,
+        metrics: MetricsTable,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._context = context
+        self._configs = configs
+        self.loop = loop
+        self.clock: Clock = SystemClock()
+        self.sweeper = Sweeper(loop)
+        self.in_flight = 0
+        self.max_in_flight = MAX_IN_FLIGHT
+        self.gateway: Gateway
+        self._ports: dict[str, Port] = {}
+        self._digests: dict[str, bytes] = {}
+        self._date = (0, b"", b"")
+        self._mirrors: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._observers = Observers(metrics.writer(context.worker), loop, self.clock)
+        self._pools: Pools | None = None
+        self._compiler: Compiler | None = None
+        self._stopping = loop.create_future()
+        self._own: WorkerMetrics | None = None
+        self._applying = asyncio.Lock()
+        self._draw = random.random
+
+    # --- life -----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, then drain."""
+        self._configs.join(self._context.worker)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self._stop)
+        self.loop.add_reader(self._context.wake_fd, self._woken)
+        await self._apply(is_first=True)
+        self._configs.set_state(self._context.worker, WorkerState.SERVING)
+        self._context.ready()
+        self._context.report()
+        lag = self.loop.create_task(self._watch_lag())
+        try:
+            await self._stopping
+            await self._drain()
+        finally:
+            lag.cancel()
+            self._observers.close()
+
+    def _stop(self) -> None:
+        if not self._stopping.done():
+            self._stopping.set_result(None)
+
+    async def _watch_lag(self) -> None:
+        while True:
+            started = self.loop.time()
+            await asyncio.sleep(1.0)
+            if self._own is not None:
+                self._own.loop_lag.observe(max(self.loop.time() - started - 1.0, 0.0))
+                self._own.in_flight.set(self.in_flight)
+
+    async def _drain(self) -> None:
+        """Spec/config.md section 10.2: go on accepting for the minimum, then finish what runs."""
+        self._configs.set_state(self._context.worker, WorkerState.DRAINING)
+        for port in self._ports.values():
+            port.drain()
+        minimum, maximum = self._observers.drain_seconds
+        if minimum:
+            await asyncio.sleep(minimum)
+        for port in self._ports.values():
+            port.stop_accepting()
+        waits = [self.loop.create_task(port.wait_idle()) for port in self._ports.values()]
+        if waits:
+            await asyncio.wait(waits, timeout=max(maximum - minimum, 0.0))
+        for port in self._ports.values():
+            port.abort()
+        if waits:
+            await asyncio.wait(waits, timeout=0.5)
+        for task in (*waits, *self._mirrors, *self._tasks):
+            task.cancel()
+        if self._pools is not None:
+            self._pools.close()
+        self.sweeper.close()
+
+    # --- configuration --------------------------------------------------------------------
+
+    def _woken(self) -> None:
+        clear(self._context.wake_fd)
+        task = self.loop.create_task(self._apply())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _apply(self, *, is_first: bool = False) -> None:
+        """Compile the published snapshot beside the running one and swap; report either way."""
+        async with self._applying:
+            if self._stopping.done():
+                return
+            if not is_first and self._configs.generation == self.gateway.generation:
+                return
+            generation, buffer = self._configs.read_current()
+            try:
+                await self._compile_and_swap(generation, buffer)
+            except ConfigError as error:
+                if is_first:
+                    raise
+                _log.error("configuration %d refused: %s", generation, error)
+                self._configs.report(self._context.worker, generation, str(error))
+            else:
+                self._configs.report(self._context.worker, generation)
+            self._context.report()
+
+    async def _compile_and_swap(self, generation: int, buffer: memoryview) -> None:
+        read_header(buffer)
+        difference = await self._sliced(diff(self._digests, buffer))
+        changed: dict[str, Mapping[str, Any]] = {}
+        for count, record in enumerate(difference.changed):
+            changed[record.key] = read_record(buffer, record)
+            if count % 256 == 255:
+                await asyncio.sleep(0)
+        levels = changed.pop("runtime/levels", None)
+        if levels is not None:
+            self._observers.set_levels(levels["spec"])
+        compiler = self._compiler or self._first_compiler(changed)
+        gateway = await self._sliced(compiler.compile(generation, changed, difference.removed))
+        self._listen(gateway)
+        self.gateway = gateway
+        self._own = WorkerMetrics(gateway.requests.registry, self._context.worker)
+        for record in difference.changed:
+            self._digests[record.key] = record.digest
+        for key in difference.removed:
+            del self._digests[key]
+        # A collection would otherwise walk all of this again and again (tens of milliseconds).
+        gc.freeze()
+
+    def _first_compiler(self, changed: Mapping[str, Mapping[str, Any]]) -> Compiler:
+        config = changed.get("static/config", {}).get("config", {})
+        family = (config.get("dns") or {}).get("lookupFamily") or "Auto"
+        pools = Pools(
+            DirectDialer(self.loop),
+            self.loop,
+            self.sweeper,
+            Resolver(self.loop, family),
+            self._observers.connected,
+        )
+        self._pools = pools
+        self._compiler = Compiler(
+            Surroundings(
+                pools=pools,
+                random=self._draw,
+                services=self._observers.services,
+                telemetry=self._observers.telemetry,
+                admin=self._observers.admin_address,
+            )
+        )
+        return self._compiler
+
+    async def _sliced(self, steps: Any) -> Any:
+        """Run a generator to its end in slices of two milliseconds; its return value."""
+        until = time.perf_counter() + _SLICE_SECONDS
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                return stop.value
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + _SLICE_SECONDS
+
+    def _listen(self, gateway: Gateway) -> None:
+        """Open, change and close ports. Raises ConfigError before anything was changed."""
+        wanted = {key: bind for key, bind in gateway.binds.items() if bind.plan.port}
+        opened: dict[str, socket.socket] = {}
+        ipv6 = self._observers.uses_ipv6
+        try:
+            for key, bind in wanted.items():
+                if key not in self._ports:
+                    opened[key] = _listen_on(bind.plan.port, ipv6=ipv6)
+        except OSError as error:
+            for sock in opened.values():
+                sock.close()
+            raise ConfigError(key, f"cannot listen: {error.strerror}") from error
+        for key in [key for key in self._ports if key not in wanted]:
+            port = self._ports.pop(key)
+            port.stop_accepting()
+            port.drain()
+            self._own_task(self._retire(port))
+        for key, bind in wanted.items():
+            if key in opened:
+                port = self._ports[key] = Port(bind.plan, self, opened[key])
+                port.start()
+            else:
+                self._ports[key].replace(bind.plan)
+
+    async def _retire(self, port: Port) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._observers.drain_seconds[1]):
+                await port.wait_idle()
+        port.abort()
+
+    def _own_task(self, work: Any) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- Gate: what ports ask ---------------------------------------------------------------
+
+    def handler_for(self, bind: str) -> Handler:
+        """See Gate."""
+        return Pipeline(bind, self, self._draw)
+
+    def date(self) -> bytes:
+        """See Gate."""
+        now = int(time.time())
+        if self._date[0] != now:
+            value = email.utils.formatdate(now, usegmt=True).encode()
+            self._date = (now, b"date: %b\r\n" % value, value)
+        return self._date[1]
+
+    def date_value(self) -> bytes:
+        """See Gate."""
+        self.date()
+        return self._date[2]
+
+    check_authority: Callable[[str], str] = staticmethod(canonical.authority)
+
+    def admit(self, bind: str, connection: Connection) -> bool:
+        """See Gate."""
+        found = self.gateway.binds.get(bind)
+        return found is not None and (found.admit is None or found.admit(connection))
+
+    def _listener(self, bind: Bind | None, connection: Connection) -> Listener | None:
+        if bind is None:
+            return None
+        key = connection.extra.get("listener")
+        if isinstance(key, str):
+            return bind.listeners.get(key)
+        return next(iter(bind.listeners.values()), None)
+
+    def connection_opened(self, bind: str, connection: Connection, handshake: float) -> None:
+        """See Gate."""
+        listener = self._listener(self.gateway.binds.get(bind), connection)
+        if listener is not None:
+            listener.metrics.connections.add(1)
+            if handshake:
+                listener.metrics.handshake.observe(handshake)
+
+    def connection_closed(
+        self, bind: str, connection: Connection, received: int, sent: int
+    ) -> None:
+        """See Gate."""
+        listener = self._listener(self.gateway.binds.get(bind), connection)
+        if listener is not None:
+            listener.metrics.received.add(received)
+            listener.metrics.sent.add(sent)
+
+    def request_refused(self, bind: str, connection: Connection, error: RequestError) -> None:
+        """See Gate."""
+        listener = self._listener(self.gateway.binds.get(bind), connection)
+        labels = self.gateway.unrouted if listener is None else listener.labels
+        entry = AccessEntry(
+            connection,
+            None,
+            None,
+            labels,
+            status=error.status,
+            error=error.message,
+            reason=error.code,
+        )
+        labels.metrics.finish(entry)
+        if self.gateway.access_log is not None:
+            self.gateway.access_log.emit(entry)
+
+    async def relay(self, bind: str, listener: str, connection: Connection, side: Relay) -> None:
+        """See Gate."""
+        gateway = self.gateway
+        found = gateway.binds.get(bind)
+        place = found.listeners.get(listener) if found is not None else None
+        sni = connection.tls.sni if connection.tls is not None else ""
+        route = place.tcp_routes.match(sni) if place is not None else None
+        backend = route.choose(self._draw()) if route is not None else None
+        if backend is None:
+            side.transport.close()
+            return
+        try:
+            request = _tcp_request(connection, sni)
+            picked = backend.upstream.pick_nowait(request) or await backend.upstream.pick(request)
+            other = Relay(self.sweeper, 3600.0)
+            await picked.pool.open_stream(lambda: other)
+        except SidecarError as error:
+            _log.warning("tcp connection on %s: %s", bind, error)
+            side.transport.close()
+            return
+        if side.transport.is_closing():
+            other.transport.abort()
+            return
+        side.join(other)
+
+    # --- WorkerState: what the pipeline asks --------------------------------------------------
+
+    def mirror(self, request: Request, mirror: Mirror) -> None:
+        """See WorkerState."""
+        if len(self._mirrors) >= _MIRRORS_MAX:
+            return
+        task = self.loop.create_task(self._send_mirror(mirror.policy.copied(request), mirror))
+        self._mirrors.add(task)
+        task.add_done_callback(self._mirrors.discard)
+
+    async def _send_mirror(self, request: Request, mirror: Mirror) -> None:
+        backend = mirror.backend
+        try:
+            async with asyncio.timeout(_MIRROR_SECONDS):
+                picked = await backend.upstream.pick(request)
+                call = Call(
+                    request.method,
+                    backend.scheme,
+                    backend.auto_host or request.authority or backend.default_authority,
+                    request.target,
+                    request.headers,
+                    request.body,
+                    request,
+                )
+                response = await picked.pool.send(call, backend.version or "h1")
+                while await response.body.read():
+                    continue
+        except (SidecarError, TimeoutError) as error:
+            _log.debug("mirror to %s: %s", backend.label, error)
+
+
+def _tcp_request(connection: Connection, sni: str) -> Request:
+    """What a dynamic TCP destination is computed from: server name and original port."""
+    authority = f"{sni}:{connection.local_port}" if sni else ""
+    return Request("CONNECT", "", authority, "", "", Headers(), FixedBody(), connection, 0)
+
+
+def _listen_on(port: int, *, ipv6: bool) -> socket.socket:
+    """A listening socket that shares its port with those of the other workers."""
+    family = socket.AF_INET6 if ipv6 and socket.has_dualstack_ipv6() else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setblocking(False)
+        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def worker_main(context: WorkerContext, configs: ConfigTable, metrics: MetricsTable) -> None:
+    """The body of a worker process; returns after its drain."""
+
+    async def main() -> None:
+        await Worker(context, configs, metrics, asyncio.get_running_loop()).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -1,0 +1,501 @@
+"""HTTP/1.x: strict parsing of heads, strict decoding of bodies, encoding. Bytes in, values out.
+
+Source: RFC 9112, RFC 9110; spec hardening section 4.3 A.
+
+Anything ambiguous raises RequestError or UpstreamError and is never repaired: two parsers that
+disagree about a message's end are how requests are smuggled. The whole head is checked by one
+possessive regular expression (linear time), then cut by a second one; together they cost what a
+callback parser in C costs, and accept exactly what is written here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, final
+
+from sidecar.errors import RequestError, UpstreamError
+from sidecar.http.headers import UNNOMINATABLE, Headers
+
+CHUNKED: Final = -1
+"""`length` of a message framed by chunks."""
+UNTIL_CLOSE: Final = -2
+"""`length` of a response that ends with its connection."""
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_FIELDS = rb"((?:%s++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n" % _TOKEN
+_REQUEST = re.compile(rb"(%s++) ([\x21-\x7e]++) HTTP/(\d\.\d)\r\n%s" % (_TOKEN, _FIELDS))
+_STATUS = re.compile(rb"HTTP/(\d\.\d) (\d\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n%s" % _FIELDS)
+_FIELD = re.compile(rb"([^:]++):[\t ]*+([^\r]*+)\r\n")
+_TRAILERS = re.compile(_FIELDS)
+_LONE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+_CHUNK_LINE_BYTES: Final = 4096
+_DIGITS: Final = frozenset(b"0123456789")
+
+_HOST, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _TE, _DROP = range(8)
+_SPECIAL: Final = {
+    b"host": _HOST,
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _CODING,
+    b"connection": _CONNECTION,
+    b"upgrade": _UPGRADE,
+    b"expect": _EXPECT,
+    b"te": _TE,
+    b"proxy-connection": _DROP,
+    b"keep-alive": _DROP,
+    b"proxy-authenticate": _DROP,
+    b"trailer": _DROP,
+}
+_RESPONSE_SPECIAL: Final = {
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _CODING,
+    b"connection": _CONNECTION,
+    b"upgrade": _UPGRADE,
+    b"proxy-connection": _DROP,
+    b"keep-alive": _DROP,
+    b"trailer": _DROP,
+}
+FORBIDDEN_TRAILERS: Final = frozenset(
+    (
+        b"authorization", b"cache-control", b"connection", b"content-encoding", b"content-length",
+        b"content-range", b"content-type", b"cookie", b"expect", b"host", b"keep-alive",
+        b"max-forwards", b"pragma", b"proxy-authenticate", b"proxy-authorization",
+        b"proxy-connection", b"range", b"set-cookie", b"te", b"trailer", b"transfer-encoding",
+        b"upgrade", b"www-authenticate", b"x-forwarded-for", b"x-forwarded-host",
+        b"x-forwarded-proto",
+    )
+)  # fmt: skip
+"""Fields that frame, route or authenticate and so may not arrive after the body (RFC 9110 6.5.1)."""
+
+
+def bad_request(message: str, status: int = 400) -> RequestError:
+    """A malformed request: answered, and the connection ends, for its framing cannot be trusted."""
+    return RequestError(status, "InvalidRequest", message, close=True)
+
+
+@final
+@dataclass(slots=True)
+class RequestHead:
+    """A request's head. `headers`: without Host, Content-Length is kept, hop-by-hop fields gone.
+
+    `host`: the Host field as received, None when absent. `length`: octets, or CHUNKED.
+    `size`: octets of the head in the buffer. `upgrade`: lower-case protocol or "".
+    """
+
+    method: str
+    target: str
+    version: str
+    headers: Headers
+    host: bytes | None
+    length: int
+    keep_alive: bool
+    upgrade: str
+    expects_continue: bool
+    wants_trailers: bool
+    size: int
+
+
+@final
+@dataclass(slots=True)
+class ResponseHead:
+    """A response's head; `length` is octets, CHUNKED or UNTIL_CLOSE; `declared` what it announced."""
+
+    status: int
+    version: str
+    headers: Headers
+    length: int
+    declared: int | None
+    keep_alive: bool
+    upgrade: str
+    size: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """Bounds of a head: `line_bytes` of the first line, `block_bytes` of the whole, `count` fields."""
+
+    line_bytes: int = 8 * 1024
+    block_bytes: int = 32 * 1024
+    count: int = 100
+
+
+def parse_request(data: bytes, limits: HeadLimits) -> RequestHead | None:
+    """The head at the start of `data`, or None when more octets are needed.
+
+    `data` starts at the request line (see `skip_blank`). Raises RequestError, `close` set.
+    """
+    # Fast path: one match decides that the head is complete and well formed.
+    match = _REQUEST.match(data)
+    if match is None:
+        _explain_request(data, limits)
+        return None
+    size = match.end()
+    if size > limits.block_bytes or match.end(3) > limits.line_bytes:
+        _refuse_size(data, limits)
+    method, target, version, block = match.groups()
+    if version not in (b"1.1", b"1.0"):
+        raise bad_request("HTTP version not supported", 505)
+    pairs = _FIELD.findall(block)
+    if len(pairs) > limits.count:
+        raise bad_request("too many header fields", 431)
+    return _request_head(method, target, version == b"1.1", pairs, size)
+
+
+def _request_head(
+    method: bytes, target: bytes, is_11: bool, pairs: list[tuple[bytes, bytes]], size: int
+) -> RequestHead:
+    headers = Headers()
+    host: bytes | None = None
+    length = 0
+    has_length = has_coding = expects = trailers = False
+    connection = upgrade = b""
+    for raw_name, raw_value in pairs:
+        name = raw_name.lower()
+        value = raw_value.rstrip(b" \t") if raw_value[-1:] in b" \t" else raw_value
+        special = _SPECIAL.get(name)
+        if special is None:
+            # An underscore twin of a field we set would be the same variable to a CGI-like
+            # upstream (hardening case 38), so such fields are dropped as nginx does.
+            if b"_" not in name:
+                headers.append((name, value))
+        elif special == _HOST:
+            if host is not None:
+                raise bad_request("more than one Host field")
+            host = value
+        elif special == _LENGTH:
+            if has_length:
+                raise bad_request("more than one Content-Length field")
+            length = parse_length(value)
+            has_length = True
+            headers.append((name, value))
+        elif special == _CODING:
+            if has_coding:
+                raise bad_request("more than one Transfer-Encoding field")
+            has_coding = True
+            if value.lower() != b"chunked":
+                raise bad_request("transfer coding not supported", 501)
+        elif special == _CONNECTION:
+            connection = connection + b"," + value.lower() if connection else value.lower()
+        elif special == _UPGRADE:
+            upgrade = value.lower()
+        elif special == _EXPECT:
+            if value.lower() != b"100-continue":
+                raise bad_request("expectation failed", 417)
+            expects = True
+        elif special == _TE:
+            trailers = b"trailers" in value.lower()
+    if has_coding:
+        if not is_11:
+            raise bad_request("Transfer-Encoding in an HTTP/1.0 request")
+        if has_length:
+            raise bad_request("both Content-Length and Transfer-Encoding")
+        length = CHUNKED
+    if host is None and is_11:
+        raise bad_request("missing Host field")
+    keep_alive = is_11
+    wanted = ""
+    if connection:
+        options = {option.strip() for option in connection.split(b",")}
+        keep_alive = b"close" not in options and (is_11 or b"keep-alive" in options)
+        # Bytes behind an upgrade request belong to the new protocol only after the 101; a body
+        # makes that border ambiguous, so such a request is served without its upgrade.
+        if upgrade and b"upgrade" in options and is_11 and not length and upgrade != b"h2c":
+            wanted = upgrade.decode("latin-1")
+        drop_nominated(headers, options)
+    return RequestHead(
+        method.decode("ascii"),
+        target.decode("ascii"),
+        "HTTP/1.1" if is_11 else "HTTP/1.0",
+        headers,
+        host,
+        length,
+        keep_alive,
+        wanted,
+        expects and is_11,
+        trailers,
+        size,
+    )
+
+
+def drop_nominated(headers: Headers, options: set[bytes]) -> None:
+    """Remove the fields that `Connection` names, but never those a later check relies on."""
+    nominated = options - UNNOMINATABLE - {b"close", b"keep-alive", b"upgrade", b"te", b""}
+    if nominated:
+        headers.remove_any(nominated)
+
+
+def parse_length(value: bytes) -> int:
+    """A Content-Length: 1 to 18 digits and nothing else. Raises RequestError."""
+    if not value or len(value) > 18 or not _DIGITS.issuperset(value):
+        raise bad_request("invalid Content-Length")
+    return int(value)
+
+
+def skip_blank(data: bytes) -> bytes:
+    """`data` without the empty lines a client may send before a request line (RFC 9112 2.2)."""
+    return data[2:] if data.startswith(b"\r\n") else data
+
+
+def _refuse_size(data: bytes, limits: HeadLimits) -> None:
+    line_end = data.find(b"\r\n")
+    if (line_end if line_end >= 0 else len(data)) > limits.line_bytes:
+        raise bad_request("request line too long", 414)
+    raise bad_request("request header fields too large", 431)
+
+
+def _explain_request(data: bytes, limits: HeadLimits) -> None:
+    """The head did not match: raise for what is wrong, or return when it is only incomplete."""
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[: end + 4]
+    line_end = head.find(b"\r\n")
+    if (line_end if line_end >= 0 else len(head)) > limits.line_bytes or len(
+        head
+    ) > limits.block_bytes:
+        _refuse_size(head, limits)
+    if end >= 0 or _LONE_CR_OR_LF.search(head):
+        raise bad_request("malformed request head")
+    if line_end < 0:
+        if not re.fullmatch(rb"%s*+(?: (?:[\x21-\x7e]*+(?: [HTP/0-9.]*+\r?)?)?)?" % _TOKEN, head):
+            raise bad_request("malformed request line")
+        return
+    if head.count(b"\r\n") > limits.count + 2:
+        raise bad_request("too many header fields", 431)
+    if not _PARTIAL.fullmatch(head):
+        raise bad_request("malformed request head")
+
+
+_PARTIAL = re.compile(
+    rb"%s++ [\x21-\x7e]++ HTTP/\d\.\d\r\n(?:%s++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
+    rb"(?:%s++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?|\r)?" % (_TOKEN, _TOKEN, _TOKEN)
+)
+
+
+def bad_response(message: str) -> UpstreamError:
+    """A response that cannot be trusted: 502, and its connection is never used again."""
+    return UpstreamError(502, "UpstreamFailure", f"upstream call failed: {message}")
+
+
+def parse_response(data: bytes, is_head: bool, limits: HeadLimits) -> ResponseHead | None:
+    """The response head at the start of `data`, or None when more is needed. Raises UpstreamError."""
+    match = _STATUS.match(data)
+    if match is None:
+        end = data.find(b"\r\n\r\n")
+        if len(data) > limits.block_bytes and not 0 <= end <= limits.block_bytes:
+            raise bad_response("response head too large")
+        if end >= 0 or _LONE_CR_OR_LF.search(data) or not data.startswith(b"HTTP/1"[: len(data)]):
+            raise bad_response("malformed response head")
+        return None
+    if match.end() > limits.block_bytes:
+        raise bad_response("response head too large")
+    version, status_text, block = match.groups()
+    if version not in (b"1.1", b"1.0"):
+        raise bad_response("unexpected HTTP version")
+    pairs = _FIELD.findall(block)
+    if len(pairs) > limits.count:
+        raise bad_response("too many header fields")
+    return _response_head(int(status_text), version == b"1.1", pairs, is_head, match.end())
+
+
+def _response_head(
+    status: int, is_11: bool, pairs: list[tuple[bytes, bytes]], is_head: bool, size: int
+) -> ResponseHead:
+    headers = Headers()
+    declared: int | None = None
+    coded = False
+    connection = upgrade = b""
+    for raw_name, raw_value in pairs:
+        name = raw_name.lower()
+        value = raw_value.rstrip(b" \t") if raw_value[-1:] in b" \t" else raw_value
+        special = _RESPONSE_SPECIAL.get(name)
+        if special is None:
+            headers.append((name, value))
+        elif special == _LENGTH:
+            length = _response_length(value)
+            if declared is not None and declared != length:
+                raise bad_response("conflicting Content-Length fields")
+            declared = length
+        elif special == _CODING:
+            if coded or value.lower() != b"chunked":
+                raise bad_response("transfer coding not supported")
+            coded = True
+        elif special == _CONNECTION:
+            connection = connection + b"," + value.lower() if connection else value.lower()
+        elif special == _UPGRADE:
+            upgrade = value.lower()
+    keep_alive = is_11
+    if connection:
+        options = {option.strip() for option in connection.split(b",")}
+        keep_alive = b"close" not in options and (is_11 or b"keep-alive" in options)
+        drop_nominated(headers, options)
+    if coded and declared is not None:
+        raise bad_response("both Content-Length and Transfer-Encoding")
+    if status < 200 or status in (204, 304) or is_head:
+        if status == 204 or status < 200:
+            declared = None
+        length = 0
+    elif coded:
+        if not is_11:
+            raise bad_response("Transfer-Encoding in an HTTP/1.0 response")
+        length = CHUNKED
+    elif declared is not None:
+        length = declared
+    else:
+        length = UNTIL_CLOSE
+    return ResponseHead(
+        status,
+        "HTTP/1.1" if is_11 else "HTTP/1.0",
+        headers,
+        length,
+        declared,
+        keep_alive and length != UNTIL_CLOSE,
+        upgrade.decode("latin-1"),
+        size,
+    )
+
+
+def _response_length(value: bytes) -> int:
+    if not value or len(value) > 18 or not _DIGITS.issuperset(value):
+        raise bad_response("invalid Content-Length")
+    return int(value)
+
+
+@final
+class FramingError(Exception):
+    """A chunked body that breaks the grammar; the edge maps it to the party at fault."""
+
+
+_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+
+
+@final
+class ChunkedDecoder:
+    """Decodes a chunked body however its octets are cut.
+
+    `feed` gives the data octets; `done` tells the end, then `trailers` and `rest` (what follows
+    the body) are valid. Raises FramingError.
+    """
+
+    __slots__ = ("_limits", "_need", "_pending", "_state", "done", "rest", "trailers")
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self._limits = limits
+        self._pending = b""
+        self._need = 0
+        self._state = _SIZE
+        self.done = False
+        self.rest = b""
+        self.trailers: Headers | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """The data octets in `data`, b"" when there are none yet."""
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        parts: list[bytes] = []
+        offset = 0
+        end = len(data)
+        while not self.done:
+            if self._state == _SIZE:
+                match = _CHUNK_LINE.match(data, offset, offset + _CHUNK_LINE_BYTES)
+                if match is None:
+                    self._keep_line(data[offset:])
+                    break
+                self._need = int(match[1], 16)
+                offset = match.end()
+                self._state = _DATA if self._need else _TRAILER
+            elif self._state == _DATA:
+                if offset == end:
+                    break
+                part = data[offset : offset + self._need]
+                parts.append(part)
+                offset += len(part)
+                self._need -= len(part)
+                if not self._need:
+                    self._state = _DATA_END
+            elif self._state == _DATA_END:
+                tail = data[offset : offset + 2]
+                if tail != b"\r\n"[: len(tail)]:
+                    raise FramingError("chunk data is not followed by CRLF")
+                if len(tail) < 2:
+                    self._pending = tail
+                    break
+                offset += 2
+                self._state = _SIZE
+            elif not self._end(data, offset):
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _keep_line(self, rest: bytes) -> None:
+        if len(rest) >= _CHUNK_LINE_BYTES or b"\n" in rest:
+            raise FramingError("malformed chunk size line")
+        if rest and not _PARTIAL_CHUNK_LINE.fullmatch(rest):
+            raise FramingError("malformed chunk size line")
+        self._pending = rest
+
+    def _end(self, data: bytes, offset: int) -> bool:
+        match = _TRAILERS.match(data, offset)
+        if match is None:
+            rest = data[offset:]
+            if len(rest) > self._limits.block_bytes or b"\r\n\r\n" in rest:
+                raise FramingError("malformed trailer section")
+            if _LONE_CR_OR_LF.search(rest):
+                raise FramingError("malformed trailer section")
+            self._pending = rest
+            return False
+        if match.end() - offset > self._limits.block_bytes:
+            raise FramingError("trailer section too large")
+        pairs = _FIELD.findall(match[1])
+        if len(pairs) > self._limits.count:
+            raise FramingError("too many trailer fields")
+        named = [(name.lower(), value.rstrip(b" \t")) for name, value in pairs]
+        self.trailers = Headers(pair for pair in named if pair[0] not in FORBIDDEN_TRAILERS)
+        self.rest = data[match.end() :]
+        self._state = _DONE
+        self.done = True
+        return True
+
+
+_PARTIAL_CHUNK_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?)?\r?")
+
+_SKIP: Final = frozenset((b"content-length", b"transfer-encoding", b"connection", b"keep-alive"))
+_REASONS: Final = {
+    100: b"Continue", 101: b"Switching Protocols", 102: b"Processing", 103: b"Early Hints",
+    200: b"OK", 201: b"Created", 202: b"Accepted", 204: b"No Content", 206: b"Partial Content",
+    301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 304: b"Not Modified",
+    307: b"Temporary Redirect", 308: b"Permanent Redirect", 400: b"Bad Request",
+    401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed",
+    408: b"Request Timeout", 409: b"Conflict", 413: b"Content Too Large", 414: b"URI Too Long",
+    415: b"Unsupported Media Type", 417: b"Expectation Failed", 421: b"Misdirected Request",
+    422: b"Unprocessable Content", 426: b"Upgrade Required", 429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
+    501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
+    504: b"Gateway Timeout", 505: b"HTTP Version Not Supported",
+}  # fmt: skip
+_STATUS_LINES: Final = {
+    status: b"HTTP/1.1 %d %s\r\n" % (status, reason) for status, reason in _REASONS.items()
+}
+
+
+def status_line(status: int) -> bytes:
+    """`HTTP/1.1 <status> <reason>CRLF`; an unknown status has an empty reason."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def encode_fields(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Header lines without the ones that frame a message, which the sender writes itself."""
+    return b"".join([b"%b: %b\r\n" % field for field in headers if field[0] not in _SKIP])
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """One chunk; `data` is not empty."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def encode_last_chunk(trailers: Headers | None) -> bytes:
+    """The end of a chunked body with its trailer fields."""
+    if not trailers:
+        return b"0\r\n\r\n"
+    lines = [b"%b: %b\r\n" % field for field in trailers if field[0] not in FORBIDDEN_TRAILERS]
+    return b"0\r\n%b\r\n" % b"".join(lines)

@@ -1,0 +1,96 @@
+"""Who a peer is, by its certificate.
+
+Source: RFC 5280 sections 4.1.2.4 and 4.2.1.6; SPIFFE X.509-SVID section 2; spec config section 7.2
+(`source.*`).
+
+A certificate is read here only after the TLS handshake has verified it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import final
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from sidecar.errors import SidecarError
+
+_WORKLOAD = re.compile(r"spiffe://([^/?#]+)/ns/([^/?#]+)/sa/([^/?#]+)")
+
+
+class IdentityError(SidecarError):
+    """A certificate that OpenSSL took and that cannot be read nevertheless."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PeerIdentity:
+    """What a certificate says. Absent parts are None.
+
+    `subject` and `issuer`: `C=DE, O=Example, CN=x`, in the order of the certificate.
+    `spiffe_id`: its one `spiffe://` name; None when there are several, which is no valid SVID.
+    `trust_domain`, `namespace`, `service_account`: of an ID of the form `spiffe://T/ns/N/sa/S`.
+    """
+
+    spiffe_id: str | None
+    trust_domain: str | None
+    namespace: str | None
+    service_account: str | None
+    subject: str
+    subject_cn: str | None
+    issuer: str
+    subject_alt_names: tuple[str, ...]
+
+
+def identity(der: bytes) -> PeerIdentity:
+    """The identity in a DER certificate. Raises: IdentityError."""
+    certificate = _load(der)
+    names = _alt_names(certificate)
+    spiffe = [name for name in names if name.startswith("spiffe://")]
+    spiffe_id = spiffe[0] if len(spiffe) == 1 else None
+    workload = None if spiffe_id is None else _WORKLOAD.fullmatch(spiffe_id)
+    domain, namespace, account = (None, None, None) if workload is None else workload.groups()
+    common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return PeerIdentity(
+        spiffe_id,
+        domain,
+        namespace,
+        account,
+        _name_text(certificate.subject),
+        _text(common[0].value) if common else None,
+        _name_text(certificate.issuer),
+        names,
+    )
+
+
+def subject_alt_names(der: bytes) -> tuple[str, ...]:
+    """DNS names, URIs, IP and mail addresses of a DER certificate. Raises: IdentityError."""
+    return _alt_names(_load(der))
+
+
+def _load(der: bytes) -> x509.Certificate:
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError as exc:
+        raise IdentityError("the certificate of the peer cannot be read") from exc
+
+
+def _alt_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return ()
+    except ValueError as exc:
+        raise IdentityError("the certificate of the peer cannot be read") from exc
+    textual = (x509.DNSName, x509.UniformResourceIdentifier, x509.IPAddress, x509.RFC822Name)
+    return tuple(str(name.value) for name in extension.value if isinstance(name, textual))
+
+
+def _name_text(name: x509.Name) -> str:
+    return ", ".join(part.rfc4514_string() for part in name.rdns)
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("latin-1")

@@ -1,0 +1,497 @@
+"""A port of one worker: accepts, admits, and hands each connection to the protocol it speaks.
+
+Source: design section 1 (SO_REUSEPORT, drain); spec/config.md sections 1.3, 1.10, 2.1, 10.2.
+
+What happens to a connection, in order: PROXY header (where configured), admission
+(`networkAuthorization`), ClientHello peek (where some TLS listener passes through), TLS handshake,
+then HTTP/1.1, HTTP/2 or a TCP relay. Nothing is read from the socket before the step that needs
+it: headers ahead of a handshake are peeked at, and only the PROXY header itself is consumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar, cast, final
+
+from sidecar.errors import RequestError, SidecarError
+from sidecar.http import h1
+from sidecar.http.message import Connection, Handler, TlsInfo
+from sidecar.net import clienthello, proxyproto
+from sidecar.net.h2_server import H2Server
+from sidecar.net.native import H1Server
+from sidecar.net.settings import HttpSettings
+from sidecar.net.sweep import Sweeper
+from sidecar.net.tcp import Relay
+from sidecar.telemetry.clock import Clock
+
+_log = logging.getLogger("sidecar.net.listener")
+_ACCEPTS_PER_WAKE: Final = 64
+_BACKLOG: Final = 4096
+_PEEK_BYTES: Final = 18 * 1024
+_TCP_IDLE_SECONDS: Final = 3600.0
+_PROXY_SECONDS: Final = 5.0
+_T = TypeVar("_T")
+_OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class TlsTerminator(Protocol):
+    """Server side of TLS for the HTTPS and TLS listeners of one bind (sidecar.net.tls)."""
+
+    def context_for(self, sni: str) -> ssl.SSLContext | None:
+        """The context of the listener that serves this name; None when none does."""
+
+    def listener_for(self, sni: str) -> str | None:
+        """The key of that listener."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BindPlan:
+    """How the connections of one bind are treated; made by compilation, swapped on reload.
+
+    `passthrough`: listener keys whose TLS is relayed, not terminated. `tcp_listeners`: keys whose
+    (terminated or plain) octets are relayed. `proxy_versions`: empty when PROXY is not expected.
+    """
+
+    key: str
+    port: int
+    settings: HttpSettings
+    tls: TlsTerminator | None = None
+    tcp_listener: str = ""
+    """Key of the TCP listener of a plain TCP bind."""
+    relayed: frozenset[str] = frozenset()
+    """Keys of TLS listeners whose octets are relayed: passed through, or after termination."""
+    passed_through: frozenset[str] = frozenset()
+    handshake_seconds: float = 15.0
+    proxy_versions: tuple[int, ...] = ()
+    proxy_optional: bool = False
+    keepalive: tuple[int, int, int] | None = None
+
+
+class Gate(Protocol):
+    """What a port needs of the worker that owns it."""
+
+    sweeper: Sweeper
+    clock: Clock
+    loop: asyncio.AbstractEventLoop
+
+    def handler_for(self, bind: str) -> Handler:
+        """The pipeline of a bind."""
+
+    def date(self) -> bytes:
+        """The `date` line of this second."""
+
+    def date_value(self) -> bytes:
+        """The value of that line."""
+
+    def check_authority(self, raw: str) -> str:
+        """The canonical authority. Raises RequestError."""
+
+    def admit(self, bind: str, connection: Connection) -> bool:
+        """Whether policy lets this connection in (networkAuthorization)."""
+
+    async def relay(self, bind: str, listener: str, connection: Connection, side: Relay) -> None:
+        """Serve a TCP connection: choose a route, dial, join. Closes `side` when it cannot."""
+
+    def connection_opened(self, bind: str, connection: Connection, handshake: float) -> None:
+        """Metrics."""
+
+    def connection_closed(
+        self, bind: str, connection: Connection, received: int, sent: int
+    ) -> None:
+        """Metrics."""
+
+    def request_refused(self, bind: str, connection: Connection, error: RequestError) -> None:
+        """A request was refused before it became one."""
+
+
+def _plain(host: str) -> str:
+    """An address as the operator writes it: without the IPv6 mapping of a dual-stack socket."""
+    host = host.partition("%")[0]
+    return host.removeprefix("::ffff:") if "." in host else host
+
+
+@final
+class _HttpHost:
+    """The native.Host of one bind: shared by its connections of one scheme."""
+
+    def __init__(self, port: Port, scheme: str) -> None:
+        gate = port.gate
+        self._port = port
+        self.scheme = scheme
+        self.handler: Handler = gate.handler_for(port.plan.key)
+        self.settings: HttpSettings = port.plan.settings
+        self.limits = h1.HeadLimits(
+            self.settings.request_line_bytes, self.settings.header_bytes, self.settings.header_count
+        )
+        self.sweeper = gate.sweeper
+        self.clock = gate.clock
+        self.draining = port.draining
+        self.date = gate.date
+        self.check_authority: Callable[[str], str] = gate.check_authority
+
+    def opened(self, connection: H1Server) -> None:
+        """See native.Host."""
+        self._port.connections.add(connection)
+
+    def closed(self, connection: H1Server) -> None:
+        """See native.Host."""
+        self._port.forget(
+            connection, connection.connection, connection.received_bytes, connection.sent_bytes
+        )
+
+    def refused(self, connection: H1Server, error: RequestError) -> None:
+        """See native.Host."""
+        self._port.gate.request_refused(self._port.plan.key, connection.connection, error)
+
+    def take_h2(self, connection: H1Server, data: bytes) -> bool:
+        """See native.Host."""
+        transport = connection.detach()
+        self._port.connections.discard(connection)
+        self.make_h2(connection.connection).adopt(transport, data)
+        return True
+
+    def make_h2(self, connection: Connection) -> H2Server:
+        """An HTTP/2 protocol for a connection of this host."""
+        port = self._port
+
+        def closed(server: H2Server) -> None:
+            port.forget(server, connection, server.received_bytes, server.sent_bytes)
+
+        server = H2Server(
+            self.handler,
+            connection,
+            self.settings,
+            self.sweeper,
+            self.clock,
+            scheme=self.scheme,
+            check_authority=self.check_authority,
+            on_closed=closed,
+            on_refused=lambda error: port.gate.request_refused(port.plan.key, connection, error),
+            date=port.gate.date_value,
+        )
+        port.connections.add(server)
+        return server
+
+
+@final
+class _AfterHandshake(asyncio.Protocol):
+    """Hands a TLS connection to the protocol that ALPN chose, as soon as it is up."""
+
+    def __init__(
+        self, host: _HttpHost, connection: Connection, sni: str, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._host = host
+        self._connection = connection
+        self._sni = sni
+        self._loop = loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The handshake is done."""
+        ssl_object: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        alpn = ssl_object.selected_alpn_protocol() or ""
+        connection = self._connection
+        connection.tls = TlsInfo(
+            self._sni, alpn, ssl_object.version() or "", ssl_object.getpeercert(binary_form=True)
+        )
+        protocol: asyncio.Protocol
+        if alpn == "h2":
+            protocol = self._host.make_h2(connection)
+        else:
+            protocol = H1Server(self._host, connection, self._loop)
+        cast("asyncio.Transport", transport).set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+class _Served(Protocol):
+    """A connection being served, whatever it speaks."""
+
+    def drain(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+@final
+class _TcpServed:
+    """A relayed connection, as drain sees it."""
+
+    __slots__ = ("_side",)
+
+    def __init__(self, side: Relay) -> None:
+        self._side = side
+
+    def drain(self) -> None:
+        """A relayed stream has no point at which it could be told; it ends or is cut."""
+
+    def abort(self) -> None:
+        """Cut it."""
+        self._side.transport.abort()
+
+
+@final
+class Port:
+    """One listening socket and its connections, in one worker."""
+
+    def __init__(self, plan: BindPlan, gate: Gate, sock: socket.socket) -> None:
+        self.plan = plan
+        self.gate = gate
+        self.draining = False
+        self.connections: set[object] = set()
+        self._sock = sock
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._hosts: dict[str, _HttpHost] = {}
+        self._resume: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._next_id = 0
+        self._make_hosts()
+
+    def _make_hosts(self) -> None:
+        self._hosts = {scheme: _HttpHost(self, scheme) for scheme in ("http", "https")}
+
+    def start(self) -> None:
+        """Accept from now on."""
+        self.gate.loop.add_reader(self._sock, self._accept)
+
+    def replace(self, plan: BindPlan) -> None:
+        """Treat new connections by another plan; those open go on as they began."""
+        if plan.tls is not self.plan.tls or plan.settings != self.plan.settings:
+            old = self._hosts
+            self.plan = plan
+            self._make_hosts()
+            if any(host.settings != plan.settings for host in old.values()):
+                self._drain_connections()
+        self.plan = plan
+
+    # --- accepting ------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_WAKE):
+            try:
+                sock, address = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_FILES:
+                    raise
+                # Level-triggered readiness would spin; the kernel's queue holds them meanwhile.
+                _log.warning("accept on port %d: %s", self.plan.port, error.strerror)
+                self.gate.loop.remove_reader(self._sock)
+                self._resume = self.gate.loop.call_later(0.1, self.start)
+                return
+            sock.setblocking(False)
+            task = self.gate.loop.create_task(self._admit(sock, address))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _admit(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        plan = self.plan
+        handed_over = False
+        try:
+            connection = self._describe(sock, address)
+            if plan.proxy_versions and not await self._read_proxy_header(sock, plan, connection):
+                return
+            if not self.gate.admit(plan.key, connection):
+                return
+            handed_over = await self._open(sock, plan, connection)
+        except (OSError, SidecarError) as error:  # TimeoutError is an OSError
+            # A peer that leaves or fails its handshake is everyday; it shows at debug level.
+            _log.debug("connection from %s ended early: %s", address[0], error)
+        finally:
+            if not handed_over:
+                sock.close()
+
+    def _describe(self, sock: socket.socket, address: tuple[str, int]) -> Connection:
+        local = sock.getsockname()
+        self._next_id += 1
+        peer = _plain(address[0])
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keepalive = self.plan.keepalive
+        if keepalive is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, keepalive[0])
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, keepalive[1])
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, keepalive[2])
+        return Connection(
+            peer, address[1], _plain(local[0]), local[1], peer, address[1], None, self._next_id
+        )
+
+    async def _open(self, sock: socket.socket, plan: BindPlan, connection: Connection) -> bool:
+        """Finish the handshake and hand the socket to a protocol; False when it is to be closed."""
+        if plan.tcp_listener:
+            await self._relay(sock, plan, connection, plan.tcp_listener, None)
+            return True
+        if plan.tls is None:
+            host = self._hosts["http"]
+            await self.gate.loop.connect_accepted_socket(
+                lambda: H1Server(host, connection, self.gate.loop), sock
+            )
+            self.gate.connection_opened(plan.key, connection, 0.0)
+            return True
+        return await self._open_tls(sock, plan, plan.tls, connection)
+
+    async def _open_tls(
+        self, sock: socket.socket, plan: BindPlan, tls: TlsTerminator, connection: Connection
+    ) -> bool:
+        async with asyncio.timeout(plan.handshake_seconds):
+            hello = await self._peek(sock, clienthello.parse)
+        if hello is None:
+            return False
+        key = tls.listener_for(hello.sni)
+        if key is None:
+            return False
+        connection.extra["listener"] = key
+        if key in plan.passed_through:
+            connection.tls = TlsInfo(sni=hello.sni)
+            await self._relay(sock, plan, connection, key, None)
+            return True
+        context = tls.context_for(hello.sni)
+        if context is None:
+            return False
+        if key in plan.relayed:
+            connection.tls = TlsInfo(sni=hello.sni)
+            await self._relay(sock, plan, connection, key, context)
+            return True
+        started = self.gate.clock.monotonic_ns()
+        await self.gate.loop.connect_accepted_socket(
+            lambda: _AfterHandshake(self._hosts["https"], connection, hello.sni, self.gate.loop),
+            sock,
+            ssl=context,
+            ssl_handshake_timeout=plan.handshake_seconds,
+        )
+        taken = (self.gate.clock.monotonic_ns() - started) / 1e9
+        self.gate.connection_opened(plan.key, connection, taken)
+        return True
+
+    async def _relay(
+        self,
+        sock: socket.socket,
+        plan: BindPlan,
+        connection: Connection,
+        key: str,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        served: _TcpServed | None = None
+
+        def lost(side: Relay) -> None:
+            if served is not None:
+                self.forget(served, connection, side.received_bytes, 0)
+
+        side = Relay(self.gate.sweeper, _TCP_IDLE_SECONDS, lost)
+        if context is None:
+            await self.gate.loop.connect_accepted_socket(lambda: side, sock)
+        else:
+            await self.gate.loop.connect_accepted_socket(
+                lambda: side, sock, ssl=context, ssl_handshake_timeout=plan.handshake_seconds
+            )
+        served = _TcpServed(side)
+        self.connections.add(served)
+        self.gate.connection_opened(plan.key, connection, 0.0)
+        await self.gate.relay(plan.key, key, connection, side)
+
+    # --- peeking --------------------------------------------------------------------------
+
+    async def _peek(self, sock: socket.socket, parse: Callable[[bytes], _T | None]) -> _T | None:
+        """Look at octets without taking them until `parse` is satisfied; None at EOF."""
+        wanted = 1
+        while True:
+            # Level-triggered readiness must wait for more than what was seen already.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+            await self._wait_readable(sock)
+            data = sock.recv(_PEEK_BYTES, socket.MSG_PEEK)
+            found = parse(data) if data else None
+            if found is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                return found
+            if len(data) < wanted or len(data) >= _PEEK_BYTES:
+                return None
+            wanted = len(data) + 1
+
+    async def _wait_readable(self, sock: socket.socket) -> None:
+        loop = self.gate.loop
+        ready: asyncio.Future[None] = loop.create_future()
+
+        def resolve() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        loop.add_reader(sock, resolve)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(sock)
+
+    async def _read_proxy_header(
+        self, sock: socket.socket, plan: BindPlan, connection: Connection
+    ) -> bool:
+        """Take the PROXY header off the connection; False when it must be closed."""
+
+        def parse(data: bytes) -> proxyproto.ProxyHeader | None:
+            return proxyproto.parse(data, plan.proxy_versions)
+
+        async with asyncio.timeout(_PROXY_SECONDS):
+            header = await self._peek(sock, parse)
+        if header is None:
+            return False
+        if header.is_absent:
+            return plan.proxy_optional
+        sock.recv(header.size)
+        if header.source is not None:
+            connection.peer_host, connection.peer_port = header.source
+        if header.destination is not None:
+            connection.local_host, connection.local_port = header.destination
+        return True
+
+    # --- ending ---------------------------------------------------------------------------
+
+    def forget(self, served: object, connection: Connection, received: int, sent: int) -> None:
+        """A connection is gone."""
+        if served in self.connections:
+            self.connections.discard(served)
+            self.gate.connection_closed(self.plan.key, connection, received, sent)
+        if not self.connections and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _drain_connections(self) -> None:
+        for served in list(self.connections):
+            cast("_Served", served).drain()
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; connections in its queue are refused by the kernel."""
+        if self._resume is not None:
+            self._resume.cancel()
+        self.gate.loop.remove_reader(self._sock)
+        self._sock.close()
+
+    def drain(self) -> None:
+        """Tell every connection to end when it can."""
+        self.draining = True
+        for host in self._hosts.values():
+            host.draining = True
+        self._drain_connections()
+
+    async def wait_idle(self) -> None:
+        """Until no connection is left."""
+        while self.connections or self._tasks:
+            self._idle = self.gate.loop.create_future()
+            waits: list[Awaitable[object]] = [*self._tasks]
+            if self.connections:
+                waits.append(self._idle)
+            await asyncio.wait(
+                [asyncio.ensure_future(wait) for wait in waits],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+
+    def abort(self) -> None:
+        """Cut what is left."""
+        for task in list(self._tasks):
+            task.cancel()
+        for served in list(self.connections):
+            with contextlib.suppress(OSError):
+                cast("_Served", served).abort()

@@ -1,0 +1,673 @@
+"""The native front door for HTTP/1.1: one asyncio protocol a connection, one task that serves it.
+
+Source: RFC 9112; design section 3. Parsing is in sidecar.http.h1; this file moves octets.
+
+A connection is in one of these states, told by `_phase`:
+
+    HEAD   waits for a request head          deadline: idle, or header read once octets came
+    SERVE  the handler works on a request    deadline: none but that of a body read or a write
+    TUNNEL octets pass both ways             deadline: tunnel idle
+
+The serving task makes every transition. `data_received` only appends and wakes it, so that order
+of events never depends on who was called first. Octets past the current request stay in `_buffer`
+(a pipelining client) and reading pauses when they pass the stream limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, cast, final
+
+from sidecar.errors import ClientDisconnected, RequestError, SidecarError, UpstreamError
+from sidecar.http import h1
+from sidecar.http.headers import Headers
+from sidecar.http.message import Body, Connection, FixedBody, Handler, Request, Response
+from sidecar.net.incoming import IncomingBody
+from sidecar.net.settings import HttpSettings
+from sidecar.net.sweep import Sweeper
+from sidecar.telemetry.clock import Clock
+
+_HEAD, _SERVE, _TUNNEL = range(3)
+H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_ABSOLUTE = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_CLOSE: Final = b"connection: close\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class DateSource(Protocol):
+    """Gives the `date: …CRLF` line, made once a second."""
+
+    def __call__(self) -> bytes:
+        """The line, CRLF included."""
+
+
+class Host(Protocol):
+    """What a connection needs of the listener that accepted it."""
+
+    handler: Handler
+    settings: HttpSettings
+    limits: h1.HeadLimits
+    sweeper: Sweeper
+    clock: Clock
+    scheme: str
+    draining: bool
+    date: DateSource
+    check_authority: Callable[[str], str]
+
+    def opened(self, connection: H1Server) -> None:
+        """The connection is ready."""
+
+    def closed(self, connection: H1Server) -> None:
+        """The connection is gone; its task has been told."""
+
+    def refused(self, connection: H1Server, error: RequestError) -> None:
+        """A request was refused before there was a Request to hand on (metrics, access log)."""
+
+    def take_h2(self, connection: H1Server, data: bytes) -> bool:
+        """The peer speaks HTTP/2 with prior knowledge: take the transport over, or say no."""
+
+
+@final
+class H1Server(asyncio.Protocol):
+    """One downstream HTTP/1.x connection."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_can_write",
+        "_chunked",
+        "_eof",
+        "_host",
+        "_left",
+        "_loop",
+        "_phase",
+        "_reading_paused",
+        "_remaining",
+        "_started",
+        "_task",
+        "_waiter",
+        "connection",
+        "deadline",
+        "received_bytes",
+        "sent_bytes",
+        "transport",
+    )
+
+    def __init__(self, host: Host, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        self._host = host
+        self._loop = loop
+        self.connection = connection
+        self.deadline = 0.0
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._buffer = b""
+        self._waiter: asyncio.Future[None] | None = None
+        self._can_write: asyncio.Future[None] | None = None
+        self._body: IncomingBody | None = None
+        self._chunked: h1.ChunkedDecoder | None = None
+        self._remaining = 0
+        self._left = host.settings.requests_per_connection
+        self._phase = _HEAD
+        self._reading_paused = False
+        self._eof = False
+        self._started = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    # --- the transport's side -------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start serving."""
+        self.transport = cast("asyncio.Transport", transport)
+        host = self._host
+        self.transport.set_write_buffer_limits(high=host.settings.stream_buffer_bytes)
+        self._started = host.sweeper.time()
+        self.deadline = self._started + host.settings.header_read_seconds
+        host.sweeper.add(self)
+        host.opened(self)
+        self._task = self._loop.create_task(self._serve())
+
+    def data_received(self, data: bytes) -> None:
+        """Octets from the client: body, the next head, or tunnel."""
+        self.received_bytes += len(data)
+        if self._body is not None:
+            self._feed_body(data)
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._phase == _HEAD or self._phase == _TUNNEL:
+            self._wake()
+        if len(self._buffer) > self._host.settings.stream_buffer_bytes and self._phase != _HEAD:
+            self._pause_reading(True)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it may still read."""
+        self._eof = True
+        if self._body is not None:
+            self._body.fail(ClientDisconnected("the client ended the connection in mid-body"))
+        self._wake()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is there any more: whatever is under way for this client ends."""
+        host = self._host
+        host.sweeper.discard(self)
+        self.deadline = 0.0
+        if self._body is not None:
+            self._body.fail(ClientDisconnected("the client closed the connection"))
+        if self._task is not None:
+            self._task.cancel()
+        host.closed(self)
+
+    def pause_writing(self) -> None:
+        """The client reads slower than we write."""
+        if self._can_write is None:
+            self._can_write = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """The client caught up."""
+        waiter, self._can_write = self._can_write, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def expire(self) -> None:
+        """The state's deadline passed: 408 where a request had begun, else the end."""
+        if self._phase == _HEAD and self._buffer:
+            error = h1.bad_request("request head not received in time", 408)
+            self._host.refused(self, error)
+            self._write(self._refusal(error))
+            self.transport.close()
+            self._host.sweeper.discard(self)
+        elif self._phase == _SERVE and self._body is not None and self._can_write is None:
+            if self._body.is_awaited:
+                self._body.fail(RequestError(408, "Timeout", "request body stalled", close=True))
+            else:  # it is we who do not read: no fault of the client's
+                self.deadline = self._host.sweeper.time() + self._host.settings.body_stall_seconds
+        else:
+            # A reader that takes nothing cannot be told anything either.
+            self.transport.abort()
+
+    # --- used by the listener -------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Finish what is under way, then close; an idle connection closes now."""
+        if self._phase == _HEAD and not self._buffer and self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close without regard to what is under way."""
+        self.transport.abort()
+
+    def detach(self) -> asyncio.Transport:
+        """Give the transport up to another protocol; this one ends quietly."""
+        self._host.sweeper.discard(self)
+        self.deadline = 0.0
+        return self.transport
+
+    # --- reading --------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _pause_reading(self, pause: bool) -> None:
+        if pause != self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = pause
+            if pause:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def _feed_body(self, data: bytes) -> None:
+        body = self._body
+        assert body is not None
+        decoder = self._chunked
+        if decoder is None:
+            take = data if len(data) <= self._remaining else data[: self._remaining]
+            self._remaining -= len(take)
+            body.feed(take)
+            if not self._remaining:
+                self._buffer = data[len(take) :]
+                self._end_body(None)
+        else:
+            try:
+                take = decoder.feed(data)
+            except h1.FramingError as error:
+                body.fail(h1.bad_request(str(error)))
+                return
+            if take:
+                body.feed(take)
+            if decoder.done:
+                self._buffer = decoder.rest
+                self._end_body(decoder.trailers)
+        if self.deadline and self._body is not None:
+            self.deadline = self._host.sweeper.time() + self._host.settings.body_stall_seconds
+
+    def _end_body(self, trailers: Headers | None) -> None:
+        body, self._body = self._body, None
+        self._chunked = None
+        assert body is not None
+        self.deadline = 0.0
+        body.feed_end(trailers)
+
+    def _make_body(self, head: h1.RequestHead, data: bytes) -> Body:
+        """The body object of a request whose first octets may already be in `data`."""
+        length = head.length
+        if length == 0:
+            self._buffer = data
+            return FixedBody()
+        # Fast path: a small body usually comes in the same segment as its head.
+        if 0 < length <= len(data):
+            self._buffer = data[length:]
+            return FixedBody(data[:length])
+        self._buffer = b""
+        body = IncomingBody(
+            None if length == h1.CHUNKED else length,
+            self._host.settings.stream_buffer_bytes,
+            self._pause_reading,
+            _nothing,
+            self._loop,
+        )
+        self._body = body
+        self._remaining = length
+        self._chunked = h1.ChunkedDecoder(self._host.limits) if length == h1.CHUNKED else None
+        self.deadline = self._host.sweeper.time() + self._host.settings.body_stall_seconds
+        if data:
+            self._feed_body(data)
+        return body
+
+    # --- serving --------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        host = self._host
+        try:
+            while True:
+                head = await self._next_head()
+                if head is None:
+                    break
+                if not await self._serve_one(head):
+                    break
+                if self.transport.is_closing():
+                    return
+                if not self._buffer:
+                    self.deadline = host.sweeper.time() + host.settings.idle_seconds
+                    if self._reading_paused:
+                        self._pause_reading(False)
+        except RequestError as error:
+            host.refused(self, error)
+            self._write(self._refusal(error))
+        except ClientDisconnected:
+            self.transport.abort()
+            return
+        await self._linger()
+
+    async def _next_head(self) -> h1.RequestHead | None:
+        """The next request's head, or None when the connection is to end."""
+        host = self._host
+        self._phase = _HEAD
+        fresh = True
+        while True:
+            if self._buffer:
+                data = self._buffer = h1.skip_blank(self._buffer)
+                if data[:3] == b"PRI" and self._preface(data):
+                    return None
+                if data and not H2_PREFACE.startswith(data):
+                    head = h1.parse_request(data, host.limits)
+                    if head is not None:
+                        self.deadline = 0.0
+                        return head
+                if fresh and data:
+                    fresh = False
+                    self.deadline = host.sweeper.time() + host.settings.header_read_seconds
+            if self._eof or (host.draining and not self._buffer):
+                return None
+            if self._reading_paused:
+                self._pause_reading(False)
+            waiter = self._waiter = self._loop.create_future()
+            await waiter
+
+    def _preface(self, data: bytes) -> bool:
+        if len(data) < len(H2_PREFACE):
+            return False
+        if data.startswith(H2_PREFACE) and self._host.take_h2(self, data):
+            self._task = None
+            return True
+        raise h1.bad_request("HTTP version not supported", 505)
+
+    async def _serve_one(self, head: h1.RequestHead) -> bool:
+        """Serve one request; False when the connection must end after it."""
+        self._phase = _SERVE
+        request = self._make_request(head)
+        self._left -= 1
+        response = await self._host.handler(request)
+        if response.tunnel is not None:
+            await self._tunnel(response)
+            return False
+        keep = await self._send(request, head, response)
+        body = self._body
+        if body is None or not keep:
+            return keep
+        # The handler answered without reading the request's body: read a little further so that
+        # the client gets the answer, but do not swallow a large upload.
+        return await self._discard(body)
+
+    def _make_request(self, head: h1.RequestHead) -> Request:
+        host = self._host
+        scheme = host.scheme
+        target = head.target
+        raw = head.host.decode("latin-1") if head.host is not None else ""
+        if target[0] != "/":
+            absolute = _ABSOLUTE.fullmatch(target)
+            if absolute is not None:
+                authority = absolute[2]
+                # RFC 9112 lets the target win; two names for one request are refused instead.
+                if raw and raw.lower() != authority.lower():
+                    raise h1.bad_request("Host differs from the request target")
+                scheme = absolute[1].lower()
+                raw = authority
+                target = absolute[3] if absolute[3].startswith("/") else "/" + absolute[3]
+            elif head.method == "CONNECT":
+                if raw and raw.lower() != target.lower():
+                    raise h1.bad_request("Host differs from the request target")
+                raw = target
+            elif not (target == "*" and head.method == "OPTIONS"):
+                raise h1.bad_request("invalid request target")
+        elif head.method == "CONNECT":
+            raise h1.bad_request("invalid request target")
+        if "#" in target:
+            raise h1.bad_request("invalid request target")
+        try:
+            authority = host.check_authority(raw) if raw or head.host is not None else ""
+        except RequestError as error:
+            error.close = True
+            raise
+        body = self._make_body(head, self._buffer[head.size :])
+        request = Request(
+            head.method,
+            scheme,
+            authority,
+            target,
+            head.version,
+            head.headers,
+            body,
+            self.connection,
+            host.clock.monotonic_ns(),
+        )
+        request.upgrade = head.upgrade
+        request.wants_trailers = head.wants_trailers
+        if head.version == "HTTP/1.1":
+            request.on_informational = self._informational
+        if head.expects_continue and self._body is not None:
+            request.expects_continue = True
+            self._body.on_demand = self._continue
+        return request
+
+    def _continue(self) -> None:
+        self._write(_CONTINUE)
+
+    def _informational(self, status: int, headers: Headers) -> None:
+        # 100 is ours to send, when somebody wants the body; 101 comes as a response.
+        if status > 101:
+            self._write(h1.status_line(status) + h1.encode_fields(headers) + b"\r\n")
+
+    async def _discard(self, body: Body) -> bool:
+        budget = self._host.settings.stream_buffer_bytes
+        try:
+            while budget > 0:
+                data = await body.read()
+                if not data:
+                    return True
+                budget -= len(data)
+        except RequestError:
+            return False
+        return False
+
+    # --- writing --------------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        self.sent_bytes += len(data)
+        self.transport.write(data)
+
+    async def _flush(self) -> None:
+        """Wait until the client has room; a client that takes nothing is cut by the sweeper."""
+        if self._can_write is not None:
+            self.deadline = self._host.sweeper.time() + self._host.settings.body_stall_seconds
+            await self._can_write
+            self.deadline = 0.0
+
+    def _may_keep(self, head: h1.RequestHead, response: Response) -> bool:
+        body = self._body
+        return (
+            head.keep_alive
+            and not response.close
+            and not self._host.draining
+            and self._left > 0
+            and not self._eof
+            and not self._is_old()
+            # A client still waiting for 100 may send the body or not: the border is unknown.
+            and (body is None or body.on_demand is None)
+        )
+
+    async def _send(self, request: Request, head: h1.RequestHead, response: Response) -> bool:
+        body = response.body
+        keep = self._may_keep(head, response)
+        status = response.status
+        length = body.length
+        bodiless = request.method == "HEAD" or status in (204, 304)
+        parts = [h1.status_line(status), h1.encode_fields(response.headers)]
+        chunked = False
+        if length is not None and status != 204:
+            parts.append(b"content-length: %d\r\n" % length)
+        elif not bodiless and head.version == "HTTP/1.1":
+            parts.append(b"transfer-encoding: chunked\r\n")
+            chunked = True
+        elif not bodiless:
+            keep = False
+        if not response.headers.has(b"date"):
+            parts.append(self._host.date())
+        if not keep:
+            parts.append(_CLOSE)
+        elif head.version == "HTTP/1.0":
+            parts.append(b"connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        sender = _Sender(body, None if bodiless else length, chunked, request.wants_trailers)
+        try:
+            if not bodiless:
+                return await self._send_body(sender, parts) and keep
+            self._write(b"".join(parts))
+            body.close()
+            return keep
+        finally:
+            if response.on_done is not None:
+                response.on_done(sender.sent, sender.error)
+
+    async def _send_body(self, sender: _Sender, parts: list[bytes]) -> bool:
+        """Head and body; the head goes out with the first chunk when that is at hand."""
+        try:
+            while True:
+                more = sender.take(parts)
+                if not more:
+                    break
+                if parts:
+                    self._write(b"".join(parts) if len(parts) > 1 else parts[0])
+                    parts.clear()
+                if self._can_write is not None:
+                    await self._flush()
+                if sender.must_wait:
+                    await sender.wait(parts)
+            if parts:
+                self._write(b"".join(parts) if len(parts) > 1 else parts[0])
+            if self._can_write is not None:
+                await self._flush()
+            return sender.is_complete
+        except SidecarError as error:
+            # The status is out: an unfinished body is the only honest signal left.
+            sender.error = str(error)
+            if parts:
+                self._write(b"".join(parts))
+            if sender.is_self_delimiting:
+                self.transport.close()
+            else:
+                self.transport.abort()
+            return False
+        except asyncio.CancelledError:
+            sender.error = sender.error or "client disconnected"
+            raise
+        finally:
+            sender.body.close()
+
+    def _is_old(self) -> bool:
+        limit = self._host.settings.max_connection_seconds
+        return bool(limit) and self._host.sweeper.time() - self._started > limit
+
+    def _refusal(self, error: RequestError) -> bytes:
+        text = error.message.encode()
+        return b"".join(
+            (
+                h1.status_line(error.status),
+                b"content-type: text/plain\r\ncontent-length: %d\r\n" % len(text),
+                self._host.date(),
+                b"connection: close\r\n\r\n",
+                text,
+            )
+        )
+
+    async def _linger(self) -> None:
+        """Close so that the last response is not lost to a reset (RFC 9112 section 9.6)."""
+        if self._task is None or self.transport.is_closing():
+            return
+        if self._eof:
+            self.transport.close()
+            return
+        self._phase = _HEAD
+        self._buffer = b""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+            return
+        self.deadline = self._host.sweeper.time() + 2.0
+        self._body = None
+        budget = 256 * 1024
+        while not self._eof and budget > 0 and self.deadline:
+            waiter = self._waiter = self._loop.create_future()
+            await waiter
+            budget -= len(self._buffer)
+            self._buffer = b""
+        self.transport.close()
+
+    # --- tunnels --------------------------------------------------------------------------
+
+    async def _tunnel(self, response: Response) -> None:
+        tunnel = response.tunnel
+        assert tunnel is not None
+        self._phase = _TUNNEL
+        parts = [h1.status_line(response.status), h1.encode_fields(response.headers)]
+        if response.status == 101:
+            parts.append(b"connection: upgrade\r\n")
+        parts.append(b"\r\n")
+        self._write(b"".join(parts))
+        up = self._loop.create_task(self._tunnel_up(tunnel.write, tunnel.write_eof))
+        try:
+            while True:
+                self._touch_tunnel()
+                data = await tunnel.read()
+                if not data:
+                    break
+                self._write(data)
+                if self._can_write is not None:
+                    await self._can_write
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+                await up
+        finally:
+            up.cancel()
+            tunnel.close()
+            self.transport.close()
+            if response.on_done is not None:
+                response.on_done(self.sent_bytes, "")
+
+    async def _tunnel_up(
+        self,
+        write: Callable[[bytes], Awaitable[None]],
+        write_eof: Callable[[], None],
+    ) -> None:
+        while True:
+            data, self._buffer = self._buffer, b""
+            if data:
+                self._touch_tunnel()
+                await write(data)
+                continue
+            if self._eof:
+                write_eof()
+                return
+            self._pause_reading(False)
+            waiter = self._waiter = self._loop.create_future()
+            await waiter
+
+    def _touch_tunnel(self) -> None:
+        self.deadline = self._host.sweeper.time() + self._host.settings.tunnel_idle_seconds
+
+
+def _nothing() -> None:
+    """The client's own connection needs no telling that its body is not read further."""
+
+
+@final
+class _Sender:
+    """Takes a response body and frames it; knows when it is complete.
+
+    `length`: octets promised, None when the framing tells the end.
+    """
+
+    __slots__ = ("_chunked", "_length", "_trailers", "body", "error", "must_wait", "sent")
+
+    def __init__(self, body: Body, length: int | None, chunked: bool, trailers: bool) -> None:
+        self.body = body
+        self.sent = 0
+        self.error = ""
+        self.must_wait = False
+        self._length = length
+        self._chunked = chunked
+        self._trailers = trailers
+
+    @property
+    def is_self_delimiting(self) -> bool:
+        """Whether a client can tell a cut body from a whole one by the framing alone."""
+        return self._chunked or self._length is not None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether as much was sent as was promised."""
+        return self._length is None or self.sent == self._length
+
+    def take(self, parts: list[bytes]) -> bool:
+        """Append framed octets at hand to `parts`; False when that was the end of the body."""
+        data = self.body.read_nowait()
+        self.must_wait = data is None
+        return data is None or self._append(data, parts)
+
+    async def wait(self, parts: list[bytes]) -> None:
+        """Append the next octets, waiting for them. The end shows at the next `take`."""
+        data = await self.body.read()
+        if data:
+            self._append(data, parts)
+
+    def _append(self, data: bytes, parts: list[bytes]) -> bool:
+        if not data:
+            if self._chunked:
+                parts.append(h1.encode_last_chunk(self.body.trailers if self._trailers else None))
+            elif not self.is_complete:
+                raise UpstreamError(502, "UpstreamFailure", "the response body is too short")
+            return False
+        self.sent += len(data)
+        if self._length is not None and self.sent > self._length:
+            self.sent -= len(data)
+            raise UpstreamError(502, "UpstreamFailure", "the response body is too long")
+        parts.append(h1.encode_chunk(data) if self._chunked else data)
+        # Fast path: the promised length is reached, so nobody needs to be asked for more.
+        return self._length is None or self.sent < self._length

@@ -1,0 +1,1 @@
+"""One file for each policy a configuration may name, the order they run in and how levels merge."""

@@ -1,0 +1,195 @@
+"""Which policies there are, and the one order in which they run.
+
+Source: spec/config.md sections 3.1 and 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from sidecar.errors import ConfigError
+from sidecar.policies import (
+    authorization,
+    buffer,
+    cors,
+    delay,
+    direct_response,
+    network_authorization,
+    request_header_modifier,
+    request_mirror,
+    request_redirect,
+    response_header_modifier,
+    retry,
+    timeout,
+    transformations,
+    url_rewrite,
+)
+from sidecar.policies.base import PolicyKind, Services
+from sidecar.policies.chain import EMPTY, Chain, Hook, hook_of
+from sidecar.policies.schema import nested, parse
+
+Phase = Literal["gateway", "route", "backend"]
+
+T = TypeVar("T")
+
+KINDS: Mapping[str, PolicyKind] = {
+    kind.key: kind
+    for kind in (
+        authorization.KIND,
+        buffer.KIND,
+        cors.KIND,
+        delay.KIND,
+        direct_response.KIND,
+        network_authorization.KIND,
+        request_header_modifier.KIND,
+        request_mirror.KIND,
+        request_redirect.KIND,
+        response_header_modifier.KIND,
+        retry.KIND,
+        timeout.KIND,
+        transformations.KIND,
+        url_rewrite.KIND,
+    )
+}
+"""Every policy by its configuration key. The order here means nothing."""
+
+REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
+    # Before a route is chosen, so that what changes here can change the choice.
+    "gateway": (
+        # First: a preflight carries no credentials, and whoever is refused below must be able to
+        # read that refusal in a browser.
+        "cors",
+        # Judges before anything is done for the client. Whoever tells who that is comes before.
+        "authorization",
+        # Last, so that it can use all that was learnt, and only for those who were let in.
+        "transformations",
+    ),
+    "route": (
+        # As in the gateway phase. (The timeout's deadline runs already; it has no hook.)
+        "cors",
+        "authorization",
+        # The precondition, on the request as the client sent it.
+        "retry",
+        # Past authorization, so that nobody unknown makes us hold a body; before whatever reads it.
+        "buffer",
+        "transformations",
+        # Static changes have the last word over computed ones.
+        "requestHeaderModifier",
+        # The prefix it replaces is that of the path as it is by now.
+        "urlRewrite",
+        # After the rewrite: the location shows the rewritten URL.
+        "requestRedirect",
+        # Only what goes on, or is answered below, is delayed.
+        "delay",
+        # Last: it answers in the place of a backend.
+        "directResponse",
+    ),
+    # Once for each attempt, when the endpoint is known.
+    "backend": (
+        # Before credentials for the backend are added to the request.
+        "authorization",
+        "transformations",
+        "requestHeaderModifier",
+        "requestRedirect",
+    ),
+}
+"""Policies with request hooks, phase by phase."""
+
+RESPONSE_ORDER: tuple[tuple[Phase, str], ...] = (
+    # Static changes first, the route's before the backend's, the reverse of their request's order.
+    ("route", "responseHeaderModifier"),
+    ("backend", "responseHeaderModifier"),
+    # Before whatever reads the body.
+    ("route", "buffer"),
+    # Outwards: each level sees what the inner one made.
+    ("route", "transformations"),
+    ("backend", "transformations"),
+    ("gateway", "transformations"),
+    # `vary` goes beside what the others left. The CORS fields themselves are queued on the request
+    # and overwrite equal names at the very end.
+    ("route", "cors"),
+    ("gateway", "cors"),
+)
+"""Policies with response hooks, over all phases."""
+
+HOOKLESS: Mapping[Phase, frozenset[str]] = {
+    "gateway": frozenset(),
+    "route": frozenset(("timeout", "requestMirror", "responseHeaderModifier")),
+    "backend": frozenset(("requestMirror", "responseHeaderModifier")),
+}
+"""Policies that a phase may have beside those with request hooks."""
+
+CONNECTION = frozenset(("backendTLS", "health", "http", "tcp"))
+"""Keys of the same mappings that configure connections and balancing, and are not policies here."""
+
+
+def make(key: str, payload: object, services: Services) -> object:
+    """The policy of one payload. Raises: ConfigError, its path beginning with the key."""
+    kind = KINDS.get(key)
+    if kind is None:
+        raise ConfigError(key, "not supported yet")
+    try:
+        return kind.factory(parse(kind.config, payload), services)
+    except ConfigError as problem:
+        raise nested(key, problem) from problem
+
+
+def build(phase: Phase, payloads: Mapping[str, Any], services: Services) -> Chain:
+    """The chain of a phase from its merged payloads (see `merge`). Raises: ConfigError."""
+    made: dict[str, object] = {}
+    allowed = frozenset(REQUEST_ORDER[phase]) | HOOKLESS[phase]
+    for key, payload in payloads.items():
+        if payload is None or key in CONNECTION:
+            continue
+        if key in KINDS and key not in allowed:
+            raise ConfigError(key, f"this policy cannot be used in the {phase} phase")
+        if phase == "backend" and isinstance(payload, Mapping) and "conditional" in payload:
+            text = f"conditional {key} are not supported on backend-targeted policies"
+            raise ConfigError(key, text)
+        made[key] = make(key, payload, services)
+    return _chain(phase, made) if made else EMPTY
+
+
+def response_hooks(
+    gateway: Chain = EMPTY, route: Chain = EMPTY, backend: Chain = EMPTY
+) -> tuple[Hook, ...]:
+    """The response hooks of three phases in the order of section 3.2, for use when compiling."""
+    chains: Mapping[Phase, Chain] = {"gateway": gateway, "route": route, "backend": backend}
+    found = (chains[phase].responses.get(key) for phase, key in RESPONSE_ORDER)
+    return tuple(hook for hook in found if hook is not None)
+
+
+def _chain(phase: Phase, made: Mapping[str, object]) -> Chain:
+    requests = (hook_of(made[key], "on_request") for key in REQUEST_ORDER[phase] if key in made)
+    responses: dict[str, Hook] = {}
+    for of_phase, key in RESPONSE_ORDER:
+        hook = hook_of(made[key], "on_response") if of_phase == phase and key in made else None
+        if hook is not None:
+            responses[key] = hook
+    return Chain(
+        request_hooks=tuple(hook for hook in requests if hook is not None),
+        response_hooks=tuple(responses.values()),
+        needs_request_body=any(_flag(policy, "needs_request_body") for policy in made.values()),
+        needs_response_body=any(
+            _flag(policy, "needs_response_body")
+            for key, policy in made.items()
+            # The attempt loop asks the retry policy itself.
+            if key != "retry"
+        ),
+        timeout=_one(made, "timeout", timeout.Timeout),
+        retry=_one(made, "retry", retry.Retry),
+        mirror=_one(made, "requestMirror", request_mirror.RequestMirror),
+        buffer=_one(made, "buffer", buffer.Buffer),
+        rewrite=_one(made, "urlRewrite", url_rewrite.UrlRewrite),
+        responses=responses,
+    )
+
+
+def _flag(policy: object, name: str) -> bool:
+    return bool(getattr(policy, name, False))
+
+
+def _one(made: Mapping[str, object], key: str, kind: type[T]) -> T | None:
+    policy = made.get(key)
+    return policy if isinstance(policy, kind) else None

@@ -1,0 +1,187 @@
+"""The models against the reference's schema, and what marks and choices do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import jsonschema
+import pytest
+from pydantic import ValidationError
+
+from sidecar.config.model.base import Choice, Model, NotYet, Renamed, camel
+from sidecar.config.model.root import Config
+from sidecar.config.schema import json_schema
+
+SHARED = Path(__file__).parents[4] / "shared"
+REFERENCE = SHARED / "spec" / "config.schema.json"
+has_reference = pytest.mark.skipif(
+    not REFERENCE.is_file(), reason="the reference's schema is not here"
+)
+Schema = dict[str, Any]
+
+
+def forms(node: Schema, root: Schema) -> Iterator[Schema]:
+    """A node, its target when it is a reference, and its alternatives, each on its own."""
+    if "$ref" in node:
+        yield from forms(root["$defs"][node["$ref"].rpartition("/")[2]], root)
+    yield node
+    for word in ("anyOf", "oneOf", "allOf"):
+        for alternative in node.get(word, ()):
+            yield from forms(alternative, root)
+
+
+def children(nodes: list[Schema]) -> dict[str, list[Schema]]:
+    """What stands below: by property, `[]` for items, `{}` for further keys."""
+    found: dict[str, list[Schema]] = {}
+    for node in nodes:
+        for name, child in node.get("properties", {}).items():
+            found.setdefault(name, []).append(child)
+        for word, name in (("items", "[]"), ("additionalProperties", "{}")):
+            if isinstance(node.get(word), dict):
+                found.setdefault(name, []).append(node[word])
+    return found
+
+
+# What the reference's types say in full and ours in a validator.
+SHORTENED = {"file", "url"}
+
+
+def missing(
+    ours: list[Schema], theirs: list[Schema], roots: tuple[Schema, Schema]
+) -> Iterator[str]:
+    """Walk both schemas together; yields the paths that only the reference has."""
+    seen: set[str] = set()
+    waiting = [("", ours, theirs)]
+    while waiting:
+        path, mine, other = waiting.pop()
+        mine = [form for node in mine for form in forms(node, roots[0])]
+        other = [form for node in other for form in forms(node, roots[1])]
+        mark = json.dumps([other, mine], sort_keys=True)
+        if mark in seen:
+            continue
+        seen.add(mark)
+        known = children(mine)
+        for name, below in children(other).items():
+            if name in known:
+                waiting.append((f"{path}.{name}", known[name], below))
+            elif name not in SHORTENED:
+                yield f"{path}.{name}"
+
+
+@has_reference
+def test_every_key_of_the_reference_is_known() -> None:
+    theirs = json.loads(REFERENCE.read_text())
+    ours = json_schema()
+    assert sorted(missing([ours], [theirs], (ours, theirs))) == []
+
+
+@has_reference
+def test_no_key_is_known_that_the_reference_lacks() -> None:
+    theirs = json.loads(REFERENCE.read_text())
+    ours = json_schema()
+    # Discovery lists and resource metadata have no keys in the reference's schema, and its
+    # one-key forms are of fixed shape.
+    extra = [
+        path
+        for path in missing([theirs], [ours], (theirs, ours))
+        if not path.startswith((".services", ".workloads")) and not path.endswith("{}")
+    ]
+    assert sorted(extra) == []
+
+
+@has_reference
+def test_reference_configurations_fit_our_printed_schema() -> None:
+    from sidecar.config.environment import expand
+    from sidecar.config.yaml import Document
+
+    class EveryVariable(dict[str, str]):
+        def get(self, key: str, default: object = None) -> str:  # type: ignore[override]
+            return "x"
+
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for file in sorted((SHARED / "fixtures" / "configs").glob("*.yaml")):
+        data = Document(expand(file.read_text(), EveryVariable()).text).data
+        assert list(validator.iter_errors(data)) == [], file.name
+
+
+def test_printed_schema_is_a_schema_with_descriptions() -> None:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["properties"]["gateways"]["description"].startswith("Ports and listeners")
+    tls = schema["$defs"]["ServerTLS"]["properties"]
+    assert tls["minTlsVersion"]["deprecated"] is True
+    assert "Default TLS_V1_2" in tls["minTLSVersion"]["description"]
+    bare = [
+        f"{name}.{key}"
+        for name, definition in schema["$defs"].items()
+        for key, field in definition.get("properties", {}).items()
+        if "description" not in field
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("port", "port"), ("request_timeout", "requestTimeout"), ("enable_ipv6", "enableIpv6")],
+)
+def test_camel(name: str, key: str) -> None:
+    assert camel(name) == key
+
+
+class Pair(Choice):
+    CHOICES: ClassVar[frozenset[str]] = frozenset(("left", "right"))
+    left: str | None = None
+    right: Annotated[str | None, NotYet("right hands")] = None
+    weight: Annotated[int, NotYet("heavy weights", (9,))] = 1
+
+
+class Twice(Renamed):
+    OTHER_NAMES: ClassVar[dict[str, str]] = {"old": "new"}
+    new: int = 0
+
+
+def errors(model: type[Model], value: object) -> list[tuple[str, tuple[str | int, ...]]]:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(value)
+    return [(error["type"], error["loc"]) for error in caught.value.errors()]
+
+
+@pytest.mark.parametrize("value", [{}, {"left": "a", "right": None}, {"left": None}])
+def test_choice_wants_one(value: dict[str, Any]) -> None:
+    assert errors(Pair, value) == [("choice", ())]
+
+
+def test_not_yet_refuses_what_is_valid() -> None:
+    assert errors(Pair, {"right": "a"}) == [("not_yet", ("right",))]
+    assert errors(Pair, {"left": "a", "weight": 9}) == [("not_yet", ("weight",))]
+    assert Pair.model_validate({"left": "a", "weight": 8}).weight == 8
+
+
+def test_not_yet_reports_faults_inside_too() -> None:
+    assert errors(Pair, {"right": 1}) == [("not_yet", ("right",)), ("string_type", ("right",))]
+
+
+def test_not_yet_lets_absence_be() -> None:
+    assert Pair.model_validate({"left": "a"}).right is None
+
+
+def test_other_names() -> None:
+    assert Twice.model_validate({"old": 1}).model_dump() == {"new": 1}
+    assert errors(Twice, {"old": 1, "new": 1}) == [("invalid", ())]
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({"gateways": {"a": {"port": "80"}}}, ("gateways", "a", "port")),
+        ({"gateways": {"a": {"port": True}}}, ("gateways", "a", "port")),
+        ({"gateways": {"a": {"port": 80.0}}}, ("gateways", "a", "port")),
+        ({"routes": {}}, ("routes",)),
+        ({"routes": None}, ("routes",)),
+    ],
+)
+def test_types_are_exact(value: dict[str, Any], place: tuple[str, ...]) -> None:
+    assert [loc for _, loc in errors(Config, value)] == [place]

@@ -1,0 +1,137 @@
+"""The `config` section: defaults, the environment, and what they make of the frontend policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar.config.normalise import normalise
+from sidecar.config.snapshot import Snapshot
+from sidecar.config.static import static_config
+from sidecar.errors import ConfigError
+
+
+def normalised(data: dict[str, Any], env: dict[str, str]) -> tuple[Snapshot, list[str]]:
+    problems: list[ConfigError] = []
+    snapshot = normalise(data, problems, env=env)
+    return snapshot, [str(problem) for problem in problems]
+
+
+def test_the_environment_overrides_the_file() -> None:
+    env = {
+        "ADMIN_ADDR": "127.0.0.1:1",
+        "IPV6_ENABLED": "false",
+        "TERMINATION_GRACE_PERIOD_SECONDS": "30",
+        "CPU_LIMIT": "3",
+        "RUST_LOG": "debug",
+        "LOG_FORMAT": "json",
+        "POOL_MAX_STREAMS_PER_CONNECTION": "7",
+        "STATS_ADDR": "",
+    }
+    file: dict[str, Any] = {"adminAddr": "off", "workerThreads": "50%"}
+    config: Any = static_config({"config": file}, env)
+    assert config["adminAddr"] == "127.0.0.1:1"
+    assert config["statsAddr"] == "0.0.0.0:15020"
+    assert config["connectionTerminationDeadline"] == "25s"
+    assert config["workerThreads"] == 2
+    assert config["logging"] == {"level": "debug", "format": "json"}
+    assert config["hbone"]["poolMaxStreamsPerConn"] == 7
+
+
+@pytest.mark.parametrize(("grace", "deadline"), [("11", "6s"), ("10", "9s"), ("1", "1s")])
+def test_the_grace_period_bounds_the_drain(grace: str, deadline: str) -> None:
+    config = static_config({}, {"TERMINATION_GRACE_PERIOD_SECONDS": grace})
+    assert config["connectionTerminationDeadline"] == deadline
+
+
+def test_static_config_is_fresh_each_time() -> None:
+    first: Any = static_config({}, {})
+    first["backend"]["connectTimeout"] = "1h"
+    second: Any = static_config({}, {})
+    assert second["backend"]["connectTimeout"] == "10s"
+
+
+def test_tracing_from_the_environment() -> None:
+    env = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel:4318",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20%22b%22",
+        "OTEL_SERVICE_NAME": "gw",
+        "OTEL_RESOURCE_ATTRIBUTES": "team=a,service.name=other",
+    }
+    snapshot, _ = normalised({}, env)
+    assert snapshot.dump()["frontend/tracing"]["policy"] == {
+        "host": "otel:4318",
+        "protocol": "http",
+        "policies": {"transformations": {"request": {"set": {"x-key": '"a \\"b\\""'}}}},
+        "resources": {"team": '"a"', "service.name": '"gw"'},
+    }
+
+
+def test_configured_tracing_wins_over_the_environment() -> None:
+    data = {"frontendPolicies": {"tracing": {"host": "mine:4317"}}}
+    snapshot, _ = normalised(data, {"OTLP_ENDPOINT": "http://other:4317"})
+    policy: Any = snapshot.dump()["frontend/tracing"]["policy"]
+    assert policy["host"] == "mine:4317"
+    assert len(snapshot.warnings) == 1
+
+
+ENVIRONMENT: dict[str, tuple[dict[str, str], str]] = {
+    "address": ({"ADMIN_ADDR": "nowhere"}, "config.adminAddr: environment variable ADMIN_ADDR"),
+    "flag": ({"IPV6_ENABLED": "maybe"}, "config.enableIpv6: environment variable IPV6_ENABLED"),
+    "threads": ({"WORKER_THREADS": "-1"}, "config.workerThreads: environment variable"),
+    "duration": (
+        {"CONNECTION_TERMINATION_DEADLINE": "5"},
+        "config.connectionTerminationDeadline: environment variable",
+    ),
+    "grace": (
+        {"TERMINATION_GRACE_PERIOD_SECONDS": "x"},
+        "config.connectionTerminationDeadline: environment variable TERMINATION_GRACE_PERIOD",
+    ),
+    "protocol": (
+        {"OTLP_ENDPOINT": "http://a:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+        "config.tracing.otlpProtocol: unsupported OTLP protocol `http/json`",
+    ),
+    "headers": (
+        {"OTLP_ENDPOINT": "http://a:1", "OTEL_EXPORTER_OTLP_HEADERS": "secret"},
+        "config.tracing.headers: environment variable OTEL_EXPORTER_OTLP_HEADERS: invalid value",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_problems_of_the_environment(name: str) -> None:
+    env, expected = ENVIRONMENT[name]
+    _, (found,) = normalised({}, env)
+    assert expected in found
+
+
+def test_secrets_are_not_shown() -> None:
+    _, (found,) = normalised({}, {"SESSION_KEY": "hunter2"})
+    assert found.startswith("config.session.key: environment variable SESSION_KEY")
+    assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    ("address", "is_valid"),
+    [
+        ("127.0.0.1:1", True),
+        ("[::]:15020", True),
+        ("localhost:0", True),
+        ("unix:/run/a.sock", True),
+        ("off", True),
+        ("::1:80", False),
+        ("a.test:80", False),
+        ("127.0.0.1", False),
+        ("127.0.0.1:70000", False),
+        ("unix:a", False),
+    ],
+)
+def test_addresses(address: str, is_valid: bool) -> None:
+    data: dict[str, Any] = {"config": {"statsAddr": address}}
+    if is_valid:
+        assert static_config(data, {})["statsAddr"] == address
+        return
+    with pytest.raises(ConfigError, match=r"config\.statsAddr"):
+        static_config(data, {})
