@@ -38,6 +38,11 @@ def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
     try:
+        if argv[:1] == ["demo"]:
+            # It has options of its own, and argparse passes none on that come first.
+            from sidecar import demo
+
+            return demo.main(argv[1:])
         options = parser.parse_args(argv)
         if options.short_version:
             print(version())
@@ -101,8 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("schema", help="print the JSON schema of the configuration")
-    demo = commands.add_parser("demo", help="run a gateway with a demonstration")
-    demo.add_argument("arguments", nargs=argparse.REMAINDER)
+    commands.add_parser("demo", help="run an echo server to try a gateway on", add_help=False)
     return parser
 
 
@@ -113,9 +117,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         _print_json(json_schema())
         return EXIT_OK
     if options.command == "demo":
-        from sidecar import demo
-
-        return demo.main(options.arguments)
+        parser.error("demo takes no options of the gateway; see demo --help")
     return _gateway(parser, options)
 
 

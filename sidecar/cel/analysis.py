@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from sidecar.cel.functions import FUNCTIONS, NAMESPACES
 from sidecar.cel.syntax import Call, Ident, Index, Let, Literal, Node, Select, children
+from sidecar.cel.values import TYPES_BY_NAME
 
 _ROOTS: Final = """
     request response proxy env jwt apiKey basicAuth llm llmRequest source destination mcp backend
@@ -39,7 +41,7 @@ def paths(node: Node) -> frozenset[Path]:
 def _collect(node: Node, bound: frozenset[str], found: set[Path]) -> None:
     path = _chain(node)
     if path is not None:
-        if path[0] not in bound:
+        if path[0] not in bound and not _is_type(path):
             found.add(path)
         return
     if isinstance(node, Let):
@@ -55,8 +57,19 @@ def _collect(node: Node, bound: frozenset[str], found: set[Path]) -> None:
     else:
         if isinstance(node, Call) and node.name == "variables" and node.target is None:
             found.update((root,) for root in ROOTS)
-        for child in children(node):
+        below = node.args if isinstance(node, Call) and _is_namespaced(node) else children(node)
+        for child in below:
             _collect(child, bound, found)
+
+
+def _is_type(path: Path) -> bool:
+    return ".".join(path) in TYPES_BY_NAME and path[0] not in ROOTS
+
+
+def _is_namespaced(node: Call) -> bool:
+    """Whether the target is no variable but a part of the function's name, as in `math.ceil`."""
+    name = node.target.name if isinstance(node.target, Ident) else ""
+    return name in NAMESPACES and f"{name}.{node.name}" in FUNCTIONS
 
 
 def _chain(node: Node) -> Path | None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from sidecar.config.model.base import Model, Renamed
+from sidecar.config.model.base import Model, Renamed, camel
 from sidecar.config.model.root import Config
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -24,7 +25,7 @@ def json_schema() -> dict[str, Any]:
     schema = Config.model_json_schema(by_alias=True)
     definitions = {Config.__name__: schema, **schema["$defs"]}
     for model in _models(Model):
-        definition = definitions.get(model.__name__)
+        definition = definitions.get(re.sub(r"[^\w.-]", "_", model.__name__))
         if definition is not None and "properties" in definition:
             _describe(model, definition["properties"])
             _add_other_names(model, definition["properties"])
@@ -46,8 +47,10 @@ def _describe(model: type[Model], properties: dict[str, Any]) -> None:
         if issubclass(base, Model) and "[" not in base.__name__:
             for name, text in _field_docs(base).items():
                 field = model.model_fields.get(name)
-                if field is not None and field.alias in properties:
-                    properties[field.alias]["description"] = text
+                # Fields of a forward reference carry no alias of their own.
+                key = (field.alias if field else None) or camel(name)
+                if key in properties:
+                    properties[key]["description"] = text
 
 
 def _field_docs(model: type[Model]) -> dict[str, str]:

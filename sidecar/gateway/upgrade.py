@@ -32,7 +32,7 @@ class Upgrade:
         """Execute the command line anew, or log why not."""
         if os.getpid() == 1:
             _log.error("upgrade refused: we are process 1, and our end would end the container")
-        elif self.reader is not None or self.pid:
+        elif self.reader is not None:
             _log.error("upgrade refused: process %d is on its way already", self.pid)
         else:
             self._spawn()

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Final, final
 
 from h2 import events as h2_events
-from h2.errors import ErrorCodes
 
 from sidecar.errors import UpstreamError
 from sidecar.http.h2 import MAX_STREAM_ID, block_of
-from sidecar.http.h2_fields import MessageError, ResponseHead, outgoing, response_head, trailers
+from sidecar.http.h2_fields import MessageError, ResponseHead, response_head, trailers
 from sidecar.http.h2_guard import GoAwayReceived, H2ConnectionError
-from sidecar.http.headers import Field, Headers
+from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response
 from sidecar.net.h2_endpoint import (
     CANCEL,
@@ -31,12 +30,10 @@ from sidecar.net.h2_endpoint import (
     Endpoint,
     limits_of,
 )
+from sidecar.net.h2_exchange import ClientStream, Head, call_failed, code_name, request_fields
 from sidecar.net.h2_stream import H2Body, Stream, StreamGone
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
-
-Head = tuple[str, str, str, str, Headers]
-"""(method, scheme, authority, target, headers); Host and hop-by-hop fields are left out."""
 
 SETTINGS: Final = HttpSettings(
     header_count=200, h2_header_list_bytes=64 * 1024, idle_seconds=90.0, h2_pings_per_10s=500
@@ -46,34 +43,6 @@ SETTINGS: Final = HttpSettings(
 _STREAMS_BEFORE_SETTINGS: Final = 100
 """Streams opened before the peer has said how many it takes (RFC 9113 6.5.2 advises 100)."""
 _INFORMATIONAL_MAX: Final = 16
-_TRAILERS_WANTED: Final = (b"te", b"trailers")
-
-
-def _failed(why: str, *, retryable: bool = False, sent: bool = True) -> UpstreamError:
-    return UpstreamError(
-        503, "UpstreamFailure", f"upstream call failed: {why}", retryable=retryable, sent=sent
-    )
-
-
-@final
-class ClientStream(Stream):
-    """An exchange under way. `head` is given the response's head, or the error instead of it."""
-
-    __slots__ = ("has_no_body", "head", "informational", "is_sent", "request", "upload")
-
-    def __init__(
-        self, stream_id: int, now: float, request: Request, head: asyncio.Future[ResponseHead]
-    ) -> None:
-        super().__init__(stream_id, now)
-        self.request = request
-        self.head = head
-        self.informational = 0
-        self.has_no_body = False
-        """The response has none, whatever its Content-Length says."""
-        self.upload: Body | None = None
-        """The request's body while a task sends it."""
-        self.is_sent = False
-        """The request went out whole."""
 
 
 @final
@@ -97,7 +66,7 @@ class H2Client(Endpoint[ClientStream]):
         self._max_streams = _STREAMS_BEFORE_SETTINGS
         self._is_leaving = False
         self._idle_since = 0.0
-        self._dispatch: dict[type, Callable[[Any], None]] = {
+        self._dispatch = {
             h2_events.ResponseReceived: self._on_response,
             h2_events.InformationalResponseReceived: self._on_informational,
             h2_events.DataReceived: self._on_data,
@@ -132,8 +101,8 @@ class H2Client(Endpoint[ClientStream]):
         had); whatever reading `body` raises. Cancelling it resets the stream.
         """
         if not self.can_take:
-            raise _failed("no stream to be had", retryable=True, sent=False)
-        fields = _request_fields(head, request, body)
+            raise call_failed("no stream to be had", retryable=True, sent=False)
+        fields = request_fields(head, request, body)
         data = body.read_nowait()
         ends = data == b"" and not body.length and not body.trailers
         method = head[0]
@@ -188,7 +157,7 @@ class H2Client(Endpoint[ClientStream]):
         if stream.is_over:
             return
         self._reset(stream, code)
-        self._fail_stream(stream, error or _failed("the exchange was given up"))
+        self._fail_stream(stream, error or call_failed("the exchange was given up"))
 
     def _fail_stream(self, stream: ClientStream, error: Exception) -> None:
         stream.is_over = True
@@ -237,15 +206,8 @@ class H2Client(Endpoint[ClientStream]):
         """Octets from the server."""
         if self._is_closing:
             return
-        self.received_bytes += len(data)
-        now = self._heard = self.now()
-        self._ping_sent = 0.0
-        dispatch = self._dispatch
         try:
-            for event in self._codec.receive(data, now):
-                handle = dispatch.get(type(event))
-                if handle is not None:
-                    handle(event)
+            self._handle(data)
         except H2ConnectionError as error:
             self._leave()
             self._fail(error.code)
@@ -260,7 +222,7 @@ class H2Client(Endpoint[ClientStream]):
         self._sweeper.discard(self)
         self.deadline = 0.0
         self._leave()
-        self._fail_all(_failed("the connection was closed"))
+        self._fail_all(call_failed("the connection was closed"))
         if not self._tasks:
             self._finished()
 
@@ -373,18 +335,10 @@ class H2Client(Endpoint[ClientStream]):
             return
         code = event.error_code
         if code == REFUSED_STREAM and not stream.head.done():
-            error = _failed("the upstream refused the stream", retryable=True, sent=False)
+            error = call_failed("the upstream refused the stream", retryable=True, sent=False)
         else:
-            error = _failed(f"the upstream reset the stream ({_name(code)})")
+            error = call_failed(f"the upstream reset the stream ({code_name(code)})")
         self._fail_stream(stream, error)
-
-    def _on_window(self, event: h2_events.WindowUpdated) -> None:
-        if event.stream_id:
-            stream = self._streams.get(event.stream_id)
-            if stream is not None:
-                stream.wake()
-        else:
-            self._wake_senders()
 
     def _on_settings(self, event: h2_events.RemoteSettingsChanged) -> None:
         self._max_streams = self._codec.remote_max_streams
@@ -394,8 +348,8 @@ class H2Client(Endpoint[ClientStream]):
         self._leave()
         for stream in list(self._streams.values()):
             if stream.id > event.last_stream_id:
-                why = f"the upstream is going away ({_name(event.code)})"
-                self._fail_stream(stream, _failed(why, retryable=True, sent=False))
+                why = f"the upstream is going away ({code_name(event.code)})"
+                self._fail_stream(stream, call_failed(why, retryable=True, sent=False))
         if not self._streams:
             self.close()
 
@@ -410,10 +364,6 @@ class H2Client(Endpoint[ClientStream]):
         self._give_up(stream, CANCEL)
 
     # --- time -----------------------------------------------------------------------------
-
-    def _look_by(self, when: float) -> None:
-        if not self.deadline or when < self.deadline:
-            self.deadline = when
 
     def _next_look(self, now: float) -> float:
         if self._streams:
@@ -443,36 +393,3 @@ class H2Client(Endpoint[ClientStream]):
             if self._streams:
                 self._look_keepalive(now)
             self._look_by(self._next_look(now))
-
-
-def _request_fields(head: Head, request: Request, body: Body) -> list[Field]:
-    method, scheme, authority, target, headers = head
-    fields: list[Field] = [(b":method", method.encode("latin-1"))]
-    if method != "CONNECT":
-        fields.append((b":scheme", scheme.encode("latin-1")))
-    fields.append((b":authority", authority.encode("latin-1")))
-    if method != "CONNECT":
-        fields.append((b":path", target.encode("latin-1")))
-    try:
-        for _, value in fields:
-            if not value or b" " in value:
-                raise MessageError("an empty or illegal pseudo-header field")
-        outgoing([(b"pseudo", value) for _, value in fields])
-        fields.extend(field for field in outgoing(headers) if field[0] != b"content-length")
-    except (MessageError, UnicodeEncodeError) as error:
-        raise UpstreamError(
-            500, "Internal", "invalid http: a rewritten request is malformed", sent=False
-        ) from error
-    length = body.length
-    if length or (length == 0 and method in ("POST", "PUT", "PATCH")):
-        fields.append((b"content-length", b"%d" % length))
-    if request.wants_trailers:
-        fields.append(_TRAILERS_WANTED)
-    return fields
-
-
-def _name(code: int) -> str:
-    try:
-        return ErrorCodes(code).name
-    except ValueError:
-        return f"code {code}"

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import Final, Generic, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar, cast
 
 from h2.errors import ErrorCodes
+from h2.events import WindowUpdated
 
 from sidecar.errors import UpstreamError
 from sidecar.http.h2 import H2Codec, H2Limits
@@ -75,6 +77,8 @@ class Endpoint(asyncio.Protocol, ABC, Generic[S]):
         self._codec = H2Codec(limits, is_client=is_client)
         self._streams: dict[int, S] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._dispatch: dict[type, Callable[[Any], None]] = {}
+        """Each side's answers to the codec's events."""
         self._is_closing = False
         """No frame is read or written any more."""
         self._is_lost = False
@@ -102,6 +106,25 @@ class Endpoint(asyncio.Protocol, ABC, Generic[S]):
         self._sweeper.add(self)
         self._codec.start()
         self._flush()
+
+    def _handle(self, data: bytes) -> None:
+        """Act upon octets from the peer. Raises H2ConnectionError."""
+        self.received_bytes += len(data)
+        now = self._heard = self.now()
+        self._ping_sent = 0.0
+        dispatch = self._dispatch
+        for event in self._codec.receive(data, now):
+            handle = dispatch.get(type(event))
+            if handle is not None:
+                handle(event)
+
+    def _on_window(self, event: WindowUpdated) -> None:
+        if event.stream_id:
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.wake()
+        else:
+            self._wake_senders()
 
     def pause_writing(self) -> None:
         """The peer does not read: senders wait."""
@@ -141,7 +164,7 @@ class Endpoint(asyncio.Protocol, ABC, Generic[S]):
                 self.transport.abort()
 
     def _fail(self, code: int) -> None:
-        """End the connection at once: GOAWAY, then close; a peer that does not read gets neither."""
+        """End the connection now: GOAWAY, then close; a peer that does not read gets neither."""
         if self._is_closing:
             return
         self._codec.goaway(self._codec.guard.highest_stream_id, code)
@@ -258,6 +281,11 @@ class Endpoint(asyncio.Protocol, ABC, Generic[S]):
         return left
 
     # --- time -----------------------------------------------------------------------------
+
+    def _look_by(self, when: float) -> None:
+        """Have `expire` called then at the latest."""
+        if not self.deadline or when < self.deadline:
+            self.deadline = when
 
     def _look_keepalive(self, now: float) -> float:
         """Send or judge the keepalive PING; gives when to look next, 0.0 for never."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, final
+from typing import Final, final
 
 from h2 import events as h2_events
 from h2.errors import ErrorCodes
@@ -86,7 +86,7 @@ class H2Server(Responder):
         self._drain_started = 0.0
         self._opened = self._idle_since = self._block_since = 0.0
         self._is_settled = False
-        self._dispatch: dict[type, Callable[[Any], None]] = {
+        self._dispatch = {
             h2_events.RequestReceived: self._on_request,
             h2_events.DataReceived: self._on_data,
             h2_events.TrailersReceived: self._on_trailers,
@@ -121,15 +121,8 @@ class H2Server(Responder):
         """Octets from the client."""
         if self._is_closing:
             return
-        self.received_bytes += len(data)
-        now = self._heard = self.now()
-        self._ping_sent = 0.0
-        dispatch = self._dispatch
         try:
-            for event in self._codec.receive(data, now):
-                handle = dispatch.get(type(event))
-                if handle is not None:
-                    handle(event)
+            self._handle(data)
         except H2ConnectionError as error:
             self._fail(error.code)
             return
@@ -137,8 +130,8 @@ class H2Server(Responder):
         if not guard.is_in_block and (self._streams or not guard.is_in_frame):
             self._block_since = 0.0
         elif not self._block_since:
-            self._block_since = now
-            self._look_by(now + self._settings.header_read_seconds)
+            self._block_since = self._heard
+            self._look_by(self._heard + self._settings.header_read_seconds)
         if not self._is_closing:
             self._flush()
 
@@ -203,7 +196,7 @@ class H2Server(Responder):
         self._look_by(now + LOOK_SECONDS)
         task = stream.task = self.loop.create_task(self._serve(stream, request))
         self._tasks.add(task)
-        # Not at the end of `_serve`: a task that is cancelled before its first step never gets there.
+        # Not at the end of `_serve`: a task cancelled before its first step never gets there.
         task.add_done_callback(partial(self._ended, stream, request))
         self._left -= 1
         if self._left <= 0:
@@ -277,14 +270,6 @@ class H2Server(Responder):
             stream.body.fail(error)
         if stream.task is not None:
             stream.task.cancel()
-
-    def _on_window(self, event: h2_events.WindowUpdated) -> None:
-        if event.stream_id:
-            stream = self._streams.get(event.stream_id)
-            if stream is not None:
-                stream.wake()
-        else:
-            self._wake_senders()
 
     def _on_settings(self, event: h2_events.RemoteSettingsChanged) -> None:
         self._is_settled = True
@@ -363,10 +348,6 @@ class H2Server(Responder):
         self.flush_soon()
 
     # --- time -----------------------------------------------------------------------------
-
-    def _look_by(self, when: float) -> None:
-        if not self.deadline or when < self.deadline:
-            self.deadline = when
 
     def expire(self) -> None:
         """Look at everything that may have taken too long."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field
+from pydantic import AfterValidator, Discriminator, Field
 
 from sidecar.config.model.base import (
     OPEN,
@@ -31,13 +31,13 @@ from sidecar.config.scalars import (
 )
 
 
-def spelled(**aliases: str) -> BeforeValidator:
+def spelled(**aliases: str) -> AfterValidator:
     """Accept other spellings of a value, and keep the canonical one."""
 
     def canonical(value: Any) -> Any:
-        return aliases.get(value, value) if type(value) is str else value
+        return aliases.get(value, value)
 
-    return BeforeValidator(canonical)
+    return AfterValidator(canonical)
 
 
 FailureMode = Literal["failClosed", "failOpen"]
@@ -244,7 +244,8 @@ class RemoteRateLimit(Callout):
     """Name space of the limits."""
     descriptors: list[Descriptor]
     """What is asked for each request."""
-    failure_mode: Annotated[FailureMode, spelled(FailClosed="failClosed", FailOpen="failOpen")] = (
+    failure_mode: Annotated[Literal["failClosed", "failOpen", "FailClosed", "FailOpen"],
+        spelled(FailClosed="failClosed", FailOpen="failOpen")] = (
         "failClosed"
     )
     """When the service fails. Default: 500."""

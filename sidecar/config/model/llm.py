@@ -69,6 +69,7 @@ class ProviderChoice(Choice):
 ProviderName = Annotated[
     Literal[
         "openAI",
+        "openai",
         "gemini",
         "vertex",
         "anthropic",

@@ -103,7 +103,7 @@ def test_byte_order_mark_is_dropped(tmp_path: Path) -> None:
 def test_places_survive_expansion() -> None:
     text = "# é ${LONG}\ngateways: {a: {port: $PORT, prot: 1}}\n"
     (line,) = refusals(text, LONG="a comment that grows", PORT="1234")
-    assert line.startswith("f:2:30: gateways.a.prot: unknown field `prot`")
+    assert line.startswith("f:2:29: gateways.a.prot: unknown field `prot`")
 
 
 def test_secrets_are_not_repeated() -> None:
@@ -124,7 +124,7 @@ frontendPolicies: {{http: {{maxBufferSize: {secret}}}}}
 
 def test_yaml_errors_show_no_text() -> None:
     (line,) = refusals("a: [hunter2\nb: }")
-    assert line.startswith("f:2:4: invalid YAML: ")
+    assert line.startswith("f:2:2: invalid YAML: ")
     assert "hunter2" not in line
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +249,11 @@ class Gateway:
             continue
         return self.process.wait(PATIENCE_SECONDS)
 
+    def wait_settled(self) -> None:
+        """The supervisor has finished what it was doing and answered a signal."""
+        self.signal(signal.SIGHUP)
+        self.wait_event("reload")
+
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
 
@@ -266,9 +271,9 @@ def running(scenario: str, **environment: str) -> Iterator[Gateway]:
     try:
         yield gateway
     finally:
-        if gateway.process.poll() is None:
-            gateway.process.kill()
-            gateway.process.wait()
+        with suppress(ProcessLookupError):  # also what an upgrade left running
+            os.killpg(gateway.process.pid, signal.SIGKILL)
+        gateway.process.wait()
         for stream in (gateway.process.stdout, gateway.process.stderr):
             assert stream is not None
             stream.close()
@@ -426,10 +431,12 @@ def test_the_supervisor_has_one_thread_no_socket_and_loses_no_descriptor() -> No
     with running("plain") as gateway:
         pids = gateway.wait_all_ready(2)
         process = Path(f"/proc/{gateway.process.pid}")
+        gateway.wait_settled()
         before = descriptors(process)
         for _ in range(3):
             os.kill(pids["0"], signal.SIGKILL)
             pids["0"] = gateway.wait_event("worker", slot=0)["pid"]
+        gateway.wait_settled()
         assert len(descriptors(process)) == len(before)
         assert not any(target.startswith("socket:") for target in before)
         assert len(list((process / "task").iterdir())) == 1

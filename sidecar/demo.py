@@ -1,0 +1,194 @@
+"""`agentgateway-sidecar demo`: an upstream that answers with what it was asked, to try a gateway on.
+
+With `--gateway` the same command also runs a gateway in front of it, on the packaged example. The
+gateway is then the main process, because it knows how to take signals; the echo server is a child
+that lives as long as the pipe which is its standard input. So the upstream outlives the
+gateway's drain, and nothing is left behind however the gateway ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from sidecar.admin.server import Address, AdminServer
+from sidecar.config.text import Source
+from sidecar.errors import ConfigError
+
+ECHO_PORT: Final = 8080
+GATEWAY_PORT: Final = 3000
+ECHO_VARIABLE: Final = "DEMO_ECHO_PORT"
+GATEWAY_VARIABLE: Final = "DEMO_GATEWAY_PORT"
+"""How the packaged example is told of other ports than the usual ones."""
+MAX_BODY_BYTES: Final = 1024 * 1024
+MAX_EVENTS: Final = 1000
+
+_LISTENING: Final = b"listening\n"
+_EVENT_SECONDS: Final = 0.1
+_CONNECT_INTERVAL_SECONDS: Final = 0.05
+_END_SECONDS: Final = 10.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the demonstration until told to stop; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.gateway:
+        return _with_gateway(options.port, options.gateway_port)
+    try:
+        return asyncio.run(_serve(options.port, options.attached))
+    except ConfigError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+
+
+def quickstart() -> Path:
+    """The example that `--gateway` runs, from the package or from the source tree."""
+    package = Path(__file__).parent
+    packaged = package / "examples" / "quickstart.yaml"
+    return packaged if packaged.exists() else package.parent / "deploy/examples/quickstart.yaml"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="agentgateway-sidecar demo",
+        description="Run a server on 127.0.0.1 that answers with the request as JSON, and streams"
+        " events on /sse.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--port", type=_port, default=ECHO_PORT, help="port of the server (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--gateway", action="store_true", help="also run a gateway in front of it on an example"
+    )
+    parser.add_argument(
+        "--gateway-port",
+        type=_port,
+        default=GATEWAY_PORT,
+        help="port of the gateway (default: %(default)s)",
+    )
+    # For the child of `--gateway`: serve until standard input ends, and say when that port answers.
+    parser.add_argument("--attached", type=_port, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text[:6]) < 65536:
+        raise argparse.ArgumentTypeError("expected a port, 1 to 65535")
+    return int(text)
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+async def echo_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """ASGI: `/sse` streams events, every other path answers with the request."""
+    request = Request(scope, receive)
+    response = _events(request) if request.url.path == "/sse" else await _echo(request)
+    await response(scope, receive, send)
+
+
+async def _echo(request: Request) -> Response:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return PlainTextResponse(f"more than {MAX_BODY_BYTES} bytes\n", 413)
+    pairs = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in request.headers.raw]
+    target: bytes = request.scope["raw_path"]
+    if request.scope["query_string"]:
+        target += b"?" + request.scope["query_string"]
+    seen = {
+        "method": request.method,
+        "path": target.decode("latin-1"),
+        "headers": pairs,
+        "body": body.decode("utf-8", "replace"),
+    }
+    return JSONResponse(seen)
+
+
+def _events(request: Request) -> Response:
+    text = request.query_params.get("events", "10")
+    if not (text.isascii() and text.isdigit()) or int(text[:6]) > MAX_EVENTS:
+        return PlainTextResponse(f"events: expected a number up to {MAX_EVENTS}\n", 400)
+    headers = {"cache-control": "no-store"}
+    return StreamingResponse(_stream(int(text)), media_type="text/event-stream", headers=headers)
+
+
+async def _stream(count: int) -> AsyncIterator[bytes]:
+    for number in range(1, count + 1):
+        yield b"id: %d\ndata: event %d of %d\n\n" % (number, number, count)
+        await asyncio.sleep(_EVENT_SECONDS)
+
+
+async def _serve(port: int, attached: int) -> int:
+    """Serve until a signal, or, attached to the gateway at that port, until standard input ends."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A terminal's Ctrl+C reaches us too, yet the gateway drains before it ends.
+        loop.add_signal_handler(number, (lambda: None) if attached else ended.set)
+    server = AdminServer(echo_app, Address("127.0.0.1", port), "demo --port")
+    await server.start()
+    if attached:
+        loop.add_reader(sys.stdin.fileno(), ended.set)
+        os.write(sys.stdout.fileno(), _LISTENING)
+        announcing = loop.create_task(_announce(attached))
+        await ended.wait()
+        announcing.cancel()
+    else:
+        print(f"echo server on http://127.0.0.1:{port}/, events on /sse", flush=True)
+        await ended.wait()
+    await server.stop()
+    return 0
+
+
+async def _announce(port: int) -> None:
+    """Print what to try, once the gateway takes connections."""
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            break
+        await asyncio.sleep(_CONNECT_INTERVAL_SECONDS)
+    url = f"http://127.0.0.1:{port}"
+    print(f"\nTry it:  curl -i {url}/hello\n         curl -N {url}/sse\n", file=sys.stderr, flush=True)
+
+
+# --- the server behind a gateway -----------------------------------------------------------------
+
+
+def _with_gateway(port: int, gateway_port: int) -> int:
+    from sidecar.gateway.run import run
+
+    command = [sys.executable, "-m", "sidecar", "demo"]
+    command += ["--port", str(port), "--attached", str(gateway_port)]
+    pipe = subprocess.PIPE
+    # The command is our own interpreter and numbers.
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as echo:  # noqa: S603
+        assert echo.stdin is not None
+        assert echo.stdout is not None
+        if echo.stdout.read(len(_LISTENING)) != _LISTENING:
+            return 1  # it has said why
+        os.environ.update({ECHO_VARIABLE: str(port), GATEWAY_VARIABLE: str(gateway_port)})
+        path = quickstart()
+        try:
+            return run(Source(str(path), path), "text")
+        finally:
+            echo.stdin.close()
+            try:
+                echo.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                echo.kill()

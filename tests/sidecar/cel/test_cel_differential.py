@@ -1,0 +1,172 @@
+"""The same expressions on all engines: they agree, or one of them refuses at compile time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidecar.cel.engine import CelError, Engine
+from sidecar.errors import ConfigError
+from test_cel_functions import STANDARD
+
+OURS = Engine(backend="closures")
+LIBRARIES = ("cel-expr-python", "cel-python")
+DATA: dict[str, Any] = {
+    "v": {"s": "abc", "n": 3, "x": None, "f": 2.5, "t": True, "l": [1, "two", 3.0], "m": {"k": 1}},
+    "vars": {"foo": "hello", "bar": "world", "nothing": None, "n": 5, "list": [1, "two", None]},
+    "metadata": None,
+}
+REFUSED = "refused"
+ERROR = "error"
+
+
+def engine(name: str) -> Engine:
+    try:
+        return Engine(backend=name)
+    except ConfigError as problem:
+        pytest.skip(problem.message)
+
+
+@pytest.fixture(scope="module", params=LIBRARIES)
+def library(request: pytest.FixtureRequest) -> Engine:
+    return engine(request.param)
+
+
+def outcome(one: Engine, source: str) -> str:
+    """A text in which values of different types differ, and any NaN is one."""
+    try:
+        program = one.compile(source)
+    except ConfigError:
+        return REFUSED
+    try:
+        return shown(program.eval(DATA))
+    except CelError:
+        return ERROR
+
+
+def shown(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        pairs = sorted(f"{shown(k)}: {shown(v)}" for k, v in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, timedelta):
+        return str(value.total_seconds())
+    return repr(value)
+
+
+# What agentgateway answers and CEL does not: see `sidecar.cel.ops` and `sidecar.cel.functions`.
+SUPERSET = (
+    "'zip'", ".zip", "vars.foo.x", "ell", "contains(2)", "contains(b", "contains(1)", "{'a':1}.con",
+    "math.sqrt", "[math.", "timestamp(\"2024-02-01T00:00:00.1234567Z\")", 'duration("1ns")',
+    "vars.list[?9]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("source", [source for source, _ in STANDARD])
+def test_named_cases(library: Engine, source: str) -> None:
+    theirs = outcome(library, source)
+    if theirs == REFUSED:
+        return
+    ours = outcome(OURS, source)
+    if ours == REFUSED:
+        # We find at compile time what can only fail.
+        ours = ERROR
+    if theirs != ours:
+        assert theirs == ERROR, f"{theirs} is not {ours}"
+        assert any(part in source for part in SUPERSET)
+
+
+literals = st.one_of(
+    st.sampled_from(["0", "1", "-1", "2", "9223372036854775807", "-9223372036854775808"]),
+    st.sampled_from(["0u", "1u", "18446744073709551615u", "0.0", "1.0", "-0.5", "2.5", "1e300"]),
+    st.sampled_from(['""', '"a"', '"abc"', '"é"', '"\\U0001F600"', 'b""', 'b"a"', 'b"\\xff"']),
+    st.sampled_from(["true", "false", "null", "[]", "{}", "v.s", "v.n", "v.x", "v.f", "v.t"]),
+    st.sampled_from(["v.l", "v.m", "v.nope", "v.m.k", "v['s']", "v.l[1]", "v.l[5]", "v"]),
+    st.sampled_from(["duration('90s')", "duration('-1.5s')", "timestamp(0)", "int", "type(1)"]),
+)
+
+
+def extend(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    signs = st.sampled_from(["+", "-", "*", "/", "%", "==", "!=", "<", "<=", ">", ">="])
+    logic = st.sampled_from(["&&", "||"])
+    loops = st.sampled_from(["all", "exists", "exists_one", "map", "filter"])
+    variables = st.sampled_from(["x", "y"])
+    bodies = st.one_of(inner, st.sampled_from(["x > 1", "x == y", "y != null", "x", "v.n < x"]))
+    return st.one_of(
+        st.builds("({} {} {})".format, inner, signs, inner),
+        st.builds("({} {} {})".format, inner, logic, inner),
+        st.builds("({} ? {} : {})".format, inner, inner, inner),
+        st.builds("{}({})".format, st.sampled_from(["!", "-"]), inner),
+        st.builds("size({})".format, inner),
+        st.builds("type({})".format, inner),
+        st.builds("[{}, {}]".format, inner, inner),
+        st.builds("{{{}: {}}}".format, inner, inner),
+        st.builds("{}[{}]".format, inner, inner),
+        st.builds("({} in [{}, {}])".format, inner, inner, inner),
+        st.builds("({} in {{{}: 1}})".format, inner, st.sampled_from(["1", "'a'", "true", "1u"])),
+        st.builds("{}.startsWith({})".format, inner, inner),
+        st.builds("{}.{}({}, {})".format, inner, loops, variables, bodies),
+        st.builds("{}.with({}, {})".format, inner, variables, bodies),
+    )
+
+
+sources = st.recursive(literals, extend, max_leaves=8)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_generated(name: str) -> None:
+    library = engine(name)
+    count = 1500 if name == "cel-expr-python" else 300
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(sources)
+    def check(source: str) -> None:
+        theirs = outcome(library, source)
+        ours = outcome(OURS, source)
+        if REFUSED not in (theirs, ours):
+            assert theirs == ours
+        elif ours == REFUSED:
+            assert theirs in (REFUSED, ERROR)
+
+    check()
+
+
+LANGUAGE_ONLY_HERE = [
+    "default(v.nope, 1)",
+    "coalesce(v.nope, 1)",
+    "variables()",
+    "{'a': 1}.mapValues(x, x)",
+    "{'a': 1}.filterKeys(x, true)",
+]
+
+
+@pytest.mark.parametrize("source", LANGUAGE_ONLY_HERE)
+def test_what_a_library_cannot_do_is_refused(library: Engine, source: str) -> None:
+    assert outcome(OURS, source) not in (REFUSED, ERROR)
+    with pytest.raises(ConfigError) as caught:
+        library.compile(source)
+    assert "not supported" in caught.value.message
+
+
+def test_errors_that_a_library_lets_escape_are_refused() -> None:
+    library = engine("cel-python")
+    source = "[0].map(x, 1 / x) == [] || true"
+    assert outcome(OURS, source) == "True"
+    assert outcome(library, source) == REFUSED
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Engine(backend="cel-js")
+    assert "closures, cel-expr-python, cel-python" in caught.value.message

@@ -1,0 +1,195 @@
+"""A real gateway process for tests: own ports, own configuration file, stopped at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+import yaml
+
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on now, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+class GatewayProcess:
+    """`with GatewayProcess(config) as gateway:` serves until the block ends.
+
+    `config`: a document without `config` addresses; they are filled in with free ports.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], *, workers: int = 1, env: dict[str, str] | None = None
+    ) -> None:
+        self.admin_port, self.stats_port, self.readiness_port = free_ports(3)
+        self._static = {
+            "adminAddr": f"127.0.0.1:{self.admin_port}",
+            "statsAddr": f"127.0.0.1:{self.stats_port}",
+            "readinessAddr": f"127.0.0.1:{self.readiness_port}",
+            "workerThreads": workers,
+        }
+        self._env = env or {}
+        self._folder = tempfile.TemporaryDirectory()
+        self.path = Path(self._folder.name) / "gateway.yaml"
+        self.log_path = Path(self._folder.name) / "log"
+        self.write(config)
+        self.process: subprocess.Popen[bytes]
+
+    def write(self, config: dict[str, Any]) -> None:
+        """Put a configuration in the file, atomically; a running gateway will see it."""
+        document = {**config, "config": {**self._static, **config.get("config", {})}}
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(yaml.safe_dump(document, sort_keys=False))
+        os.replace(fresh, self.path)
+
+    def start(self) -> Self:
+        """Start and wait until it is ready."""
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sidecar", "-f", str(self.path)],
+                stdout=log,
+                stderr=log,
+                cwd=self._folder.name,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **self._env},
+            )
+        self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        """Until the readiness port says so; fails with the log when the process ends first."""
+        until = time.monotonic() + START_SECONDS
+        while not self.is_ready():
+            assert self.process.poll() is None, self.log()
+            assert time.monotonic() < until, self.log()
+            time.sleep(0.02)
+
+    def is_ready(self) -> bool:
+        """What `/healthz/ready` says."""
+        try:
+            return self._get(self.readiness_port, "/healthz/ready")[0] == 200
+        except OSError:
+            return False
+
+    def _get(self, port: int, path: str) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def dump(self) -> dict[str, Any]:
+        """`/config_dump`."""
+        return dict(orjson.loads(self._get(self.admin_port, "/config_dump")[1]))
+
+    def metrics(self) -> str:
+        """`/metrics`."""
+        return self._get(self.stats_port, "/metrics")[1].decode()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum over all series of a metric that have these labels."""
+        total = 0.0
+        for line in self.metrics().splitlines():
+            if line.startswith((name + "{", name + " ")) and all(
+                f'{key}="{value}"' in line for key, value in labels.items()
+            ):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+    def worker_pids(self) -> list[int]:
+        """Of the workers that run now."""
+        return [p["pid"] for p in self.dump()["processes"] if p["role"].startswith("worker")]
+
+    def control_pid(self) -> int:
+        """Of the control process that answers."""
+        return int(next(p["pid"] for p in self.dump()["processes"] if p["role"] == "control"))
+
+    def wait_applied(self, revision: int) -> None:
+        """Until every worker runs this revision or a later one."""
+        until = time.monotonic() + START_SECONDS
+        while True:
+            processes = self.dump()["processes"]
+            if all(p["generation"] >= revision for p in processes):
+                return
+            assert time.monotonic() < until, (processes, self.log())
+            time.sleep(0.02)
+
+    def reload(self, config: dict[str, Any]) -> None:
+        """Write a configuration and wait until it is in force everywhere."""
+        revision = self.dump()["revision"] + 1
+        self.write(config)
+        until = time.monotonic() + START_SECONDS
+        while self.dump()["revision"] < revision:
+            assert time.monotonic() < until, self.log()
+            time.sleep(0.02)
+        self.wait_applied(revision)
+
+    def log(self) -> str:
+        """All it has printed."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def stop(self) -> int:
+        """SIGTERM and wait; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self._end()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if getattr(self, "process", None) is not None and self.process.poll() is None:
+            self.stop()
+        self._folder.cleanup()
+
+
+def proxy_config(port: int, upstream: str, **route: Any) -> dict[str, Any]:
+    """One listener, one route, one backend."""
+    return {
+        "binds": [
+            {
+                "port": port,
+                "listeners": [{"routes": [{"backends": [{"host": upstream}], **route}]}],
+            }
+        ]
+    }
