@@ -14,14 +14,13 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
 from sidecar.config.problems import InvalidConfigError, Problem
-from sidecar.errors import ConfigError
+from sidecar.version import package_version
 
 if TYPE_CHECKING:
     from sidecar.config.local import Source
@@ -45,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
             return demo.main(argv[1:])
         options = parser.parse_args(argv)
         if options.short_version:
-            print(version())
+            print(package_version())
             return EXIT_OK
         if options.build_info:
             _print_json(build_info())
@@ -61,19 +60,11 @@ def main(argv: Sequence[str]) -> int:
         return exit_.code if isinstance(exit_.code, int) else EXIT_USAGE
 
 
-def version() -> str:
-    """The installed version, or a mark that the source tree runs uninstalled."""
-    try:
-        return metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return "0+source"
-
-
 def build_info() -> dict[str, str]:
     """What `--version` prints."""
     return {
         "name": DISTRIBUTION,
-        "version": version(),
+        "version": package_version(),
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "platform": f"{platform.system()}-{platform.machine()}".lower(),
@@ -166,17 +157,11 @@ def _validate(source: Source, output: str) -> int:
     return EXIT_INVALID if problems else EXIT_OK
 
 
-def _check(source: Source) -> list[Problem]:
-    """Schema and cross-field checks; returns warnings. Raises InvalidConfigError."""
-    from sidecar.config.local import load
-    from sidecar.config.normalise import normalise
+def _check(source: Source) -> Sequence[Problem]:
+    """Every check that a start makes; returns warnings. Raises InvalidConfigError."""
+    from sidecar.gateway.loading import Loader
 
-    loaded = load(source, os.environ)
-    errors: list[ConfigError] = []
-    snapshot = normalise(loaded.data, errors)
-    if errors:
-        raise InvalidConfigError(source.name, loaded.place(errors))
-    return [*loaded.warnings, *loaded.place(snapshot.warnings)]
+    return Loader(source).load().warnings
 
 
 def _report(name: str, problems: Sequence[Problem], warnings: Sequence[Problem]) -> object:

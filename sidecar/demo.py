@@ -15,28 +15,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
-
-from sidecar.admin.server import Address, AdminServer
 from sidecar.config.text import Source
-from sidecar.errors import ConfigError
+from sidecar.echo import EchoServer
 
 ECHO_PORT: Final = 8080
 GATEWAY_PORT: Final = 3000
 ECHO_VARIABLE: Final = "DEMO_ECHO_PORT"
 GATEWAY_VARIABLE: Final = "DEMO_GATEWAY_PORT"
 """How the packaged example is told of other ports than the usual ones."""
-MAX_BODY_BYTES: Final = 1024 * 1024
-MAX_EVENTS: Final = 1000
 
 _LISTENING: Final = b"listening\n"
-_EVENT_SECONDS: Final = 0.1
 _CONNECT_INTERVAL_SECONDS: Final = 0.05
 _END_SECONDS: Final = 10.0
 
@@ -48,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         return _with_gateway(options.port, options.gateway_port)
     try:
         return asyncio.run(_serve(options.port, options.attached))
-    except ConfigError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: 127.0.0.1:{options.port}: {error.strerror}", file=sys.stderr)
         return 1
 
 
@@ -90,49 +82,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-# --- the server -----------------------------------------------------------------------------------
-
-
-async def echo_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """ASGI: `/sse` streams events, every other path answers with the request."""
-    request = Request(scope, receive)
-    response = _events(request) if request.url.path == "/sse" else await _echo(request)
-    await response(scope, receive, send)
-
-
-async def _echo(request: Request) -> Response:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return PlainTextResponse(f"more than {MAX_BODY_BYTES} bytes\n", 413)
-    pairs = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in request.headers.raw]
-    target: bytes = request.scope["raw_path"]
-    if request.scope["query_string"]:
-        target += b"?" + request.scope["query_string"]
-    seen = {
-        "method": request.method,
-        "path": target.decode("latin-1"),
-        "headers": pairs,
-        "body": body.decode("utf-8", "replace"),
-    }
-    return JSONResponse(seen)
-
-
-def _events(request: Request) -> Response:
-    text = request.query_params.get("events", "10")
-    if not (text.isascii() and text.isdigit()) or int(text[:6]) > MAX_EVENTS:
-        return PlainTextResponse(f"events: expected a number up to {MAX_EVENTS}\n", 400)
-    headers = {"cache-control": "no-store"}
-    return StreamingResponse(_stream(int(text)), media_type="text/event-stream", headers=headers)
-
-
-async def _stream(count: int) -> AsyncIterator[bytes]:
-    for number in range(1, count + 1):
-        yield b"id: %d\ndata: event %d of %d\n\n" % (number, number, count)
-        await asyncio.sleep(_EVENT_SECONDS)
-
-
 async def _serve(port: int, attached: int) -> int:
     """Serve until a signal, or, attached to the gateway at that port, until standard input ends."""
     loop = asyncio.get_running_loop()
@@ -140,16 +89,17 @@ async def _serve(port: int, attached: int) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         # A terminal's Ctrl+C reaches us too, yet the gateway drains before it ends.
         loop.add_signal_handler(number, (lambda: None) if attached else ended.set)
-    server = AdminServer(echo_app, Address("127.0.0.1", port), "demo --port")
-    await server.start()
+    server = EchoServer(loop)
+    server.start(port)
     if attached:
         loop.add_reader(sys.stdin.fileno(), ended.set)
         os.write(sys.stdout.fileno(), _LISTENING)
         announcing = loop.create_task(_announce(attached))
         await ended.wait()
         announcing.cancel()
+        await asyncio.wait({announcing})
     else:
-        print(f"echo server on http://127.0.0.1:{port}/, events on /sse", flush=True)
+        print(f"echo server on http://127.0.0.1:{server.port}/, events on /sse", flush=True)
         await ended.wait()
     await server.stop()
     return 0
@@ -164,7 +114,9 @@ async def _announce(port: int) -> None:
             break
         await asyncio.sleep(_CONNECT_INTERVAL_SECONDS)
     url = f"http://127.0.0.1:{port}"
-    print(f"\nTry it:  curl -i {url}/hello\n         curl -N {url}/sse\n", file=sys.stderr, flush=True)
+    print(
+        f"\nTry it:  curl -i {url}/hello\n         curl -N {url}/sse\n", file=sys.stderr, flush=True
+    )
 
 
 # --- the server behind a gateway -----------------------------------------------------------------

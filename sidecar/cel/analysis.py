@@ -6,6 +6,7 @@ Source: spec/config.md sections 7.2 and 7.6.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Final
 
 from sidecar.cel.functions import FUNCTIONS, NAMESPACES
@@ -89,6 +90,14 @@ def _chain(node: Node) -> Path | None:
             return (node.name, *reversed(keys))
         else:
             return None
+
+
+def dotted_type(node: Select, bound: Container[str]) -> str | None:
+    """The type that `google.protobuf.Timestamp` and its like stand for; None for anything else."""
+    path = _chain(node)
+    if path is None or path[0] in bound or not _is_type(path):
+        return None
+    return ".".join(path)
 
 
 def names(found: frozenset[Path], root: str, *fields: str) -> bool:

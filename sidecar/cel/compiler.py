@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Final, final
 
+from sidecar.cel.analysis import dotted_type
 from sidecar.cel.functions import FUNCTIONS, METHODS, NAMESPACES
 from sidecar.cel.headers_view import HeaderView
 from sidecar.cel.macros import FUNCTION_MACROS, METHOD_MACROS, Scope
@@ -124,7 +125,7 @@ class Compiler:
 
     def _select(self, node: Select, scope: Scope) -> Code:
         name = node.field
-        if (dotted := _type_name(node, scope)) is not None:
+        if (dotted := dotted_type(node, scope)) is not None:
             kind = TYPES_BY_NAME[dotted]
             return lambda c, f: kind
         operand = self.code(node.operand, scope)
@@ -326,19 +327,6 @@ def _constant_key(operand: Code, key: str) -> Code:
         return index(holder, key)
 
     return get
-
-
-def _type_name(node: Select, scope: Scope) -> str | None:
-    """`google.protobuf.Timestamp` and its like."""
-    parts: list[str] = [node.field]
-    operand = node.operand
-    while isinstance(operand, Select):
-        parts.append(operand.field)
-        operand = operand.operand
-    if not isinstance(operand, Ident) or operand.name in scope:
-        return None
-    dotted = ".".join((operand.name, *reversed(parts)))
-    return dotted if dotted in TYPES_BY_NAME else None
 
 
 def _unwrapped(value: object) -> object:

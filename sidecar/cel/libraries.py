@@ -46,6 +46,17 @@ _LOOPS: Final = frozenset(("all", "exists", "exists_one", "map", "filter"))
 Evaluate = Callable[[Mapping[str, object]], object]
 
 
+_TYPE_NAMES: Final = {
+    "NULL": "null_type",
+    "TIMESTAMP": "google.protobuf.Timestamp",
+    "DURATION": "google.protobuf.Duration",
+    **{
+        name.upper(): name
+        for name in ("bool", "int", "uint", "double", "string", "bytes", "list", "map", "type")
+    },
+}
+
+
 def refused(engine: str, what: str) -> ConfigError:
     """The error of an expression that an engine cannot run exactly."""
     return ConfigError("", f"CEL: {what} is not supported by the engine {engine}")
@@ -85,7 +96,7 @@ def _roots(node: Node) -> set[str]:
 class CelExprPython:
     """Google's C++ implementation."""
 
-    __slots__ = ("_env", "_error")
+    __slots__ = ("_env", "_error", "_type")
     name = "cel-expr-python"
 
     def __init__(self) -> None:
@@ -97,6 +108,7 @@ class CelExprPython:
         extensions = [ext_math.ExtMath(), ext_optional.ExtOptional(), ext_strings.ExtStrings()]
         self._env: Any = cel.NewEnv(extensions=extensions)
         self._error: Any = cel.Type.ERROR
+        self._type: Any = cel.Type
 
     def prepare(self, node: Node, source: str) -> Evaluate:
         """See engine.Backend."""
@@ -114,11 +126,22 @@ class CelExprPython:
                 if result.type() == self._error:
                     # The library's text may quote values.
                     raise CelError("the evaluation failed")
-                return _from_cpp(result.plain_value())
-            except (RuntimeError, TypeError) as exc:
+                return self._plain(result.plain_value())
+            except (RuntimeError, TypeError, KeyError) as exc:
                 raise CelError("the value has no place in this engine") from exc
 
         return evaluate
+
+    def _plain(self, value: object) -> object:
+        if isinstance(value, bytearray):
+            return bytes(value)
+        if isinstance(value, list):
+            return [self._plain(item) for item in value]
+        if isinstance(value, dict):
+            return {self._plain(key): self._plain(item) for key, item in value.items()}
+        if isinstance(value, self._type):
+            return _TYPE_NAMES[value.name().partition("<")[0]]
+        return value
 
     def _print(self, node: Node) -> str:
         match node:
@@ -178,13 +201,3 @@ def single_binding(engine: str, node: Let) -> tuple[str, Node]:
     if len(node.bindings) != 1:
         raise refused(engine, "a custom function that has not one argument")
     return node.bindings[0]
-
-
-def _from_cpp(value: object) -> object:
-    if isinstance(value, bytearray):
-        return bytes(value)
-    if isinstance(value, list):
-        return [_from_cpp(item) for item in value]
-    if isinstance(value, dict):
-        return {_from_cpp(key): _from_cpp(item) for key, item in value.items()}
-    return value

@@ -71,7 +71,8 @@ class _Parser:
 
     def _unexpected(self, token: Token, wanted: str) -> ConfigError:
         seen = "the end" if token.kind == "end" else repr(token.value)
-        return syntax_error(self._source, token.position, f"expected {_described(wanted)}, found {seen}")
+        message = f"expected {_described(wanted)}, found {seen}"
+        return syntax_error(self._source, token.position, message)
 
     def _take(self, kind: str) -> bool:
         if self._tokens[self._at].kind == kind:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
+from sidecar.cel.analysis import dotted_type
 from sidecar.cel.functions import FUNCTIONS, METHODS, NAMESPACES
 from sidecar.cel.libraries import Evaluate, print_literal, refused, single_binding
 from sidecar.cel.ops import BINARY, elements, has, index, negate, select
@@ -170,6 +171,8 @@ class CelPython:
             case Ident(name=name):
                 return f'op_type("{name}")' if name in TYPES_BY_NAME and name not in bound else name
             case Select(operand, field, False, _):
+                if (dotted := dotted_type(node, bound)) is not None:
+                    return f'op_type("{dotted}")'
                 return f"op_select({show(operand)}, {print_literal(field)})"
             case Index(operand, key, False, _):
                 return f"op_index({show(operand)}, {show(key)})"

@@ -77,6 +77,10 @@ class Exchange:
         response = self.response
         assert response is not None
         self._finish(response.status, sent_bytes, error or response.error, response.reason)
+        # The response holds this method and so this object: without the cut both would wait for
+        # the garbage collector, which then takes 7 % of the CPU.
+        response.on_done = None
+        self.response = None
 
     def _finish(self, status: int, sent_bytes: int, error: str, reason: str) -> None:
         worker = self.worker

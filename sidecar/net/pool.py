@@ -23,7 +23,8 @@ from sidecar.net.sweep import Sweeper
 Version = Literal["h1", "h2", "auto"]
 """`auto` lets ALPN decide; without TLS it is HTTP/1.1."""
 
-_VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
+_VISIBLE: Final = re.compile(r"[\x21-\x7e]+").fullmatch
+_FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
 
 
 @final
@@ -43,11 +44,7 @@ class Call:
 
     def h1_head(self) -> bytes:
         """Request line and fields, up to where the framing field goes. Raises UpstreamError."""
-        lines = [
-            b"%b: %b\r\n" % field
-            for field in self.headers
-            if field[0] != b"content-length" and field[0] != b"transfer-encoding"
-        ]
+        lines = [b"%b: %b\r\n" % field for field in self.headers if field[0] not in _FRAMING]
         count = len(lines) + 2
         if self.wants_trailers:
             lines.append(b"connection: te\r\nte: trailers\r\n")
@@ -62,8 +59,7 @@ class Call:
             head.count(b"\n") != count
             or head.count(b"\r") != count
             or b"\0" in head
-            or not _VISIBLE.fullmatch(self.target)
-            or (self.authority and not _VISIBLE.fullmatch(self.authority))
+            or not _VISIBLE(self.target + self.authority)
         ):
             raise UpstreamError(500, "Internal", "invalid http: a rewritten request is malformed")
         return head

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import cli
 from sidecar.cli import main
+from sidecar.version import package_version
 
 GOOD = "gateways: {default: {port: 3000}}"
 BAD = "gateways:\n  default: {prt: 3000}\n"
@@ -17,9 +17,9 @@ BAD = "gateways:\n  default: {prt: 3000}\n"
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-V"]) == 0
-    assert capsys.readouterr().out.strip() == cli.version()
+    assert capsys.readouterr().out.strip() == package_version()
     assert main(["--version"]) == 0
-    assert json.loads(capsys.readouterr().out)["version"] == cli.version()
+    assert json.loads(capsys.readouterr().out)["version"] == package_version()
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,12 @@ def test_cross_field_problems_have_places(capsys: pytest.CaptureFixture[str]) ->
     err = capsys.readouterr().err
     assert err.startswith("<config>:2:12: gateways.default")
     assert "gateways.default.port is required" in err
+
+
+def test_expressions_are_compiled(capsys: pytest.CaptureFixture[str]) -> None:
+    text = GOOD + "\nroutes: [{policies: {authorization: {rules: ['1 +']}}}]"
+    assert main(["-c", text, "--validate-only"]) == 1
+    assert "<config>:2:" in capsys.readouterr().err
 
 
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:

@@ -244,10 +244,10 @@ class RemoteRateLimit(Callout):
     """Name space of the limits."""
     descriptors: list[Descriptor]
     """What is asked for each request."""
-    failure_mode: Annotated[Literal["failClosed", "failOpen", "FailClosed", "FailOpen"],
-        spelled(FailClosed="failClosed", FailOpen="failOpen")] = (
-        "failClosed"
-    )
+    failure_mode: Annotated[
+        Literal["failClosed", "failOpen", "FailClosed", "FailOpen"],
+        spelled(FailClosed="failClosed", FailOpen="failOpen"),
+    ] = "failClosed"
     """When the service fails. Default: 500."""
 
 

@@ -89,7 +89,8 @@ def test_no_key_is_known_that_the_reference_lacks() -> None:
     extra = [
         path
         for path in missing([theirs], [ours], (theirs, ours))
-        if not path.startswith((".services", ".workloads")) and not path.endswith(("{}", ".copilot"))
+        if not path.startswith((".services", ".workloads"))
+        and not path.endswith(("{}", ".copilot"))
     ]
     assert sorted(extra) == []
 

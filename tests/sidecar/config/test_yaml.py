@@ -185,8 +185,10 @@ JSON = st.recursive(
     | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text("abc<>~01", max_size=3), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text("abc<>~01", max_size=3), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
