@@ -133,7 +133,9 @@ def _source(options: argparse.Namespace) -> Source:
 
     text: str = options.config if options.file is None else options.file
     if text == "-":
-        return Source("<stdin>", content=sys.stdin.buffer.read().decode("utf-8", "replace"))
+        # What is no UTF-8 becomes characters that the parser refuses, with the reason.
+        content = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")
+        return Source("<stdin>", content=content)
     if options.file is None and _INLINE.match(text) and not os.path.isfile(text):
         return Source("<config>", content=text)
     return Source(text, Path(text))

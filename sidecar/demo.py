@@ -1,4 +1,4 @@
-"""`agentgateway-sidecar demo`: an upstream that answers with what it was asked, to try a gateway on.
+"""`agentgateway-sidecar demo`: an upstream that answers with what it was asked, for trying things.
 
 With `--gateway` the same command also runs a gateway in front of it, on the packaged example. The
 gateway is then the main process, because it knows how to take signals; the echo server is a child

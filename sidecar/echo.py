@@ -31,7 +31,7 @@ from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
 from sidecar.net.tcp import Relay
 from sidecar.routing import canonical
-from sidecar.telemetry.clock import SystemClock
+from sidecar.telemetry.clock import Clock, SystemClock
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 MAX_EVENTS: Final = 1000
@@ -46,7 +46,7 @@ class EchoServer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.clock = SystemClock()
+        self.clock: Clock = SystemClock()
         self.sweeper = Sweeper(loop)
         self.port = 0
         """The real one once started."""

@@ -16,16 +16,14 @@ from datetime import timedelta
 from typing import Final, Protocol, TypeVar, cast, final, runtime_checkable
 
 from sidecar.cel.analysis import Path, names
-from sidecar.cel.certificate import certificate_fields
 from sidecar.cel.context import Context
 from sidecar.cel.engine import Program
 from sidecar.cel.headers_view import ALWAYS_SENSITIVE, HeaderView, QueryText
 from sidecar.cel.ops import EPOCH
 from sidecar.cel.values import MISSING, Secret, Unavailable
 from sidecar.http.headers import Headers
+from sidecar.http.identity import IdentityError, PeerIdentity, identity_of, pem
 from sidecar.http.message import Connection, FixedBody, Request, Response
-
-_CERTIFICATE: Final = "cel.certificate"
 
 
 @runtime_checkable
@@ -226,17 +224,46 @@ def _connection_fields(
     return {name: value for name, get in wanted if (value := get(connection)) is not MISSING}
 
 
-def _of_certificate(name: str) -> _Getter:
-    def get(connection: Connection) -> object:
-        fields = connection.extra.get(_CERTIFICATE)
-        if not isinstance(fields, dict):
-            # Parsed once a connection: it costs tens of microseconds.
-            der = connection.tls.peer_certificate if connection.tls is not None else None
-            fields = {} if der is None else certificate_fields(der)
-            connection.extra[_CERTIFICATE] = fields
-        return fields.get(name, MISSING)
+def _workload(who: PeerIdentity) -> object:
+    if who.trust_domain is None:
+        return None
+    return {
+        "trustDomain": who.trust_domain,
+        "namespace": who.namespace,
+        "serviceAccount": who.service_account,
+    }
 
-    return get
+
+_OF_CERTIFICATE: Final[dict[str, Callable[[PeerIdentity], object]]] = {
+    "identity": _workload,
+    "spiffeId": lambda who: who.spiffe_id,
+    "subjectAltNames": lambda who: list(who.subject_alt_names),
+    "issuer": lambda who: who.issuer,
+    "subject": lambda who: who.subject,
+    "subjectCn": lambda who: who.subject_cn,
+}
+
+
+def _of_certificate(get: Callable[[PeerIdentity], object]) -> _Getter:
+    """A field that is absent without a certificate, or with one that cannot be read."""
+
+    def field(connection: Connection) -> object:
+        try:
+            who = identity_of(connection)
+        except IdentityError:
+            return MISSING
+        value = None if who is None else get(who)
+        return MISSING if value is None else value
+
+    return field
+
+
+def _certificate(connection: Connection) -> object:
+    der = connection.tls.peer_certificate if connection.tls is not None else None
+    try:
+        return MISSING if der is None else pem(der)
+    except IdentityError:
+        return MISSING
 
 
 def _connect_headers(connection: Connection) -> object:
@@ -254,18 +281,8 @@ _SOURCE: Final[dict[str, _Getter]] = {
     "port": lambda connection: connection.peer_port,
     "rawAddress": lambda connection: connection.raw_peer_host or connection.peer_host,
     "rawPort": lambda connection: connection.raw_peer_port or connection.peer_port,
-    **{
-        name: _of_certificate(name)
-        for name in (
-            "identity",
-            "spiffeId",
-            "subjectAltNames",
-            "issuer",
-            "subject",
-            "subjectCn",
-            "certificate",
-        )
-    },
+    **{name: _of_certificate(get) for name, get in _OF_CERTIFICATE.items()},
+    "certificate": _certificate,
     "unverifiedWorkload": lambda connection: connection.extra.get("workload", MISSING),
     "connectHeaders": _connect_headers,
 }

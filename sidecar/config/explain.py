@@ -17,10 +17,11 @@ from typing import Any, final
 from pydantic import BaseModel
 
 from sidecar.config.model.base import NOT_YET, TAG_MARK
-from sidecar.config.problems import Key, closest
+from sidecar.config.problems import Key, closest, is_slip
 from sidecar.config.scalars import (
     NAMESPACED_PATTERN,
     PSEUDO_PATTERN,
+    SCHEME_PATTERN,
     TOKEN_PATTERN,
     VALUE_PATTERN,
 )
@@ -54,6 +55,7 @@ _PATTERNS = {
     TOKEN_PATTERN: "a token such as a header name",
     PSEUDO_PATTERN: "a header name, or one of :method, :scheme, :authority, :path, :status",
     VALUE_PATTERN: "text without line breaks",
+    SCHEME_PATTERN: "a URI scheme",
     NAMESPACED_PATTERN: "`namespace/hostname`",
 }
 _SECRET = re.compile(
@@ -90,7 +92,7 @@ def ignorable(model: type[BaseModel], error: Mapping[str, Any]) -> bool:
         return False
     *parent, key = _clean(error["loc"])
     known, is_open = _keys_at(model, tuple(parent))
-    return is_open and not closest(str(key), known)
+    return is_open and not is_slip(str(key), known)
 
 
 def path_of(error: Mapping[str, Any]) -> tuple[Key, ...]:

@@ -84,6 +84,15 @@ def closest(word: str, candidates: Iterable[str]) -> str:
     return by_folded[found[0]] if found else ""
 
 
+def is_slip(word: str, candidates: Iterable[str]) -> bool:
+    """Whether `word` is hardly anything but a misspelling of a candidate.
+
+    Stricter than `closest`: Istio's `networkMode` is no slip of `network`.
+    """
+    folded = [candidate.casefold() for candidate in candidates]
+    return bool(difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.8))
+
+
 def in_file_order(problems: Iterable[Problem]) -> list[Problem]:
     """Sort by place, those without one last, each distinct fault once."""
     distinct = dict.fromkeys(problems)

@@ -32,6 +32,7 @@ _MAX_NS = 2**63 - 1
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 TOKEN_PATTERN = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"  # noqa: S105 - RFC 9110's token, no secret
 PSEUDO_PATTERN = r"^(?::(?:method|scheme|authority|path|status)|[!#$%&'*+\-.^_`|~0-9A-Za-z]+)$"
+SCHEME_PATTERN = r"^[A-Za-z][A-Za-z0-9+.\-]*$"
 NAMESPACED_PATTERN = r"^[^/]+/[^/]+$"
 VALUE_PATTERN = r"^[^\x00\r\n]*$"
 

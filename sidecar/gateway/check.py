@@ -14,6 +14,7 @@ from sidecar.cel.engine import Engine
 from sidecar.config.scalars import duration_seconds
 from sidecar.config.snapshot import Resource, Snapshot
 from sidecar.errors import ConfigError
+from sidecar.gateway.compile import http_settings
 from sidecar.gateway.levels import BACKEND_TYPE, on_route
 from sidecar.net.tls import ClientTls, ServerTls, TlsDefaults, TlsListener
 from sidecar.policies.base import Services
@@ -167,6 +168,8 @@ def _frontend(name: str, data: Data, services: Services) -> Iterator[Test]:
             yield "", partial(compiler.expressions, policy.get(key), key)
         if policy.get("filter") is not None:
             yield "", lambda: compiler.expression(policy["filter"], "filter")
+    elif name == "http":
+        yield "", lambda: http_settings(policy)
     elif name == "tls":
         yield "", lambda: TlsDefaults.from_policy(policy)
 

@@ -33,6 +33,7 @@ from sidecar.gateway.plan import (
 )
 from sidecar.gateway.upstream import Pools
 from sidecar.net.dialer import Address
+from sidecar.net.h2_endpoint import limits_of
 from sidecar.net.listener import BindPlan
 from sidecar.net.settings import HttpSettings
 from sidecar.net.tls import ServerTls, TlsDefaults, TlsListener
@@ -356,8 +357,16 @@ class _Build:
             _, own = self._backends.target_of(reference["target"])
             levels = self._levels.backend_phase(listener, None, data, reference, own)
             backends.append(self._backends.make(reference, merge(levels) if levels else {}))
+        bind, gateway, name = _names(listener)
         return TcpRoute(
-            key, tuple(backends), cumulated([item["weight"] for item in data["backends"]])
+            bind,
+            gateway,
+            name,
+            f"{data['namespace']}/{data['name']}",
+            data["rule_name"] or "",
+            backends[0].label if len(backends) == 1 else "",
+            tuple(backends),
+            cumulated([item["weight"] for item in data["backends"]]),
         )
 
     # --- listeners and binds --------------------------------------------------------------
@@ -418,7 +427,7 @@ class _Build:
         return BindPlan(
             key=key,
             port=data["port"] or 0,
-            settings=self._http_settings(),
+            settings=http_settings(self._frontend.get("http") or {}),
             tls=self._server_tls(key, own, tls_policy) if data["protocol"] == "tls" else None,
             tcp_listener=tcp[0] if tcp else "",
             relayed=frozenset(relayed),
@@ -440,32 +449,34 @@ class _Build:
         self._tls[key] = ((listeners, defaults), made)
         return made
 
-    def _http_settings(self) -> HttpSettings:
-        http = self._frontend.get("http") or {}
-        base = HttpSettings()
-        seconds = {
-            name: duration_seconds(http[key])
-            for name, key in (
-                ("idle_seconds", "http1IdleTimeout"),
-                ("max_connection_seconds", "maxConnectionDuration"),
-                ("h2_keepalive_interval_seconds", "http2KeepaliveInterval"),
-                ("h2_keepalive_timeout_seconds", "http2KeepaliveTimeout"),
-            )
-            if http.get(key) is not None
-        }
-        numbers = {
-            name: http[key]
-            for name, key in (
-                ("header_count", "http1MaxHeaders"),
-                ("h2_stream_window_bytes", "http2WindowSize"),
-                ("h2_connection_window_bytes", "http2ConnectionWindowSize"),
-                ("h2_frame_bytes", "http2FrameSize"),
-                ("h2_header_list_bytes", "http2MaxHeaderSize"),
-            )
-            if http.get(key) is not None
-        }
-        values: dict[str, Any] = {**seconds, **numbers}
-        return HttpSettings(**values) if values else base
+
+def http_settings(policy: Data) -> HttpSettings:
+    """Of `frontendPolicies.http`. Raises ConfigError for values HTTP/2 cannot express."""
+    seconds = {
+        name: duration_seconds(policy[key])
+        for name, key in (
+            ("idle_seconds", "http1IdleTimeout"),
+            ("max_connection_seconds", "maxConnectionDuration"),
+            ("h2_keepalive_interval_seconds", "http2KeepaliveInterval"),
+            ("h2_keepalive_timeout_seconds", "http2KeepaliveTimeout"),
+        )
+        if policy.get(key) is not None
+    }
+    numbers = {
+        name: policy[key]
+        for name, key in (
+            ("header_count", "http1MaxHeaders"),
+            ("h2_stream_window_bytes", "http2WindowSize"),
+            ("h2_connection_window_bytes", "http2ConnectionWindowSize"),
+            ("h2_frame_bytes", "http2FrameSize"),
+            ("h2_header_list_bytes", "http2MaxHeaderSize"),
+        )
+        if policy.get(key) is not None
+    }
+    values: dict[str, Any] = {**seconds, **numbers}
+    settings = HttpSettings(**values)
+    limits_of(settings)
+    return settings
 
 
 def _filled(entries: list[RouteEntry[Route]]) -> Generator[None, None, RouteTable[Route]]:

@@ -248,12 +248,11 @@ class Pipeline:
                 request, exchange, route, backend, rest, gateway
             )
         trailers = request.body.trailers
-        headers, target, authority = request.headers, request.target, request.authority
+        saved = _Saved(request)
         attempt = 0
         while True:
             # Each attempt begins from the same request, whatever the last one's policies made of it.
-            request.headers = headers.copy()
-            request.target, request.authority = target, authority
+            saved.restore(request)
             retry.mark(request.headers, attempt)
             exchange.attempt = attempt
             request.body = FixedBody(whole, trailers)
@@ -298,16 +297,27 @@ class Pipeline:
             early = await run_request(chain, request, gateway.max_buffer_bytes)
         if early is not None:
             return early
+        body = request.body
+        if type(body) is FixedBody:
+            # Expressions over the response may still name the request's body: the call reads a
+            # copy, for a body that is "gone" by then must not look like an empty one.
+            body = body.copy()
         if seconds is None:
-            return await self._attempt(request, exchange, route, backend, request.body)
-        return await self._timed_attempt(request, exchange, route, backend, seconds)
+            return await self._attempt(request, exchange, route, backend, body)
+        return await self._timed_attempt(request, exchange, route, backend, body, seconds)
 
     async def _timed_attempt(
-        self, request: Request, exchange: Exchange, route: Route, backend: Backend, seconds: float
+        self,
+        request: Request,
+        exchange: Exchange,
+        route: Route,
+        backend: Backend,
+        body: Body,
+        seconds: float,
     ) -> Response:
         try:
             async with asyncio.timeout(seconds):
-                return await self._attempt(request, exchange, route, backend, request.body)
+                return await self._attempt(request, exchange, route, backend, body)
         except TimeoutError as error:
             raise UpstreamError(504, "Timeout", "upstream call timeout", retryable=True) from error
 
@@ -319,8 +329,11 @@ class Pipeline:
         picked = upstream.pick_nowait(request)
         if picked is None:
             picked = await upstream.pick(request)
-        if backend.auto_host and route.rewrites_host:
-            request.authority = backend.auto_host
+        if route.rewrites_host:
+            if backend.auto_host:
+                request.authority = backend.auto_host
+            elif route.forces_host and backend.default_authority:
+                request.authority = backend.default_authority
         observer = exchange.worker.gateway.observer
         if observer is not None:
             observer.before_call(request)
@@ -352,6 +365,26 @@ class Pipeline:
         exchange.upstream_ended_ns = clock()
         picked.end(exchange.upstream_ns, response, None)
         return response
+
+
+@final
+class _Saved:
+    """A request as it was before its first attempt. Policies of an attempt may change any of it."""
+
+    __slots__ = ("_authority", "_headers", "_method", "_scheme", "_state", "_target")
+
+    def __init__(self, request: Request) -> None:
+        self._headers = request.headers
+        self._method, self._scheme = request.method, request.scheme
+        self._authority, self._target = request.authority, request.target
+        self._state = request.state
+
+    def restore(self, request: Request) -> None:
+        """Put it back; what is mutable as a copy."""
+        request.headers = self._headers.copy()
+        request.method, request.scheme = self._method, self._scheme
+        request.authority, request.target = self._authority, self._target
+        request.state = dict(self._state)
 
 
 def version_for(backend: Backend, request: Request) -> Version:

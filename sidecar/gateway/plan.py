@@ -112,12 +112,15 @@ class Route:
     is_plain: bool = False
     rewrites_host: bool = True
     """Whether the automatic hostname rewrite applies."""
+    forces_host: bool = False
+    """Whether `urlRewrite.authority: auto` asks for it also where a backend would not."""
     _metrics: RouteMetrics | None = None
 
     def __post_init__(self) -> None:
         rewrite = self.chain.rewrite
         if rewrite is not None:
             self.rewrites_host = rewrite.authority_mode in (None, "auto")
+            self.forces_host = rewrite.authority_mode == "auto"
         self.delegates = any(backend.group for backend in self.backends)
         live = [b for b, w in zip(self.backends, _steps(self.weights), strict=False) if w > 0]
         if len(live) == 1 and not self.delegates:
@@ -199,11 +202,17 @@ class Unrouted:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class TcpRoute:
-    """A TCP or passthrough route."""
+    """A TCP or passthrough route. The first fields are `telemetry.RouteFacts`."""
 
-    key: str
+    bind: str
+    gateway: str
+    listener: str
+    route: str
+    route_rule: str
+    backend: str
     backends: tuple[Backend, ...]
     weights: tuple[float, ...]
+    protocol: str = "tcp"
 
     def choose(self, draw: float) -> Backend | None:
         """By weight; None when there is nothing to choose."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote
 
-from sidecar.errors import BodyTooLarge, RequestError, UpstreamError
+from sidecar.errors import BodyTooLarge, ClientDisconnected, RequestError, UpstreamError
 from sidecar.http.headers import Headers
 from sidecar.http.message import FixedBody, Request, Response, text_response
 
@@ -40,6 +40,10 @@ def error_response(request: Request, error: Exception) -> Response:
         response.close = error.close
     elif isinstance(error, UpstreamError):
         response = make(request, error.status, error.message, error.code)
+    elif isinstance(error, ClientDisconnected):
+        # Nobody reads this; it ends the exchange like any other.
+        response = make(request, 400, "client disconnected", "InvalidRequest")
+        response.close = True
     elif isinstance(error, BodyTooLarge):
         response = make(request, 413, "request body too large", "InvalidRequest")
     else:

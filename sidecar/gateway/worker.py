@@ -15,6 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, final
 
 import uvloop
@@ -26,7 +27,7 @@ from sidecar.errors import ConfigError, RequestError, SidecarError
 from sidecar.gateway.compile import Compiler, Surroundings
 from sidecar.gateway.observe import Observers
 from sidecar.gateway.pipeline import Pipeline
-from sidecar.gateway.plan import Bind, Gateway, Listener, Mirror
+from sidecar.gateway.plan import Bind, Gateway, Listener, Mirror, TcpRoute
 from sidecar.gateway.process import WorkerContext, clear
 from sidecar.gateway.upstream import Pools
 from sidecar.http.headers import Headers
@@ -50,6 +51,17 @@ _BACKLOG: Final = 4096
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
 """Requests make no cycles, so the collector has little to find; the default looks every 700."""
 MAX_IN_FLIGHT: Final = 1000
+
+
+@final
+@dataclass(slots=True)
+class _Relayed:
+    """A TCP connection under way, for its line in the access log."""
+
+    route: TcpRoute
+    started_ns: int
+    endpoint: str = ""
+    error: str = ""
 
 
 @final
@@ -309,6 +321,27 @@ class Worker:
         if listener is not None:
             listener.metrics.received.add(received)
             listener.metrics.sent.add(sent)
+        relayed = connection.extra.get("relayed")
+        if isinstance(relayed, _Relayed):
+            self._log_relayed(connection, relayed, received, sent)
+
+    def _log_relayed(
+        self, connection: Connection, relayed: _Relayed, received: int, sent: int
+    ) -> None:
+        entry = AccessEntry(
+            connection,
+            None,
+            None,
+            relayed.route,
+            request_bytes=received,
+            response_bytes=sent,
+            duration_ns=self.clock.monotonic_ns() - relayed.started_ns,
+            endpoint=relayed.endpoint,
+            error=relayed.error,
+            reason="UpstreamFailure" if relayed.error else "Upstream",
+        )
+        if self.gateway.access_log is not None:
+            self.gateway.access_log.emit(entry)
 
     def request_refused(self, bind: str, connection: Connection, error: RequestError) -> None:
         """See Gate."""
@@ -335,16 +368,19 @@ class Worker:
         sni = connection.tls.sni if connection.tls is not None else ""
         route = place.tcp_routes.match(sni) if place is not None else None
         backend = route.choose(self._draw()) if route is not None else None
-        if backend is None:
+        if route is None or backend is None:
             side.transport.close()
             return
+        relayed = _Relayed(route, self.clock.monotonic_ns())
+        connection.extra["relayed"] = relayed
         try:
             request = _tcp_request(connection, sni)
             picked = backend.upstream.pick_nowait(request) or await backend.upstream.pick(request)
+            relayed.endpoint = picked.label
             other = Relay(self.sweeper, 3600.0)
             await picked.pool.open_stream(lambda: other)
         except SidecarError as error:
-            _log.warning("tcp connection on %s: %s", bind, error)
+            relayed.error = str(error)
             side.transport.close()
             return
         if side.transport.is_closing():

@@ -171,7 +171,10 @@ def _request_fields(fields: list[Field], start: int) -> RequestHead:
         kind = special(name)
         # Fast path: most fields mean nothing here.
         if kind is None:
-            headers.append(field)
+            # As http.h1 does: an underscore twin of a field we set would be the same variable to
+            # a CGI-like upstream (hardening case 38).
+            if b"_" not in name:
+                headers.append(field)
         elif kind == _COOKIE:
             cookies.append(value)
         else:
@@ -252,14 +255,17 @@ def response_head(block: Block, header_count: int) -> ResponseHead:
     return head
 
 
-def trailers(block: Block, header_count: int) -> Headers:
-    """A trailer section; fields that may not come so late are dropped. Raises MessageError."""
+def trailers(block: Block, header_count: int, *, from_client: bool = False) -> Headers:
+    """A trailer section; fields that may not come so late are dropped, and from a client those
+    with an underscore as well. Raises MessageError."""
     fields = block.fields
     if block.is_oversized or len(fields) > header_count:
         raise MessageError("trailer section too large")
     for name, value in fields:
         if not _NAME(name) or not _VALUE(value):
             raise MessageError("illegal trailer field")
+    if from_client:
+        fields = [field for field in fields if b"_" not in field[0]]
     return Headers(field for field in fields if field[0] not in _NOT_IN_TRAILERS)
 
 

@@ -65,6 +65,10 @@ class FixedBody:
         """See Body."""
         self._data = b""
 
+    def copy(self) -> FixedBody:
+        """Another reader of what this one has not read yet."""
+        return FixedBody(self._data, self.trailers)
+
 
 @final
 class PrefixedBody:

@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, final
+from typing import Any, Protocol, final
 
 from sidecar.errors import UpstreamError
 
@@ -134,7 +134,7 @@ class DirectDialer:
             made = await self._loop.create_connection(
                 factory, address.host, address.port, **arguments
             )
-        transport = cast("asyncio.Transport", made[0])
+        transport: asyncio.Transport = made[0]
         if tls is not None:
             try:
                 tls.verify(transport.get_extra_info("ssl_object"))

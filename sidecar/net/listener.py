@@ -22,6 +22,7 @@ from typing import Final, Protocol, TypeVar, cast, final
 
 from sidecar.errors import RequestError, SidecarError
 from sidecar.http import h1
+from sidecar.http.identity import IdentityError, identity_of
 from sidecar.http.message import Connection, Handler, TlsInfo
 from sidecar.net import clienthello, proxyproto
 from sidecar.net.h2_server import H2Server
@@ -181,6 +182,24 @@ class _HttpHost:
         return server
 
 
+def _note_handshake(
+    connection: Connection, transport: asyncio.BaseTransport, sni: str
+) -> TlsInfo:
+    """Keep what the handshake told with the connection. Raises IdentityError: a certificate that
+    no rule can read lets nobody in."""
+    ssl_object: ssl.SSLObject = transport.get_extra_info("ssl_object")
+    tls = connection.tls = TlsInfo(
+        sni,
+        ssl_object.selected_alpn_protocol() or "",
+        ssl_object.version() or "",
+        ssl_object.getpeercert(binary_form=True),
+    )
+    who = identity_of(connection)
+    if who is not None and who.spiffe_id is not None:
+        connection.extra["identity"] = who.spiffe_id
+    return tls
+
+
 @final
 class _AfterHandshake(asyncio.Protocol):
     """Hands a TLS connection to the protocol that ALPN chose, as soon as it is up."""
@@ -195,14 +214,15 @@ class _AfterHandshake(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake is done."""
-        ssl_object: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        alpn = ssl_object.selected_alpn_protocol() or ""
         connection = self._connection
-        connection.tls = TlsInfo(
-            self._sni, alpn, ssl_object.version() or "", ssl_object.getpeercert(binary_form=True)
-        )
+        try:
+            tls = _note_handshake(connection, transport, self._sni)
+        except IdentityError as error:
+            _log.debug("connection from %s: %s", connection.peer_host, error)
+            cast("asyncio.Transport", transport).abort()
+            return
         protocol: asyncio.Protocol
-        if alpn == "h2":
+        if tls.alpn == "h2":
             protocol = self._host.make_h2(connection)
         else:
             protocol = H1Server(self._host, connection, self._loop)
@@ -381,7 +401,7 @@ class Port:
 
         def lost(side: Relay) -> None:
             if served is not None:
-                self.forget(served, connection, side.received_bytes, 0)
+                self.forget(served, connection, side.received_bytes, side.sent_bytes)
 
         side = Relay(self.gate.sweeper, _TCP_IDLE_SECONDS, lost)
         if context is None:
@@ -390,6 +410,9 @@ class Port:
             await self.gate.loop.connect_accepted_socket(
                 lambda: side, sock, ssl=context, ssl_handshake_timeout=plan.handshake_seconds
             )
+            _note_handshake(connection, side.transport, connection.tls.sni if connection.tls else "")
+        if side.is_lost:
+            return
         served = _TcpServed(side)
         self.connections.add(served)
         self.gate.connection_opened(plan.key, connection, 0.0)

@@ -27,7 +27,9 @@ class Relay(asyncio.Protocol):
         "_peer",
         "_sweeper",
         "deadline",
+        "is_lost",
         "received_bytes",
+        "sent_bytes",
         "transport",
     )
 
@@ -45,7 +47,9 @@ class Relay(asyncio.Protocol):
         self._early = early
         self._eof = False
         self.deadline = 0.0
+        self.is_lost = False
         self.received_bytes = len(early)
+        self.sent_bytes = 0
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,6 +68,7 @@ class Relay(asyncio.Protocol):
         self._peer = peer
         early, self._early = self._early, b""
         if early:
+            peer.sent_bytes += len(early)
             peer.transport.write(early)
         if self._eof:
             peer.end()
@@ -92,6 +97,7 @@ class Relay(asyncio.Protocol):
         self.deadline = now + self._idle_seconds
         peer.deadline = now + self._idle_seconds
         if not peer.transport.is_closing():
+            peer.sent_bytes += len(data)
             peer.transport.write(data)
 
     def eof_received(self) -> bool:
@@ -113,6 +119,7 @@ class Relay(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The pair ends together; what was written to the other side still goes out."""
+        self.is_lost = True
         self._sweeper.discard(self)
         self.deadline = 0.0
         peer, self._peer = self._peer, None

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from sidecar.errors import ConfigError
-from sidecar.net.identity import IdentityError, subject_alt_names
+from sidecar.http.identity import IdentityError, subject_alt_names
 from sidecar.net.tls_context import (
     SUITES_12,
     load_pair,

@@ -73,6 +73,14 @@ def test_stdin(
     assert capsys.readouterr().err.startswith("<stdin>:2:13: ")
 
 
+def test_stdin_must_be_utf8(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a: \xff")))
+    assert main(["-f", "-", "--validate-only"]) == 1
+    assert "not Unicode" in capsys.readouterr().err
+
+
 def test_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-c", "/nowhere/c.yaml", "--validate-only"]) == 1
     assert capsys.readouterr().err == "/nowhere/c.yaml: cannot be read: No such file or directory\n"

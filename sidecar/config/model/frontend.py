@@ -35,7 +35,9 @@ class FrontendHTTP(Model):
     """Default 100."""
     http1_idle_timeout: Duration = "10m0s"
     """Default 10 minutes."""
-    http1_header_case: Literal["lowercase", "preserve"] = "lowercase"
+    http1_header_case: Annotated[
+        Literal["lowercase", "preserve"], NotYet("header names as received", ("preserve",))
+    ] = "lowercase"
     """How names are written to backends. Default lowercase."""
     http2_window_size: Uint32 | None = None
     """Bytes of a stream's window. Default: the codec's."""
@@ -91,7 +93,7 @@ class ProxyProtocol(Model):
 class Connect(Model):
     """HTTP CONNECT of clients."""
 
-    mode: Annotated[Literal["deny", "route", "tunnel"], NotYet("CONNECT tunnels", ("tunnel",))]
+    mode: Annotated[Literal["deny", "route", "tunnel"], NotYet("CONNECT tunnels", ("route", "tunnel"))]
     """deny: 405; route: routed as a request; tunnel: what is inside enters the gateway again."""
 
 

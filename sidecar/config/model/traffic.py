@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Discriminator, Field
+from pydantic import Discriminator, Field, StringConstraints
 
 from sidecar.config.model.base import (
     Choice,
@@ -20,6 +20,7 @@ from sidecar.config.model.base import (
 )
 from sidecar.config.model.connection import SimpleReference
 from sidecar.config.scalars import (
+    SCHEME_PATTERN,
     BytesText,
     Duration,
     Expression,
@@ -79,7 +80,7 @@ class PathRedirect(Choice):
 class RequestRedirect(Model):
     """A redirect to an address built from the request's own."""
 
-    scheme: Literal["http", "https"] | None = None
+    scheme: Annotated[str, StringConstraints(pattern=SCHEME_PATTERN)] | None = None
     """Default: the request's."""
     authority: HostRedirect | None = None
     """Default: the request's."""

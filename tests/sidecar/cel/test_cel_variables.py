@@ -305,7 +305,7 @@ def test_client_certificate() -> None:
             "web",
             "spiffe://cluster.local/ns/default/sa/web",
             "client",
-            "CN=client,O=Example",
+            "O=Example, CN=client",
             "web.example",
             "-----BEGIN CERTIFICATE-----",
         ]

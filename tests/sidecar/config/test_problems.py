@@ -10,6 +10,7 @@ from sidecar.config.problems import (
     Problem,
     closest,
     in_file_order,
+    is_slip,
     render_path,
 )
 from sidecar.errors import ConfigError
@@ -58,6 +59,14 @@ def test_rendering() -> None:
 )
 def test_closest(word: str, found: str) -> None:
     assert closest(word, ["routes", "frontendPolicies", "binds"]) == found
+
+
+def test_slips() -> None:
+    known = ["policies", "network", "weight"]
+    assert is_slip("polices", known)
+    assert is_slip("wieght", known)
+    assert not is_slip("networkMode", known)
+    assert not is_slip("comment", known)
 
 
 def test_order_and_distinctness() -> None:

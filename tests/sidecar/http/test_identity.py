@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from sidecar.net.identity import IdentityError, PeerIdentity, identity, subject_alt_names
+from sidecar.http.identity import IdentityError, PeerIdentity, identity, subject_alt_names
 from tests.support.authority import Authority
 
 AUTHORITY = Authority("test root")
