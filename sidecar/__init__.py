@@ -1,0 +1,1 @@
+"""The gateway: from configuration and bytes to requests served."""

@@ -46,10 +46,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def quickstart() -> Path:
-    """The example that `--gateway` runs, from the package or from the source tree."""
-    package = Path(__file__).parent
-    packaged = package / "examples" / "quickstart.yaml"
-    return packaged if packaged.exists() else package.parent / "deploy/examples/quickstart.yaml"
+    """The example that `--gateway` runs; in the source tree a link to that of deploy/examples."""
+    return (Path(__file__).parent / "examples" / "quickstart.yaml").resolve()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,1 @@
+"""A2A agent cards and calls belong here; empty as yet."""

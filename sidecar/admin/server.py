@@ -82,8 +82,13 @@ def parse_address(text: str, path: str) -> Address | None:
 class AdminServer:
     """One application on one address. `start` and `stop` once each, on one loop."""
 
-    def __init__(self, app: Any, address: Address, path: str) -> None:
-        """`path`: the configuration key, for error messages."""
+    def __init__(
+        self, app: Any, address: Address, path: str, *, shares_port: bool = False
+    ) -> None:
+        """`path`: the configuration key, for error messages. `shares_port`: another instance, the
+        one we take over from, still has the port.
+        """
+        self._shares_port = shares_port
         self._app = app
         self._path = path
         self.address = address
@@ -161,11 +166,11 @@ class AdminServer:
             self._clear_stale_socket(address.path)
             return address
         try:
-            return _tried(address)
+            return _tried(address, self._shares_port)
         except OSError as exc:
             if address.host == "::" and exc.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 # The default address on a host without IPv6.
-                return _tried(Address("0.0.0.0", address.port))
+                return _tried(Address("0.0.0.0", address.port), self._shares_port)
             raise ConfigError(self._path, f"cannot listen on {address}: {_reason(exc)}") from exc
 
     def _clear_stale_socket(self, path: str) -> None:
@@ -187,13 +192,16 @@ class AdminServer:
         raise ConfigError(self._path, f"cannot listen on unix:{path}: another process serves it")
 
 
-def _tried(address: Address) -> Address:
+def _tried(address: Address, shared: bool) -> Address:
     """The address with its real port, after binding it for a moment. Raises: OSError."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         probe.bind((address.host, address.port))
-        probe.listen(1)
+        if not shared:  # listening beside another instance would take its connections
+            probe.listen(1)
         return Address(address.host, probe.getsockname()[1])
 
 

@@ -17,7 +17,7 @@ from sidecar.cel.headers_view import HeaderView
 from sidecar.cel.macros import FUNCTION_MACROS, METHOD_MACROS, Scope
 from sidecar.cel.operators import binary, chain, conditional, unary
 from sidecar.cel.ops import add, find, index, index_optional, select, select_optional
-from sidecar.cel.strings import pattern
+from sidecar.cel.strings import Pattern, pattern
 from sidecar.cel.syntax import (
     Call,
     Ident,
@@ -223,7 +223,9 @@ class Compiler:
         function = known.code
         constants = [arg.value for arg in args if isinstance(arg, Literal)]
         if node.name in ("matches", "regexReplace") and isinstance(args[1], Literal):
-            self._check_pattern(node, args[1].value)
+            found = self._pattern(node, args[1].value)
+            if node.name == "matches" and not isinstance(args[0], Literal):
+                return _search(self.code(args[0], scope), found)
         if known.pure and args and len(constants) == len(args):
             return self._folded(node, known, constants)
         codes = [self.code(arg, scope) for arg in args]
@@ -238,9 +240,9 @@ class Compiler:
             return lambda c, f: function(first(c, f), second(c, f))
         return lambda c, f: function(*[code(c, f) for code in codes])
 
-    def _check_pattern(self, node: Call, source: object) -> None:
+    def _pattern(self, node: Call, source: object) -> Pattern:
         try:
-            pattern(str(source))
+            return pattern(str(source))
         except CelError as exc:
             raise self.error(node, str(exc)) from exc
 
@@ -267,6 +269,16 @@ class Compiler:
         return binary(node, codes[0], codes[1])
 
 
+def _search(subject: Code, found: Pattern) -> Code:
+    def run(c: Mapping[str, object], f: list[object]) -> object:
+        value = subject(c, f)
+        if not isinstance(value, str):
+            raise no_overload("matches", value, "")
+        return found.search(str(value)) is not None
+
+    return run
+
+
 def _sum(codes: list[Code]) -> Code:
     first, rest = codes[0], codes[1:]
 
@@ -286,12 +298,12 @@ def _variable(name: str, scope: Scope) -> Code:
     kind = TYPES_BY_NAME.get(name)
 
     def root(c: Mapping[str, object], f: list[object]) -> object:
-        try:
-            return c[name]
-        except KeyError:
-            if kind is not None:
-                return kind
-            raise NoSuchKey(name) from None
+        value = c.get(name, MISSING)
+        if value is not MISSING:
+            return value
+        if kind is not None:
+            return kind
+        raise NoSuchKey(name)
 
     return root
 
@@ -300,15 +312,14 @@ def _field_of(root: str, field: str) -> Code:
     """`root.field`: half of what rules are made of."""
 
     def get(c: Mapping[str, object], f: list[object]) -> object:
-        try:
-            holder = c[root]
-        except KeyError:
-            raise NoSuchKey(root) from None
+        holder = c.get(root, MISSING)
         # Fast path: a field that is there.
         if type(holder) is dict:
             value: object = holder.get(field, MISSING)
             if value is not MISSING and type(value) is not Unavailable:
                 return value
+        elif holder is MISSING:
+            raise NoSuchKey(root)
         return select(holder, field)
 
     return get

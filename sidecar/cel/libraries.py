@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
+from sidecar.cel.analysis import Path, paths
 from sidecar.cel.syntax import (
     Call,
     Ident,
@@ -23,7 +24,6 @@ from sidecar.cel.syntax import (
     MapOf,
     Node,
     Select,
-    children,
     is_operator,
 )
 from sidecar.cel.values import CelError, UInt, plain
@@ -87,9 +87,16 @@ def print_literal(value: object) -> str:
     return f"({value!r})" if repr(value)[0] == "-" else repr(value)
 
 
-def _roots(node: Node) -> set[str]:
-    inner = set[str]().union(*map(_roots, children(node)))
-    return inner | {node.name} if isinstance(node, Ident) else inner
+def _needed(activation: Mapping[str, object], found: frozenset[Path]) -> dict[str, object]:
+    """The variables named, of maps the keys named only: converting a large token is slow."""
+    data: dict[str, object] = {}
+    for name in {path[0] for path in found} & activation.keys():
+        value = activation[name]
+        keys = {path[1] if len(path) > 1 else None for path in found if path[0] == name}
+        if type(value) is dict and None not in keys:
+            value = {key: value[key] for key in keys if key in value}
+        data[name] = plain(value)
+    return data
 
 
 @final
@@ -117,10 +124,10 @@ class CelExprPython:
             program = self._env.compile(self._print(node), disable_check=True)
         except RuntimeError as exc:
             raise ConfigError("", f"CEL: {str(exc).splitlines()[0]}") from exc
-        used = _roots(node)
+        found = paths(node)
 
         def evaluate(activation: Mapping[str, object]) -> object:
-            data = {name: plain(activation[name]) for name in used if name in activation}
+            data = _needed(activation, found)
             try:
                 result = program.eval(data=data)
                 if result.type() == self._error:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from sidecar.cel.ops import elements, has, mapping
 from sidecar.cel.syntax import Call, Ident, Node, Select
-from sidecar.cel.values import NONE, CelError, Code, Optional, no_overload
+from sidecar.cel.values import NONE, CelError, Code, Optional, kept, no_overload
 from sidecar.errors import ConfigError
 
 Scope = Mapping[str, int]
@@ -64,14 +64,17 @@ def _quantifier(stop: bool) -> Macro:
                 try:
                     value = test(c, f)
                 except CelError as exc:
-                    failed = exc
+                    failed = kept(exc)
                     continue
                 if value is stop:
                     return stop
                 if type(value) is not bool:
                     failed = no_overload(call.name, value)
             if failed is not None:
-                raise failed
+                try:
+                    raise failed
+                finally:
+                    failed = None  # this frame is in its traceback: no cycle
             return not stop
 
         return run
@@ -194,13 +197,16 @@ def _coalesce(coder: Coder, call: Call, scope: Scope) -> Code:
             try:
                 value = choice(c, f)
             except CelError as exc:
-                failed = exc
+                failed = kept(exc)
                 continue
             if value is not None:
                 return value
             saw_null = True
         if failed is not None and not saw_null:
-            raise failed
+            try:
+                raise failed
+            finally:
+                failed = None  # this frame is in its traceback: no cycle
         return None
 
     return run

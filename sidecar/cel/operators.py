@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from sidecar.cel.headers_view import HeaderView
 from sidecar.cel.ops import BINARY, contains, equal, negate
 from sidecar.cel.syntax import Call, ListOf, Literal
-from sidecar.cel.values import CelError, Code, no_overload
+from sidecar.cel.values import CelError, Code, kept, no_overload
 
 
 def chain(sign: str, terms: list[Code]) -> Code:
@@ -24,14 +24,17 @@ def chain(sign: str, terms: list[Code]) -> Code:
             try:
                 value = term(c, f)
             except CelError as exc:
-                failed = exc
+                failed = kept(exc)
                 continue
             if value is decisive:
                 return decisive
             if type(value) is not bool:
                 failed = no_overload(f"_{sign}_", value)
         if failed is not None:
-            raise failed
+            try:
+                raise failed
+            finally:
+                failed = None  # this frame is in its traceback: no cycle
         return not decisive
 
     return run

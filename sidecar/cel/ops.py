@@ -253,10 +253,7 @@ def find(container: dict[object, object], key: object) -> object:
 def select(operand: object, field: str) -> object:
     """`operand.field`. Raises NoSuchKey, also when the operand is no map."""
     if type(operand) is dict:
-        try:
-            found: object = operand[field]
-        except KeyError:
-            raise NoSuchKey(field) from None
+        found: object = operand.get(field, MISSING)
     elif isinstance(operand, MapView):
         found = operand.find(field)
     elif isinstance(operand, Optional):

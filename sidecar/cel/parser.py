@@ -3,7 +3,7 @@
 Source: cel-spec, section "Syntax", with the optional syntax `a.?b`, `a[?b]`, `[?a]`, `{?k: v}`.
 
 A precedence climber, so that nesting costs few Python frames. Depth is bounded: neither a hostile
-configuration nor the playground may exhaust the stack.
+configuration nor an expression sent to the admin API may exhaust the stack.
 """
 
 from __future__ import annotations

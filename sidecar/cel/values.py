@@ -187,6 +187,16 @@ def no_overload(what: str, *values: object) -> CelError:
     return CelError(f"no such overload: {what}({', '.join(type_of(v).name for v in values)})")
 
 
+def kept(error: CelError) -> CelError:
+    """An error to hold on to while something else is tried.
+
+    Without its traceback and those of its causes: their frames lead back to the holding one, a
+    cycle for the collector at each request.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 _SIMPLE: Final = frozenset((type(None), bool, int, float, str, bytes, datetime, timedelta))
 
 

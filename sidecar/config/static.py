@@ -100,6 +100,12 @@ def _format(value: str) -> str:
     return value.lower()
 
 
+def _door(value: str) -> str:
+    if value not in ("auto", "granian", "native"):
+        raise ValueError("auto, granian or native")
+    return value
+
+
 def _threads(value: str) -> int | str:
     if value == "auto" or _PERCENT.fullmatch(value):
         return value
@@ -152,6 +158,7 @@ ENVIRONMENT: tuple[tuple[str, str, Parse], ...] = (
     ("CONNECTION_MIN_TERMINATION_DEADLINE", "connectionMinTerminationDeadline", _duration),
     ("CONNECTION_TERMINATION_DEADLINE", "connectionTerminationDeadline", _duration),
     ("WORKER_THREADS", "workerThreads", _threads),
+    ("FRONT_DOOR", "frontDoor", _door),
     ("RUST_LOG", "logging.level", _text),
     ("LOG_FORMAT", "logging.format", _format),
     ("HTTP2_STREAM_WINDOW_SIZE", "hbone.windowSize", _size),

@@ -1,0 +1,1 @@
+"""Processes, compilation of a configuration and the pipeline of a request belong here."""

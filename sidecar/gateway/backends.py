@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Final, final
 
@@ -33,6 +34,7 @@ from sidecar.net.pool import Pool, PoolSettings, Version
 from sidecar.net.resolve import is_literal
 from sidecar.net.tls import ClientTls
 from sidecar.policies.base import Services
+from sidecar.policies.chain import Hook
 from sidecar.policies.expressions import Expression
 from sidecar.policies.order import build
 from sidecar.routing import balance
@@ -185,15 +187,19 @@ class Backends:
         if "dynamic" in target:
             return self._dynamic(base, target["dynamic"], tls, settings)
         if "internal" in target:
-            return self._internal(base, settings)
+            return self._internal(base, target["internal"], settings)
         return base
 
-    def _internal(self, base: Backend, settings: PoolSettings) -> Backend:
+    def _internal(self, base: Backend, path: str, settings: PoolSettings) -> Backend:
         if self._admin is None:
             raise ConfigError("internal", "needs config.adminAddr, which is off")
         # The admin service refuses names it does not know (DNS rebinding), so it gets its own.
         made = self._fixed(base, self._admin, None, settings, "localhost")
-        return replace(made, auto_host="localhost", label="internal")
+        chain = made.chain
+        if path != "forward":
+            hooks: tuple[Hook, ...] = (*chain.request_hooks, (partial(_set_path, path), False))
+            chain = replace(chain, request_hooks=hooks)
+        return replace(made, auto_host="localhost", label="internal", chain=chain)
 
     def _settings(self, policies: Data) -> PoolSettings:
         tcp = policies.get("tcp")
@@ -322,6 +328,12 @@ class Backends:
             return expression.truth(_NO_REQUEST, Response(outcome.status, outcome.headers))
 
         return Outliers(made, unhealthy)
+
+
+def _set_path(path: str, request: Request) -> None:
+    """The last request hook of an `internal: /path` backend; the query stays."""
+    query = request.query
+    request.target = f"{path}?{query}" if query else path
 
 
 @final

@@ -15,6 +15,8 @@ from sidecar.config.scalars import duration_seconds
 from sidecar.config.snapshot import Resource, Snapshot
 from sidecar.errors import ConfigError
 from sidecar.gateway.compile import http_settings
+from sidecar.gateway.expressions import expression_context
+from sidecar.gateway.frontdoor import refusals
 from sidecar.gateway.levels import BACKEND_TYPE, on_route
 from sidecar.net.tls import ClientTls, ServerTls, TlsDefaults, TlsListener
 from sidecar.policies.base import Services
@@ -51,6 +53,7 @@ class Checker:
             engine = Engine(
                 config.get("customFunctions") or "",
                 frozenset(name.lower() for name in config.get("sensitiveHeaders") or ()),
+                context=expression_context(),
             )
         except ConfigError as error:
             return [ConfigError("config.customFunctions", error.message)]
@@ -69,6 +72,7 @@ class Checker:
                 kept = (resource.digest, problems)
             self._known[key] = kept
             found.extend(kept[1])
+        found.extend(refusals(snapshot, config))
         return found
 
 

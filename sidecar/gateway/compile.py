@@ -16,6 +16,7 @@ from sidecar.config.scalars import duration_seconds
 from sidecar.config.targets import reference_target
 from sidecar.errors import ConfigError
 from sidecar.gateway.backends import Backends, Discovery
+from sidecar.gateway.frontdoor import uses_granian
 from sidecar.gateway.levels import Levels, on_route
 from sidecar.gateway.plan import (
     NOTHING_AFTER,
@@ -135,6 +136,7 @@ class _Build:
         frontend = self._kind("frontend")
         self._frontend = {kind: item["policy"] for kind, item in frontend.items()}
         config = self._kind("static").get("config", {}).get("config", {})
+        self._config: Data = config
         http = self._frontend.get("http") or {}
         limit = http.get("maxBufferSize") or 2 * 1024 * 1024
         self._services = around.services(config, limit)
@@ -436,6 +438,7 @@ class _Build:
             proxy_versions=versions,
             proxy_optional=proxy is not None and proxy.get("mode") == "optional",
             keepalive=_keepalive(self._frontend.get("tcp")),
+            uses_granian=uses_granian(self._config),
         )
 
     def _server_tls(self, key: str, own: Mapping[str, Data], policy: Data) -> ServerTls:

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, final
 
 import uvloop
@@ -22,8 +23,16 @@ from sidecar.admin.api import ProcessStatus, admin_app, stats_app
 from sidecar.admin.health import readiness_app
 from sidecar.admin.server import AdminServer, parse_address
 from sidecar.config.problems import InvalidConfigError
-from sidecar.config.snapshot import Resource, Snapshot, encode
+from sidecar.config.snapshot import (
+    Resource,
+    Snapshot,
+    encode,
+    read_header,
+    read_index,
+    read_record,
+)
 from sidecar.errors import ConfigError
+from sidecar.gateway.frontdoor import front_door
 from sidecar.gateway.loading import LoadedSnapshot, Loader
 from sidecar.gateway.process import ControlContext, clear
 from sidecar.gateway.reload import FileWatcher
@@ -64,6 +73,7 @@ class Control:
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._error = ""
+        self._is_ready = False
         self._servers: list[AdminServer] = []
         self._sink = LogSink(_STDOUT)
         self._logs: Logs
@@ -74,9 +84,12 @@ class Control:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
-        self._current = self._preloaded or self._loader.load()
+        running, self._levels = _running(self._configs)
+        self._current = self._preloaded or self._load_again(running)
         config = self._config()
         self._start_logs(config)
+        if self._error:
+            self._log_refusal()
         registry = Registry(
             self._metrics.writer(self._context.workers),
             (config.get("metrics") or {}).get("remove") or (),
@@ -84,12 +97,13 @@ class Control:
         self._own = GatewayMetrics(registry, package_version())
         watcher = FileWatcher(self._current.files)
         await self._serve(config)
-        if self._preloaded is None:
+        if _difference(running, self._current.snapshot.resources):
             self._publish()
-        else:  # whoever loaded it published it before anybody was forked
+        else:
             self._own.config_revision.set(self._configs.generation)
-            self._own.config_synchronized.set(1)
+            self._own.config_synchronized.set(0 if self._error else 1)
         self._context.ready()
+        self._is_ready = True
         loop.add_reader(self._context.report_fd, self._reported)
         watching = loop.create_task(self._watch(watcher))
         counting = loop.create_task(self._count())
@@ -103,6 +117,16 @@ class Control:
         await self._wait_workers()
         await asyncio.gather(*(server.stop() for server in self._servers))
         self._sink.close()
+
+    def _load_again(self, running: Mapping[str, Resource]) -> LoadedSnapshot:
+        """As a replacement: what the file says now, or if that is refused what the workers run."""
+        try:
+            return self._loader.load()
+        except InvalidConfigError as error:
+            self._error = str(error)
+            path = self._loader.source.path
+            files = frozenset() if path is None else frozenset((Path(os.path.abspath(path)),))
+            return LoadedSnapshot(Snapshot(dict(running)), (), files)
 
     def _config(self) -> Mapping[str, Any]:
         config = self._current.snapshot.resources["static/config"].data["config"]
@@ -118,6 +142,8 @@ class Control:
             level=logging_config.get("level") or "info",
         )
         self._logs.install()
+        # It tells of every change in a watched directory, which is mostly not ours.
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
     async def _serve(self, config: Mapping[str, Any]) -> None:
         """Listen on the three addresses. Raises ConfigError."""
@@ -138,7 +164,12 @@ class Control:
             address = parse_address(config.get(key) or "off", f"config.{key}")
             if address is None:
                 continue
-            server = AdminServer(make(address.is_local), address, f"config.{key}")
+            server = AdminServer(
+                make(address.is_local),
+                address,
+                f"config.{key}",
+                shares_port=self._context.shares_ports,
+            )
             await server.start()
             self._servers.append(server)
 
@@ -189,11 +220,7 @@ class Control:
             except InvalidConfigError as error:
                 self._error = str(error)
                 self._own.config_synchronized.set(0)
-                _log.error(
-                    "configuration refused, revision %d stays in force:\n%s",
-                    self._configs.generation,
-                    error,
-                )
+                self._log_refusal()
                 return
             old = self._current.snapshot.resources
             new = loaded.snapshot.resources
@@ -210,6 +237,13 @@ class Control:
                 _log.warning("%s", warning.render(self._loader.source.name))
             self._publish()
             _log.info("configuration revision %d: %s", self._configs.generation, difference)
+
+    def _log_refusal(self) -> None:
+        _log.error(
+            "configuration refused, revision %d stays in force:\n%s",
+            self._configs.generation,
+            self._error,
+        )
 
     def _reported(self) -> None:
         clear(self._context.report_fd)
@@ -236,7 +270,7 @@ class Control:
             "source": self._loader.source.name,
             "lastError": self._error or None,
             "frontDoors": {
-                key: "native"
+                key: front_door(self._config(), str(one.data["protocol"]))
                 for key, one in self._current.snapshot.resources.items()
                 if one.kind == "listener"
             },
@@ -261,6 +295,8 @@ class Control:
         """See AdminState."""
         if self._stopping.done():
             return ["draining"]
+        if not self._is_ready:
+            return ["control"]
         serving = [
             one
             for one in self._configs.statuses()
@@ -282,6 +318,18 @@ class Control:
         self._levels = spec or " "
         self._publish()
         return self._logs.levels()
+
+
+def _running(configs: ConfigTable) -> tuple[dict[str, Resource], str]:
+    """The resources that the workers run, and the log levels they were told, if any."""
+    _, buffer = configs.read_current()
+    read_header(buffer)
+    resources = {}
+    for record in read_index(buffer):
+        kind, _, name = record.key.partition("/")
+        resources[record.key] = Resource.of(kind, name, read_record(buffer, record))
+    levels = resources.pop(_LEVELS, None)
+    return resources, "" if levels is None else str(levels.data["spec"])
 
 
 def _difference(old: Mapping[str, Resource], new: Mapping[str, Resource]) -> str:

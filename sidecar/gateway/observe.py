@@ -16,6 +16,7 @@ from sidecar.admin.server import parse_address
 from sidecar.cel.engine import Engine
 from sidecar.config.scalars import duration_seconds
 from sidecar.gateway.compile import Telemetry
+from sidecar.gateway.expressions import expression_context
 from sidecar.http.message import Connection, Request
 from sidecar.net.dialer import Address
 from sidecar.policies.base import Services
@@ -27,7 +28,7 @@ from sidecar.telemetry.fields import AccessEntry
 from sidecar.telemetry.logs import Logs
 from sidecar.telemetry.metrics import RequestMetrics, UpstreamMetrics
 from sidecar.telemetry.sink import LogSink
-from sidecar.telemetry.trace import Tracer, context_of
+from sidecar.telemetry.trace import ClientSpan, Tracer, context_of
 from sidecar.version import package_version
 
 Data = Mapping[str, Any]
@@ -51,8 +52,12 @@ class TraceObserver:
         else:
             self._tracer.start(request)
 
-    def before_call(self, request: Request) -> None:
+    def before_call(self, request: Request) -> ClientSpan | None:
         """See plan.Observer."""
+        span = None if self._tracer is None else self._tracer.call(request, "Primary", "Http")
+        if span is not None:
+            span.inject(request.headers)
+        return span
 
 
 @final
@@ -77,6 +82,7 @@ class Observers:
         engine = Engine(
             config.get("customFunctions") or "",
             frozenset(name.lower() for name in config.get("sensitiveHeaders") or ()),
+            context=expression_context(self._clock),
         )
         return Services(self._clock, engine, max_buffer_bytes)
 

@@ -23,6 +23,7 @@ from sidecar.net.pool import Call, Version
 from sidecar.policies.chain import EMPTY, Chain
 from sidecar.policies.retry import REPLAY_LIMIT_BYTES, Retry
 from sidecar.routing import canonical
+from sidecar.telemetry.trace import ClientSpan
 
 _log = logging.getLogger("sidecar.gateway.pipeline")
 _DELEGATION_DEPTH: Final = 32
@@ -162,9 +163,11 @@ class Pipeline:
     ) -> Route:
         """Follow routeGroup backends to the route that serves; parents' policies are merged in."""
         seen: list[str] = []
-        while True:
+        # A group's route that answers by itself needs no backend to choose from.
+        while route.delegates:
             backend = route.choose(self._random())
             if not backend.group:
+                request.state["choice"] = backend
                 return route
             if backend.group in seen or len(seen) > _DELEGATION_DEPTH:
                 raise RequestError(500, "Internal", "route delegation cycle detected")
@@ -186,6 +189,7 @@ class Pipeline:
             request.state["proxy"] = route
             request.route = route
             exchange.route = route
+        return route
 
     async def _bounded(
         self, request: Request, exchange: Exchange, route: Route, gateway: Gateway
@@ -219,7 +223,11 @@ class Pipeline:
     async def _call_backend(
         self, request: Request, exchange: Exchange, route: Route, gateway: Gateway
     ) -> Response:
-        backend = route.only if route.only is not None else route.choose(self._random())
+        backend = route.only
+        if backend is None:
+            # Between hosts and groups the choice was made by `_delegate`.
+            made = request.state.get("choice") if route.delegates else None
+            backend = made if isinstance(made, Backend) else route.choose(self._random())
         exchange.backend = backend
         request.state["backend"] = backend
         retry = route.chain.retry
@@ -335,8 +343,7 @@ class Pipeline:
             elif route.forces_host and backend.default_authority:
                 request.authority = backend.default_authority
         observer = exchange.worker.gateway.observer
-        if observer is not None:
-            observer.before_call(request)
+        span = observer.before_call(request) if observer is not None else None
         call = Call(
             request.method,
             backend.scheme,
@@ -357,13 +364,21 @@ class Pipeline:
         except SidecarError as error:
             exchange.upstream_ended_ns = clock()
             picked.end(exchange.upstream_ns, None, error)
+            if span is not None:
+                end_span(span, request, picked.label, 0, str(error))
             raise
         except asyncio.CancelledError:
             exchange.upstream_ended_ns = clock()
             picked.end(exchange.upstream_ns, None, None)
+            if span is not None:
+                end_span(span, request, picked.label, 0, "cancelled")
             raise
         exchange.upstream_ended_ns = clock()
         picked.end(exchange.upstream_ns, response, None)
+        if span is not None:
+            # OpenTelemetry's HTTP conventions: to a client every 4xx and 5xx is an error.
+            failed = "" if response.status >= 400 else None
+            end_span(span, request, picked.label, response.status, failed)
         return response
 
 
@@ -385,6 +400,15 @@ class _Saved:
         request.method, request.scheme = self._method, self._scheme
         request.authority, request.target = self._authority, self._target
         request.state = dict(self._state)
+
+
+def end_span(
+    span: ClientSpan, request: Request, endpoint: str, status: int, error: str | None
+) -> None:
+    """The call that `span` stands for has its response head, or has failed."""
+    span.finish(
+        method=request.method, host=endpoint, path=request.path, status=status, error=error
+    )
 
 
 def version_for(backend: Backend, request: Request) -> Version:

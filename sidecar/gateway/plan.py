@@ -22,7 +22,7 @@ from sidecar.policies.request_mirror import RequestMirror
 from sidecar.routing.table import ListenerTable, RouteTable, TcpRouteTable
 from sidecar.telemetry.access import AccessLog
 from sidecar.telemetry.metrics import Histogram, ListenerMetrics, RequestMetrics, RouteMetrics
-from sidecar.telemetry.trace import Tracer
+from sidecar.telemetry.trace import ClientSpan, Tracer
 
 _DELEGATED_MAX: Final = 4096
 
@@ -281,8 +281,9 @@ class Observer(Protocol):
     def begin(self, request: Request) -> None:
         """Set `request.trace`."""
 
-    def before_call(self, request: Request) -> None:
-        """The call is about to be made with `request.headers`."""
+    def before_call(self, request: Request) -> ClientSpan | None:
+        """The call is about to be made with `request.headers`: name its span there, if it has
+        one, which the caller then finishes."""
 
 
 @final

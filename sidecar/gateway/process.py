@@ -84,6 +84,8 @@ class ControlContext:
     drain_seconds: float
     supervisor_pid: int
     channel: Channel
+    shares_ports: bool = False
+    """An older instance, which we take over from, still listens on our addresses."""
 
     def ready(self) -> None:
         """The configuration is loaded and published."""
@@ -190,6 +192,10 @@ def child_main(
     except (SidecarError, ShmError) as exc:
         channel.send(Status.FAILED, str(exc))
         raise SystemExit(1) from exc
+    except Exception as exc:
+        # Our own bug: the traceback goes to stderr, and at the start it ends the gateway too.
+        channel.send(Status.FAILED, f"{type(exc).__name__}: {exc}")
+        raise
 
 
 def _die_with_parent(parent_pid: int) -> None:

@@ -27,7 +27,8 @@ from sidecar.gateway.control import control_main
 from sidecar.gateway.loading import LoadedSnapshot, Loader
 from sidecar.gateway.process import ProcessSpec
 from sidecar.gateway.supervisor import Supervisor
-from sidecar.gateway.worker import worker_main
+from sidecar.gateway.upgrade import UPGRADE_ENV
+from sidecar.gateway.worker import listening_socket, refusal_of, worker_main
 from sidecar.version import package_version
 
 _METRIC_ROWS: Final = 16_384
@@ -45,6 +46,10 @@ def run(source: Source, output: str) -> int:
     workers = worker_count(config.get("workerThreads"))
     for warning in loaded.warnings:
         print(f"warning: {warning.render(source.name)}", file=sys.stderr)
+    taken = _taken_port(loaded, config)
+    if taken:
+        print(f"error: {taken}", file=sys.stderr)
+        return 1
     sweep()
     instance = f"agw{os.getpid()}"
     configs = ConfigTable.create(instance, workers)
@@ -89,6 +94,25 @@ def _spec(
         drain_seconds=duration_seconds(config.get("connectionTerminationDeadline") or "5s"),
         verify=verify,
     )
+
+
+def _taken_port(loaded: LoadedSnapshot, config: Any) -> str:
+    """What is wrong with the ports, if anything; looked at once, before there is any worker.
+
+    The workers share their ports (SO_REUSEPORT), and so would a second gateway of the same user,
+    each answering some of the other's clients. Only an upgrade means to do that.
+    """
+    if UPGRADE_ENV in os.environ:
+        return ""
+    for key, resource in loaded.snapshot.resources.items():
+        port = resource.data.get("port") if resource.kind == "bind" else None
+        if isinstance(port, int) and port:
+            try:
+                listening_socket(port, ipv6=bool(config.get("enableIpv6", True))).close()
+            except OSError as error:
+                place = loaded.snapshot.places.get(key, key)
+                return f"{place}.port: port {port}: {refusal_of(error)}"
+    return ""
 
 
 def worker_count(value: object) -> int:

@@ -247,6 +247,7 @@ class Supervisor:
                 drain_seconds=spec.drain_seconds,
                 supervisor_pid=os.getpid(),
                 channel=channel,
+                shares_ports=self._predecessor.descriptor is not None,
             )
             return partial(spec.control_main, control), {*wakes, self._reports.reader}
         wake = self._wakes[child.slot].reader
@@ -321,6 +322,7 @@ class Supervisor:
         elif child is self._control and not self._was_loaded:
             self._fail(child.failure or f"control {how} before a configuration was loaded")
         elif child.failure and not self._was_ready:
+            # What failed at the start would fail again: that is for the operator to see, now.
             self._fail(child.failure)
         else:
             _log.error("%s %s%s", child.title, how, f": {child.failure}" if child.failure else "")

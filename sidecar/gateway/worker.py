@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import errno
 import gc
 import logging
 import random
@@ -190,8 +191,14 @@ class Worker:
         if levels is not None:
             self._observers.set_levels(levels["spec"])
         compiler = self._compiler or self._first_compiler(changed)
-        gateway = await self._sliced(compiler.compile(generation, changed, difference.removed))
-        self._listen(gateway)
+        opened = self._open_ports(changed)
+        try:
+            gateway = await self._sliced(compiler.compile(generation, changed, difference.removed))
+        except BaseException:
+            for sock in opened.values():
+                sock.close()
+            raise
+        self._listen(gateway, opened)
         self.gateway = gateway
         self._own = WorkerMetrics(gateway.requests.registry, self._context.worker)
         for record in difference.changed:
@@ -235,23 +242,34 @@ class Worker:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + _SLICE_SECONDS
 
-    def _listen(self, gateway: Gateway) -> None:
-        """Open, change and close ports. Raises ConfigError before anything was changed."""
-        wanted = {key: bind for key, bind in gateway.binds.items() if bind.plan.port}
+    def _open_ports(self, changed: Mapping[str, Mapping[str, Any]]) -> dict[str, socket.socket]:
+        """Listening sockets of new binds. Raises ConfigError; then there are none.
+
+        Before compilation, which changes what this worker keeps: what can be refused comes first.
+        """
         opened: dict[str, socket.socket] = {}
-        ipv6 = self._observers.uses_ipv6
-        try:
-            for key, bind in wanted.items():
-                if key not in self._ports:
-                    opened[key] = _listen_on(bind.plan.port, ipv6=ipv6)
-        except OSError as error:
-            for sock in opened.values():
-                sock.close()
-            raise ConfigError(key, f"cannot listen: {error.strerror}") from error
+        config = changed.get("static/config", {}).get("config", {})
+        ipv6 = bool(config.get("enableIpv6", self._observers.uses_ipv6))
+        for key, data in changed.items():
+            kind, _, name = key.partition("/")
+            port = data["port"] if kind == "bind" else 0
+            if not port or name in self._ports:
+                continue
+            try:
+                opened[name] = listening_socket(port, ipv6=ipv6, shared=True)
+            except OSError as error:
+                for sock in opened.values():
+                    sock.close()
+                raise ConfigError(key, f"port {port}: {refusal_of(error)}") from error
+        return opened
+
+    def _listen(self, gateway: Gateway, opened: Mapping[str, socket.socket]) -> None:
+        """Begin with new ports, change those that stay, close the others."""
+        wanted = {key: bind for key, bind in gateway.binds.items() if bind.plan.port}
         for key in [key for key in self._ports if key not in wanted]:
             port = self._ports.pop(key)
-            port.stop_accepting()
             port.drain()
+            port.stop_accepting()
             self._own_task(self._retire(port))
         for key, bind in wanted.items():
             if key in opened:
@@ -425,13 +443,23 @@ def _tcp_request(connection: Connection, sni: str) -> Request:
     return Request("CONNECT", "", authority, "", "", Headers(), FixedBody(), connection, 0)
 
 
-def _listen_on(port: int, *, ipv6: bool) -> socket.socket:
-    """A listening socket that shares its port with those of the other workers."""
+def refusal_of(error: OSError) -> str:
+    """Why a port cannot be had, in words."""
+    if error.errno == errno.EADDRINUSE:
+        return "in use by another process"
+    if error.errno == errno.EACCES:
+        return "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE"
+    return f"cannot listen: {error.strerror}"
+
+
+def listening_socket(port: int, *, ipv6: bool, shared: bool = False) -> socket.socket:
+    """A listening socket; `shared` with those of the other workers. Raises OSError."""
     family = socket.AF_INET6 if ipv6 and socket.has_dualstack_ipv6() else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.setblocking(False)

@@ -1,0 +1,1 @@
+"""HTTP as values: messages and the protocols' parsers and encoders, without any I/O."""

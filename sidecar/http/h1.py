@@ -28,34 +28,67 @@ _REQUEST = re.compile(rb"(%s++) ([\x21-\x7e]++) HTTP/(\d\.\d)\r\n%s" % (_TOKEN, 
 _STATUS = re.compile(rb"HTTP/(\d\.\d) (\d\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n%s" % _FIELDS)
 _FIELD = re.compile(rb"([^:]++):[\t ]*+([^\r]*+)\r\n")
 _TRAILERS = re.compile(_FIELDS)
+_BLANK_LINES = re.compile(rb"(?:\r\n)*+")
 _LONE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
 _CHUNK_LINE_BYTES: Final = 4096
 _DIGITS: Final = frozenset(b"0123456789")
 
-_HOST, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _TE, _DROP = range(8)
-_SPECIAL: Final = {
-    b"host": _HOST,
-    b"content-length": _LENGTH,
-    b"transfer-encoding": _CODING,
-    b"connection": _CONNECTION,
-    b"upgrade": _UPGRADE,
-    b"expect": _EXPECT,
-    b"te": _TE,
-    b"proxy-connection": _DROP,
-    b"keep-alive": _DROP,
-    b"proxy-authenticate": _DROP,
-    b"trailer": _DROP,
-}
-_RESPONSE_SPECIAL: Final = {
-    b"content-length": _LENGTH,
-    b"transfer-encoding": _CODING,
-    b"connection": _CONNECTION,
-    b"upgrade": _UPGRADE,
-    b"proxy-connection": _DROP,
-    b"keep-alive": _DROP,
-    b"trailer": _DROP,
-}
+_HOST, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _TE, _DROP, _PLAIN = range(9)
+
+
+@final
+class _Names(dict[bytes, tuple[bytes, int]]):
+    """Field name as received → (lower-case name, what it means); learns names as they come.
+
+    A look-up costs a third of lowering a name and asking what it is. Bounded: clients choose names.
+    """
+
+    def __init__(self, special: dict[bytes, int], *, drops_underscores: bool) -> None:
+        super().__init__()
+        self._special = special
+        self._drops_underscores = drops_underscores
+
+    def __missing__(self, raw: bytes) -> tuple[bytes, int]:
+        name = raw.lower()
+        meaning = self._special.get(name, _PLAIN)
+        # An underscore twin of a field we set would be the same variable to a CGI-like
+        # upstream (hardening case 38), so such fields are dropped as nginx does.
+        if self._drops_underscores and b"_" in name:
+            meaning = _DROP
+        if len(self) < 2048 and len(raw) <= 64:
+            self[raw] = (name, meaning)
+        return name, meaning
+
+
+_REQUEST_NAMES: Final = _Names(
+    {
+        b"host": _HOST,
+        b"content-length": _LENGTH,
+        b"transfer-encoding": _CODING,
+        b"connection": _CONNECTION,
+        b"upgrade": _UPGRADE,
+        b"expect": _EXPECT,
+        b"te": _TE,
+        b"proxy-connection": _DROP,
+        b"keep-alive": _DROP,
+        b"proxy-authenticate": _DROP,
+        b"trailer": _DROP,
+    },
+    drops_underscores=True,
+)
+_RESPONSE_NAMES: Final = _Names(
+    {
+        b"content-length": _LENGTH,
+        b"transfer-encoding": _CODING,
+        b"connection": _CONNECTION,
+        b"upgrade": _UPGRADE,
+        b"proxy-connection": _DROP,
+        b"keep-alive": _DROP,
+        b"trailer": _DROP,
+    },
+    drops_underscores=False,
+)
 FORBIDDEN_TRAILERS: Final = frozenset(
     (
         b"authorization", b"cache-control", b"connection", b"content-encoding", b"content-length",
@@ -66,7 +99,7 @@ FORBIDDEN_TRAILERS: Final = frozenset(
         b"x-forwarded-proto",
     )
 )  # fmt: skip
-"""Fields that frame, route or authenticate and so may not arrive after the body (RFC 9110 6.5.1)."""
+"""Fields that frame, route or authenticate: they may not follow the body (RFC 9110 6.5.1)."""
 
 
 def bad_request(message: str, status: int = 400) -> RequestError:
@@ -99,7 +132,7 @@ class RequestHead:
 @final
 @dataclass(slots=True)
 class ResponseHead:
-    """A response's head; `length` is octets, CHUNKED or UNTIL_CLOSE; `declared` what it announced."""
+    """A response's head. `length`: octets, CHUNKED or UNTIL_CLOSE; `declared`: as announced."""
 
     status: int
     version: str
@@ -114,7 +147,7 @@ class ResponseHead:
 @final
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
-    """Bounds of a head: `line_bytes` of the first line, `block_bytes` of the whole, `count` fields."""
+    """Bounds of a head: octets of the first line and of the whole, and how many fields."""
 
     line_bytes: int = 8 * 1024
     block_bytes: int = 32 * 1024
@@ -124,7 +157,8 @@ class HeadLimits:
 def parse_request(data: bytes, limits: HeadLimits) -> RequestHead | None:
     """The head at the start of `data`, or None when more octets are needed.
 
-    `data` starts at the request line (see `skip_blank`). Raises RequestError, `close` set.
+    `data` is not empty and starts at the request line (see `skip_blank`).
+    Raises RequestError, `close` set.
     """
     # Fast path: one match decides that the head is complete and well formed.
     match = _REQUEST.match(data)
@@ -137,13 +171,22 @@ def parse_request(data: bytes, limits: HeadLimits) -> RequestHead | None:
     method, target, version, block = match.groups()
     if version not in (b"1.1", b"1.0"):
         raise bad_request("HTTP version not supported", 505)
-    pairs = _FIELD.findall(block)
+    pairs = _pairs(block)
     if len(pairs) > limits.count:
         raise bad_request("too many header fields", 431)
     return _request_head(method, target, version == b"1.1", pairs, size)
 
 
-def _request_head(
+def _pairs(block: bytes) -> list[tuple[bytes, bytes]]:
+    """Names as received and values without white space around them."""
+    pairs: list[tuple[bytes, bytes]] = _FIELD.findall(block)
+    # Fast path: one look at the block tells that no value has white space behind it.
+    if b" \r" in block or b"\t\r" in block:
+        return [(name, value.rstrip(b" \t")) for name, value in pairs]
+    return pairs
+
+
+def _request_head(  # noqa: C901 - one pass, one branch a field; a call each would cost more
     method: bytes, target: bytes, is_11: bool, pairs: list[tuple[bytes, bytes]], size: int
 ) -> RequestHead:
     headers = Headers()
@@ -151,15 +194,11 @@ def _request_head(
     length = 0
     has_length = has_coding = expects = trailers = False
     connection = upgrade = b""
-    for raw_name, raw_value in pairs:
-        name = raw_name.lower()
-        value = raw_value.rstrip(b" \t") if raw_value[-1:] in b" \t" else raw_value
-        special = _SPECIAL.get(name)
-        if special is None:
-            # An underscore twin of a field we set would be the same variable to a CGI-like
-            # upstream (hardening case 38), so such fields are dropped as nginx does.
-            if b"_" not in name:
-                headers.append((name, value))
+    names = _REQUEST_NAMES
+    for raw_name, value in pairs:
+        name, special = names[raw_name]
+        if special == _PLAIN:
+            headers.append((name, value))
         elif special == _HOST:
             if host is not None:
                 raise bad_request("more than one Host field")
@@ -196,7 +235,9 @@ def _request_head(
         raise bad_request("missing Host field")
     keep_alive = is_11
     wanted = ""
-    if connection:
+    if connection == b"keep-alive":
+        keep_alive = True
+    elif connection:
         options = {option.strip() for option in connection.split(b",")}
         keep_alive = b"close" not in options and (is_11 or b"keep-alive" in options)
         # Bytes behind an upgrade request belong to the new protocol only after the 101; a body
@@ -227,15 +268,28 @@ def drop_nominated(headers: Headers, options: set[bytes]) -> None:
 
 
 def parse_length(value: bytes) -> int:
-    """A Content-Length: 1 to 18 digits and nothing else. Raises RequestError."""
-    if not value or len(value) > 18 or not _DIGITS.issuperset(value):
+    """A Content-Length: 1 to 18 digits and nothing else. Raises RequestError.
+
+    A leading zero is refused: a parser that took it for octal would see another body.
+    """
+    if (
+        not value
+        or len(value) > 18
+        or not _DIGITS.issuperset(value)
+        or (value[0] == 0x30 and len(value) > 1)
+    ):
         raise bad_request("invalid Content-Length")
     return int(value)
 
 
 def skip_blank(data: bytes) -> bytes:
     """`data` without the empty lines a client may send before a request line (RFC 9112 2.2)."""
-    return data[2:] if data.startswith(b"\r\n") else data
+    # Fast path: hardly anybody sends one.
+    if data[0] != 0x0D:
+        return data
+    blank = _BLANK_LINES.match(data)
+    assert blank is not None
+    return data[blank.end() :]
 
 
 def _refuse_size(data: bytes, limits: HeadLimits) -> None:
@@ -257,7 +311,8 @@ def _explain_request(data: bytes, limits: HeadLimits) -> None:
     if end >= 0 or _LONE_CR_OR_LF.search(head):
         raise bad_request("malformed request head")
     if line_end < 0:
-        if not re.fullmatch(rb"%s*+(?: (?:[\x21-\x7e]*+(?: [HTP/0-9.]*+\r?)?)?)?" % _TOKEN, head):
+        # A lone CR may become an empty line, which is skipped.
+        if head != b"\r" and not _PARTIAL_LINE.fullmatch(head):
             raise bad_request("malformed request line")
         return
     if head.count(b"\r\n") > limits.count + 2:
@@ -266,6 +321,7 @@ def _explain_request(data: bytes, limits: HeadLimits) -> None:
         raise bad_request("malformed request head")
 
 
+_PARTIAL_LINE = re.compile(rb"%s*+(?: (?:[\x21-\x7e]*+(?: [HTP/0-9.]*+\r?)?)?)?" % _TOKEN)
 _PARTIAL = re.compile(
     rb"%s++ [\x21-\x7e]++ HTTP/\d\.\d\r\n(?:%s++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
     rb"(?:%s++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?|\r)?" % (_TOKEN, _TOKEN, _TOKEN)
@@ -278,7 +334,7 @@ def bad_response(message: str) -> UpstreamError:
 
 
 def parse_response(data: bytes, is_head: bool, limits: HeadLimits) -> ResponseHead | None:
-    """The response head at the start of `data`, or None when more is needed. Raises UpstreamError."""
+    """The response head at the start of `data`, None while incomplete. Raises UpstreamError."""
     match = _STATUS.match(data)
     if match is None:
         end = data.find(b"\r\n\r\n")
@@ -292,24 +348,25 @@ def parse_response(data: bytes, is_head: bool, limits: HeadLimits) -> ResponseHe
     version, status_text, block = match.groups()
     if version not in (b"1.1", b"1.0"):
         raise bad_response("unexpected HTTP version")
-    pairs = _FIELD.findall(block)
+    if status_text < b"100":
+        raise bad_response("invalid status")
+    pairs = _pairs(block)
     if len(pairs) > limits.count:
         raise bad_response("too many header fields")
     return _response_head(int(status_text), version == b"1.1", pairs, is_head, match.end())
 
 
-def _response_head(
+def _response_head(  # noqa: C901 - as _request_head
     status: int, is_11: bool, pairs: list[tuple[bytes, bytes]], is_head: bool, size: int
 ) -> ResponseHead:
     headers = Headers()
     declared: int | None = None
     coded = False
     connection = upgrade = b""
-    for raw_name, raw_value in pairs:
-        name = raw_name.lower()
-        value = raw_value.rstrip(b" \t") if raw_value[-1:] in b" \t" else raw_value
-        special = _RESPONSE_SPECIAL.get(name)
-        if special is None:
+    names = _RESPONSE_NAMES
+    for raw_name, value in pairs:
+        name, special = names[raw_name]
+        if special == _PLAIN:
             headers.append((name, value))
         elif special == _LENGTH:
             length = _response_length(value)
@@ -325,7 +382,9 @@ def _response_head(
         elif special == _UPGRADE:
             upgrade = value.lower()
     keep_alive = is_11
-    if connection:
+    if connection == b"keep-alive":
+        keep_alive = True
+    elif connection:
         options = {option.strip() for option in connection.split(b",")}
         keep_alive = b"close" not in options and (is_11 or b"keep-alive" in options)
         drop_nominated(headers, options)
@@ -333,6 +392,9 @@ def _response_head(
         raise bad_response("both Content-Length and Transfer-Encoding")
     if status < 200 or status in (204, 304) or is_head:
         if status == 204 or status < 200:
+            # It speaks of a body there cannot be: should one follow, it is not the next answer.
+            if status == 204 and (coded or declared):
+                keep_alive = False
             declared = None
         length = 0
     elif coded:

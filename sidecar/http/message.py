@@ -27,7 +27,10 @@ class Body(Protocol):
     trailers: Headers | None
 
     def read_nowait(self) -> bytes | None:
-        """A chunk at hand; b"" at the end, for ever; None when it would have to wait. Raises like `read`."""
+        """A chunk at hand; b"" at the end, for ever; None when it would have to wait.
+
+        Raises like `read`.
+        """
 
     async def read(self) -> bytes:
         """The next chunk, never empty before the end; b"" at the end.
@@ -143,7 +146,7 @@ async def read_up_to(body: Body, limit_bytes: int) -> tuple[bytes, Body | None]:
 @final
 @dataclass(frozen=True, slots=True)
 class TlsInfo:
-    """What the TLS handshake told. `peer_certificate` is DER, verified against the listener's root."""
+    """What the TLS handshake told. `peer_certificate`: DER, verified by the listener's root."""
 
     sni: str = ""
     alpn: str = ""
@@ -154,7 +157,7 @@ class TlsInfo:
 @final
 @dataclass(slots=True)
 class Connection:
-    """The downstream connection a request came on. Addresses are text without a zone; ports are ints.
+    """The downstream connection a request came on. Addresses are text without a zone.
 
     `peer_*` is who connected, or whom the PROXY header named; `raw_peer_*` is always the TCP peer.
     `extra` is for per-connection facts computed once (client identity, CEL view of `source`).
@@ -278,7 +281,7 @@ class Tunnel(Protocol):
 
 @final
 class Response:
-    """One response. `reason` is the log and metric label of §9.2; "Upstream" when a backend made it.
+    """One response. `reason` is its label in logs and metrics; "Upstream" when a backend made it.
 
     `tunnel` is set on a 101 (or 2xx to CONNECT): once the head is sent, bytes flow both ways.
     `error` is text for the access log. `close` asks for the downstream connection to end.

@@ -1,0 +1,1 @@
+"""Chat formats, conversions and providers belong here; empty as yet."""

@@ -110,7 +110,9 @@ class DirectDialer:
             why = f"timed out after {settings.connect_seconds:g}s"
             raise connect_failed(address, why) from exc
         except ssl.SSLError as exc:
-            raise connect_failed(address, f"TLS: {exc.reason or exc}") from exc
+            # Which of these an error has depends on who raised it.
+            said = getattr(exc, "verify_message", "") or getattr(exc, "reason", "") or str(exc)
+            raise connect_failed(address, f"TLS: {said}") from exc
         except OSError as exc:
             raise connect_failed(address, exc.strerror or str(exc) or type(exc).__name__) from exc
         if not address.unix and settings.keepalive:

@@ -49,6 +49,7 @@ class H1Client(asyncio.Protocol):
         "_chunked",
         "_eof",
         "_head",
+        "_interims",
         "_is_head",
         "_keep",
         "_loop",
@@ -91,6 +92,7 @@ class H1Client(asyncio.Protocol):
         self.exchanges = 0
         self._state = _IDLE
         self._buffer = b""
+        self._interims = 0
         self._head: asyncio.Future[Response] | None = None
         self._request: Request | None = None
         self._is_head = False
@@ -146,8 +148,12 @@ class H1Client(asyncio.Protocol):
         self._sweeper.discard(self)
         self._eof = True
         self._wake_tunnel()
-        if self._state != _TUNNEL:
-            self._ended(f"connection error: {exc}" if exc else "upstream closed the connection")
+        if exc is not None and self._state in (_WAIT, _BODY):
+            # A reset is no end of a body, not even of one that lasts until the connection closes.
+            is_fresh = self._state == _WAIT and not self._buffer
+            self._fail(call_failed(f"connection error: {exc}", retryable=is_fresh))
+        elif self._state != _TUNNEL:
+            self._ended("upstream closed the connection")
         self._state = _DEAD
         self.resume_writing()
         self._on_lost(self)
@@ -198,11 +204,16 @@ class H1Client(asyncio.Protocol):
         self._state = _WAIT
         self._request = request
         self._is_head = method == "HEAD"
+        self._interims = 0
         future: asyncio.Future[Response] = self._loop.create_future()
         self._head = future
         self.deadline = self._sweeper.time() + self.answer_seconds
         try:
-            replayable = self._send(head, body, method)
+            try:
+                replayable = self._send(head, body, method)
+            except SidecarError:
+                self._kill()  # the body at hand is bad; nothing was written
+                raise
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
@@ -265,7 +276,7 @@ class H1Client(asyncio.Protocol):
                 raise call_failed("request body shorter than declared", retryable=False)
             self._body_done = True
             self._maybe_release()
-        except SidecarError as error:
+        except Exception as error:  # whoever awaits the response gets it, whatever it is
             self._fail(error)
         finally:
             body.close()
@@ -273,7 +284,7 @@ class H1Client(asyncio.Protocol):
     # --- reading --------------------------------------------------------------------------
 
     def _parse_head(self) -> None:
-        for _ in range(_INFORMATIONAL_MAX):
+        while True:
             head = h1.parse_response(self._buffer, self._is_head, LIMITS)
             if head is None:
                 return
@@ -282,14 +293,15 @@ class H1Client(asyncio.Protocol):
             if head.status >= 200 or head.status == 101:
                 self._take_head(head, rest)
                 return
+            self._interims += 1
+            if self._interims > _INFORMATIONAL_MAX:
+                raise h1.bad_response("too many interim responses")
             request = self._request
             if request is not None and request.on_informational is not None:
                 request.on_informational(head.status, head.headers)
             self._buffer = rest
-        raise h1.bad_response("too many interim responses")
 
     def _take_head(self, head: h1.ResponseHead, rest: bytes) -> None:
-        future, self._head = self._head, None
         self._keep = head.keep_alive
         response = Response(head.status, head.headers, None, version=head.version)
         if head.status == 101:
@@ -308,6 +320,8 @@ class H1Client(asyncio.Protocol):
             self._finish(rest[head.length :])
         else:
             self._stream(head, response, rest)
+        # Kept until here: a failure above, such as a broken first chunk, is the call's failure.
+        future, self._head = self._head, None
         if future is not None and not future.done():
             future.set_result(response)
         else:

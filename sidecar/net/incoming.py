@@ -66,9 +66,14 @@ class IncomingBody:
         """Whether a reader waits for the next octets."""
         return self._waiter is not None
 
+    @property
+    def is_failed(self) -> bool:
+        """Whether the body can never be complete; what arrives after that is dropped."""
+        return self._error is not None
+
     def feed(self, data: bytes) -> None:
         """Octets arrived (not empty)."""
-        if self._closed:
+        if self._closed or self._error is not None:
             return
         self._chunks.append(data)
         self._size += len(data)
@@ -78,7 +83,9 @@ class IncomingBody:
         self._wake()
 
     def feed_end(self, trailers: Headers | None = None) -> None:
-        """The body is complete."""
+        """The body is complete, unless it failed before."""
+        if self._error is not None:
+            return
         self.trailers = trailers
         self.ended = True
         self._wake()

@@ -25,6 +25,7 @@ from sidecar.http import h1
 from sidecar.http.identity import IdentityError, identity_of
 from sidecar.http.message import Connection, Handler, TlsInfo
 from sidecar.net import clienthello, proxyproto
+from sidecar.net.granian import GranianDoor, RelayedHttp
 from sidecar.net.h2_server import H2Server
 from sidecar.net.native import H1Server
 from sidecar.net.settings import HttpSettings
@@ -74,6 +75,8 @@ class BindPlan:
     proxy_versions: tuple[int, ...] = ()
     proxy_optional: bool = False
     keepalive: tuple[int, int, int] | None = None
+    uses_granian: bool = False
+    """Plaintext HTTP/2 goes to Granian (sidecar.net.granian)."""
 
 
 class Gate(Protocol):
@@ -156,7 +159,10 @@ class _HttpHost:
         """See native.Host."""
         transport = connection.detach()
         self._port.connections.discard(connection)
-        self.make_h2(connection.connection).adopt(transport, data)
+        if self._port.plan.uses_granian and self.scheme == "http" and not self.draining:
+            self._port.relay_h2(self, connection.connection, transport, data)
+        else:
+            self.make_h2(connection.connection).adopt(transport, data)
         return True
 
     def make_h2(self, connection: Connection) -> H2Server:
@@ -270,6 +276,7 @@ class Port:
         self._resume: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
         self._next_id = 0
+        self._door: GranianDoor | None = None
         self._make_hosts()
 
     def _make_hosts(self) -> None:
@@ -287,16 +294,18 @@ class Port:
             self._make_hosts()
             if any(host.settings != plan.settings for host in old.values()):
                 self._drain_connections()
+                self._drain_door()
         self.plan = plan
 
     # --- accepting ------------------------------------------------------------------------
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Take what waits, within bounds; whether there may be more."""
         for _ in range(_ACCEPTS_PER_WAKE):
             try:
                 sock, address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                return False
             except OSError as error:
                 if error.errno not in _OUT_OF_FILES:
                     raise
@@ -304,11 +313,12 @@ class Port:
                 _log.warning("accept on port %d: %s", self.plan.port, error.strerror)
                 self.gate.loop.remove_reader(self._sock)
                 self._resume = self.gate.loop.call_later(0.1, self.start)
-                return
+                return False
             sock.setblocking(False)
             task = self.gate.loop.create_task(self._admit(sock, address))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        return True
 
     async def _admit(self, sock: socket.socket, address: tuple[str, int]) -> None:
         plan = self.plan
@@ -404,19 +414,48 @@ class Port:
                 self.forget(served, connection, side.received_bytes, side.sent_bytes)
 
         side = Relay(self.gate.sweeper, _TCP_IDLE_SECONDS, lost)
-        if context is None:
+        if context is None or connection.tls is None:
             await self.gate.loop.connect_accepted_socket(lambda: side, sock)
         else:
             await self.gate.loop.connect_accepted_socket(
                 lambda: side, sock, ssl=context, ssl_handshake_timeout=plan.handshake_seconds
             )
-            _note_handshake(connection, side.transport, connection.tls.sni if connection.tls else "")
+            try:
+                _note_handshake(connection, side.transport, connection.tls.sni)
+            except IdentityError:
+                side.transport.abort()
+                raise
         if side.is_lost:
             return
         served = _TcpServed(side)
         self.connections.add(served)
         self.gate.connection_opened(plan.key, connection, 0.0)
         await self.gate.relay(plan.key, key, connection, side)
+
+    def relay_h2(
+        self, host: _HttpHost, connection: Connection, transport: asyncio.Transport, data: bytes
+    ) -> None:
+        """Have Granian serve a connection that is open already."""
+        served = RelayedHttp(transport)
+        self.connections.add(served)
+        if self._door is None:
+            gate, key = self.gate, self.plan.key
+            self._door = GranianDoor(
+                host.handler,
+                host.settings,
+                gate.sweeper,
+                gate.clock,
+                check_authority=gate.check_authority,
+                date=gate.date_value,
+                on_refused=lambda whose, error: gate.request_refused(key, whose, error),
+            )
+
+        def lost(side: Relay) -> None:
+            self.forget(served, connection, side.received_bytes, side.sent_bytes)
+
+        task = self.gate.loop.create_task(self._door.relay(connection, transport, data, lost))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # --- peeking --------------------------------------------------------------------------
 
@@ -481,12 +520,22 @@ class Port:
         if not self.connections and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
+    def _drain_door(self) -> None:
+        """Let Granian end its connections; those to come get another."""
+        door, self._door = self._door, None
+        serving = door.drain() if door is not None else None
+        if serving is not None:
+            self._tasks.add(serving)
+            serving.add_done_callback(self._tasks.discard)
+
     def _drain_connections(self) -> None:
         for served in list(self.connections):
             cast("_Served", served).drain()
 
     def stop_accepting(self) -> None:
-        """Close the listening socket; connections in its queue are refused by the kernel."""
+        """Close the listening socket, once its queue is empty: the kernel would reset what waits."""
+        while self._accept():
+            continue
         if self._resume is not None:
             self._resume.cancel()
         self.gate.loop.remove_reader(self._sock)
@@ -498,6 +547,7 @@ class Port:
         for host in self._hosts.values():
             host.draining = True
         self._drain_connections()
+        self._drain_door()
 
     async def wait_idle(self) -> None:
         """Until no connection is left."""

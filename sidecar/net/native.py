@@ -7,15 +7,20 @@ A connection is in one of these states, told by `_phase`:
     HEAD   waits for a request head          deadline: idle, or header read once octets came
     SERVE  the handler works on a request    deadline: none but that of a body read or a write
     TUNNEL octets pass both ways             deadline: tunnel idle
+    LINGER nothing more is said              deadline: for the peer to end its side
 
 The serving task makes every transition. `data_received` only appends and wakes it, so that order
 of events never depends on who was called first. Octets past the current request stay in `_buffer`
 (a pipelining client) and reading pauses when they pass the stream limit.
+
+A client that ends its side while it is being served has gone, as far as anybody can tell: hyper,
+nginx and Envoy treat it so, and so what is under way for it is cancelled at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast, final
@@ -29,7 +34,12 @@ from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
 from sidecar.telemetry.clock import Clock
 
-_HEAD, _SERVE, _TUNNEL = range(3)
+_log = logging.getLogger("sidecar.net.native")
+_HEAD, _SERVE, _TUNNEL, _LINGER = range(4)
+_LINGER_SECONDS: Final = 2.0
+_FIRST_REQUEST_SECONDS: Final = 1.0
+"""How long a drain waits for the first request of a connection that was just accepted."""
+_LINGER_BYTES: Final = 256 * 1024
 H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _ABSOLUTE = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _CLOSE: Final = b"connection: close\r\n"
@@ -75,6 +85,7 @@ class H1Server(asyncio.Protocol):
 
     __slots__ = (
         "_body",
+        "_body_bytes",
         "_buffer",
         "_can_write",
         "_chunked",
@@ -83,6 +94,7 @@ class H1Server(asyncio.Protocol):
         "_left",
         "_loop",
         "_phase",
+        "_progress",
         "_reading_paused",
         "_remaining",
         "_started",
@@ -109,6 +121,8 @@ class H1Server(asyncio.Protocol):
         self._body: IncomingBody | None = None
         self._chunked: h1.ChunkedDecoder | None = None
         self._remaining = 0
+        self._body_bytes = 0
+        self._progress = 0
         self._left = host.settings.requests_per_connection
         self._phase = _HEAD
         self._reading_paused = False
@@ -124,7 +138,9 @@ class H1Server(asyncio.Protocol):
         host = self._host
         self.transport.set_write_buffer_limits(high=host.settings.stream_buffer_bytes)
         self._started = host.sweeper.time()
-        self.deadline = self._started + host.settings.header_read_seconds
+        self.deadline = self._started + (
+            _FIRST_REQUEST_SECONDS if host.draining else host.settings.header_read_seconds
+        )
         host.sweeper.add(self)
         host.opened(self)
         self._task = self._loop.create_task(self._serve())
@@ -135,6 +151,11 @@ class H1Server(asyncio.Protocol):
         if self._body is not None:
             self._feed_body(data)
             return
+        if self._phase == _LINGER:
+            self._remaining -= len(data)
+            if self._remaining < 0:
+                self.transport.close()
+            return
         self._buffer = self._buffer + data if self._buffer else data
         if self._phase == _HEAD or self._phase == _TUNNEL:
             self._wake()
@@ -142,11 +163,12 @@ class H1Server(asyncio.Protocol):
             self._pause_reading(True)
 
     def eof_received(self) -> bool:
-        """The client sends no more; it may still read."""
+        """The client sends no more: between requests that is the end, within one it has gone."""
         self._eof = True
-        if self._body is not None:
-            self._body.fail(ClientDisconnected("the client ended the connection in mid-body"))
-        self._wake()
+        if self._phase == _SERVE and not self._buffer:
+            self.transport.abort()
+        else:
+            self._wake()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -191,9 +213,21 @@ class H1Server(asyncio.Protocol):
     # --- used by the listener -------------------------------------------------------------
 
     def drain(self) -> None:
-        """Finish what is under way, then close; an idle connection closes now."""
+        """Finish what is under way, then close; an idle connection closes now.
+
+        One that has not had its first request is not idle: the client is about to send it, and
+        would take an end without an answer for a failure.
+        """
         if self._phase == _HEAD and not self._buffer and self.transport is not None:
-            self.transport.close()
+            if self._is_fresh:
+                first = self._host.sweeper.time() + _FIRST_REQUEST_SECONDS
+                self.deadline = min(self.deadline, first)
+            else:
+                self.transport.close()
+
+    @property
+    def _is_fresh(self) -> bool:
+        return self._left == self._host.settings.requests_per_connection
 
     def abort(self) -> None:
         """Close without regard to what is under way."""
@@ -219,12 +253,17 @@ class H1Server(asyncio.Protocol):
             self._reading_paused = pause
             if pause:
                 self.transport.pause_reading()
-            else:
-                self.transport.resume_reading()
+                return
+            self.transport.resume_reading()
+            if self._body is not None:
+                self._await_body()  # it could bring nothing while it was not read
 
     def _feed_body(self, data: bytes) -> None:
         body = self._body
         assert body is not None
+        if body.is_failed:
+            return  # where it would have ended is unknown, and the connection ends for it
+        self._body_bytes += len(data)
         decoder = self._chunked
         if decoder is None:
             take = data if len(data) <= self._remaining else data[: self._remaining]
@@ -244,8 +283,14 @@ class H1Server(asyncio.Protocol):
             if decoder.done:
                 self._buffer = decoder.rest
                 self._end_body(decoder.trailers)
-        if self.deadline and self._body is not None:
-            self.deadline = self._host.sweeper.time() + self._host.settings.body_stall_seconds
+        self._progress += len(data)
+        if self._progress >= self._host.settings.body_stall_bytes and self._body is not None:
+            self._await_body()
+
+    def _await_body(self) -> None:
+        """The body has until the deadline to bring its next `body_stall_bytes`."""
+        self._progress = 0
+        self.deadline = self._host.sweeper.time() + self._host.settings.body_stall_seconds
 
     def _end_body(self, trailers: Headers | None) -> None:
         body, self._body = self._body, None
@@ -263,6 +308,7 @@ class H1Server(asyncio.Protocol):
         # Fast path: a small body usually comes in the same segment as its head.
         if 0 < length <= len(data):
             self._buffer = data[length:]
+            self._body_bytes = length
             return FixedBody(data[:length])
         self._buffer = b""
         body = IncomingBody(
@@ -275,7 +321,7 @@ class H1Server(asyncio.Protocol):
         self._body = body
         self._remaining = length
         self._chunked = h1.ChunkedDecoder(self._host.limits) if length == h1.CHUNKED else None
-        self.deadline = self._host.sweeper.time() + self._host.settings.body_stall_seconds
+        self._await_body()
         if data:
             self._feed_body(data)
         return body
@@ -303,6 +349,11 @@ class H1Server(asyncio.Protocol):
         except ClientDisconnected:
             self.transport.abort()
             return
+        except Exception:
+            # Our own fault. Without this the client would wait for ever for a task that is gone.
+            _log.exception("a connection failed inside the gateway")
+            self.transport.abort()
+            return
         await self._linger()
 
     async def _next_head(self) -> h1.RequestHead | None:
@@ -323,7 +374,7 @@ class H1Server(asyncio.Protocol):
                 if fresh and data:
                     fresh = False
                     self.deadline = host.sweeper.time() + host.settings.header_read_seconds
-            if self._eof or (host.draining and not self._buffer):
+            if self._eof or (host.draining and not self._buffer and not self._is_fresh):
                 return None
             if self._reading_paused:
                 self._pause_reading(False)
@@ -333,7 +384,9 @@ class H1Server(asyncio.Protocol):
     def _preface(self, data: bytes) -> bool:
         if len(data) < len(H2_PREFACE):
             return False
-        if data.startswith(H2_PREFACE) and self._host.take_h2(self, data):
+        # Only as a connection's first octets: later ones may be another client's, behind a proxy.
+        is_first = self._left == self._host.settings.requests_per_connection
+        if is_first and data.startswith(H2_PREFACE) and self._host.take_h2(self, data):
             self._task = None
             return True
         raise h1.bad_request("HTTP version not supported", 505)
@@ -341,8 +394,11 @@ class H1Server(asyncio.Protocol):
     async def _serve_one(self, head: h1.RequestHead) -> bool:
         """Serve one request; False when the connection must end after it."""
         self._phase = _SERVE
+        self._body_bytes = 0
         request = self._make_request(head)
         self._left -= 1
+        if self._eof and not self._buffer:
+            raise ClientDisconnected("the client ended its side with its request")
         response = await self._host.handler(request)
         if response.tunnel is not None:
             await self._tunnel(response)
@@ -449,12 +505,16 @@ class H1Server(asyncio.Protocol):
             and not self._eof
             and not self._is_old()
             # A client still waiting for 100 may send the body or not: the border is unknown.
-            and (body is None or body.on_demand is None)
+            and (body is None or (body.on_demand is None and not body.is_failed))
+            # Octets sent ahead for a protocol that was refused are nobody's request.
+            and not (head.upgrade and self._buffer)
         )
 
     async def _send(self, request: Request, head: h1.RequestHead, response: Response) -> bool:
         body = response.body
         keep = self._may_keep(head, response)
+        if self._body is not None:
+            self._body.on_demand = None  # a 100 may not follow the head of the final response
         status = response.status
         length = body.length
         bodiless = request.method == "HEAD" or status in (204, 304)
@@ -482,6 +542,7 @@ class H1Server(asyncio.Protocol):
             body.close()
             return keep
         finally:
+            request.received_body_bytes = self._body_bytes
             if response.on_done is not None:
                 response.on_done(sender.sent, sender.error)
 
@@ -540,24 +601,22 @@ class H1Server(asyncio.Protocol):
         """Close so that the last response is not lost to a reset (RFC 9112 section 9.6)."""
         if self._task is None or self.transport.is_closing():
             return
-        if self._eof:
+        if self._eof or not self.transport.can_write_eof():
             self.transport.close()
             return
-        self._phase = _HEAD
+        self._phase = _LINGER
         self._buffer = b""
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
-            return
-        self.deadline = self._host.sweeper.time() + 2.0
         self._body = None
-        budget = 256 * 1024
-        while not self._eof and budget > 0 and self.deadline:
+        self._remaining = _LINGER_BYTES
+        self._pause_reading(False)
+        # What is still on its way to a slow reader gets the time a response body gets.
+        is_sent = not self.transport.get_write_buffer_size()
+        seconds = _LINGER_SECONDS if is_sent else self._host.settings.body_stall_seconds
+        self.deadline = self._host.sweeper.time() + seconds
+        self.transport.write_eof()
+        if not self._eof:
             waiter = self._waiter = self._loop.create_future()
             await waiter
-            budget -= len(self._buffer)
-            self._buffer = b""
         self.transport.close()
 
     # --- tunnels --------------------------------------------------------------------------

@@ -142,7 +142,7 @@ class Pool:
                     body = FixedBody(whole)
                 return await client.exchange(head, body, call.request, call.method)
             except UpstreamError as error:
-                if error.sent:
+                if error.sent or whole is None:
                     raise
             client = self._take()
         client = await self._connect_h1()
@@ -167,6 +167,9 @@ class Pool:
 
     def _lost(self, client: H1Client) -> None:
         self._live.discard(client)
+        # Left in place, dead ones under a busy one would fill the pool up to its bound.
+        if client in self._idle:
+            self._idle.remove(client)
 
     def _make_h1(self) -> H1Client:
         return H1Client(
@@ -180,7 +183,8 @@ class Pool:
     async def _connect_h1(self) -> H1Client:
         client = self._make_h1()
         await self._dial(lambda: client, http1_only=True)
-        self._live.add(client)
+        if client.is_usable:
+            self._live.add(client)
         return client
 
     async def _dial(

@@ -20,7 +20,9 @@ class HttpSettings:
     header_read_seconds: float = 10.0
     idle_seconds: float = 60.0
     body_stall_seconds: float = 60.0
-    """A body whose sender is silent this long, or a reader that takes nothing this long, is cut."""
+    """A body whose sender stalls this long, or a reader that takes nothing this long, is cut."""
+    body_stall_bytes: int = 1024
+    """A sender that brings less than this in `body_stall_seconds` stalls (unless its body ends)."""
     tunnel_idle_seconds: float = 3600.0
     """An upgraded connection on which neither side says anything this long is cut."""
     requests_per_connection: int = 10_000
@@ -28,7 +30,6 @@ class HttpSettings:
     """Bytes held for a reader before the source is paused; a chunk more may be on its way."""
     max_connection_seconds: float = 0.0
     """0 means no limit."""
-    preserve_header_case: bool = False
     h2_max_streams: int = 100
     h2_stream_window_bytes: int = 64 * 1024
     h2_connection_window_bytes: int = 1024 * 1024

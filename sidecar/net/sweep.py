@@ -51,12 +51,13 @@ class Sweeper:
         return self._time()
 
     def _sweep(self) -> None:
+        # First, so that one member's failure cannot end the watch over all the others.
+        self._handle = self._loop.call_later(INTERVAL_SECONDS, self._sweep)
         now = self._time()
         late = [member for member in self._members if 0.0 < member.deadline <= now]
         for member in late:
             member.deadline = 0.0
             member.expire()
-        self._handle = self._loop.call_later(INTERVAL_SECONDS, self._sweep)
 
     def close(self) -> None:
         """Stop the timer."""

@@ -21,6 +21,7 @@ class Relay(asyncio.Protocol):
 
     __slots__ = (
         "_early",
+        "_ends_at_eof",
         "_eof",
         "_idle_seconds",
         "_on_lost",
@@ -39,12 +40,15 @@ class Relay(asyncio.Protocol):
         idle_seconds: float,
         on_lost: Callable[[Relay], None] | None = None,
         early: bytes = b"",
+        *,
+        ends_at_eof: bool = False,
     ) -> None:
         self._sweeper = sweeper
         self._idle_seconds = idle_seconds
         self._on_lost = on_lost
         self._peer: Relay | None = None
         self._early = early
+        self._ends_at_eof = ends_at_eof
         self._eof = False
         self.deadline = 0.0
         self.is_lost = False
@@ -63,6 +67,7 @@ class Relay(asyncio.Protocol):
         """Pass octets to each other from now on."""
         self._link(peer)
         peer._link(self)
+        self._end_pair()
 
     def _link(self, peer: Relay) -> None:
         self._peer = peer
@@ -105,7 +110,15 @@ class Relay(asyncio.Protocol):
         self._eof = True
         if self._peer is not None:
             self._peer.end()
-        return True
+            self._end_pair()
+        return not self._ends_at_eof
+
+    def _end_pair(self) -> None:
+        """Both have said all: what is still in a write buffer goes out, then the pair is gone."""
+        peer = self._peer
+        if self._eof and peer is not None and peer._eof:
+            peer.transport.close()
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """This side takes no more: its sender has to wait."""

@@ -1,4 +1,4 @@
-"""What a rule costs: microseconds for an evaluation, and for building its variables, on each engine.
+"""What a rule costs, in microseconds, on each engine.
 
     python -m tests.bench.cel_bench [repetitions]
 

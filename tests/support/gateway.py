@@ -86,6 +86,13 @@ class GatewayProcess:
             assert time.monotonic() < until, self.log()
             time.sleep(0.02)
 
+    def wait_not_ready(self) -> None:
+        """Until the readiness port says no, or is gone: the drain has begun."""
+        until = time.monotonic() + STOP_SECONDS
+        while self.is_ready():
+            assert time.monotonic() < until, self.log()
+            time.sleep(0.01)
+
     def is_ready(self) -> bool:
         """What `/healthz/ready` says."""
         try:
@@ -118,6 +125,13 @@ class GatewayProcess:
             ):
                 total += float(line.rsplit(" ", 1)[1])
         return total
+
+    def wait_metric(self, name: str, value: float, **labels: str) -> None:
+        """Until the sum over the series is that value."""
+        until = time.monotonic() + START_SECONDS
+        while (found := self.metric(name, **labels)) != value:
+            assert time.monotonic() < until, (name, labels, found, self.log())
+            time.sleep(0.02)
 
     def worker_pids(self) -> list[int]:
         """Of the workers that run now."""

@@ -93,7 +93,9 @@ class ProxyProtocol(Model):
 class Connect(Model):
     """HTTP CONNECT of clients."""
 
-    mode: Annotated[Literal["deny", "route", "tunnel"], NotYet("CONNECT tunnels", ("route", "tunnel"))]
+    mode: Annotated[
+        Literal["deny", "route", "tunnel"], NotYet("CONNECT tunnels", ("route", "tunnel"))
+    ]
     """deny: 405; route: routed as a request; tunnel: what is inside enters the gateway again."""
 
 

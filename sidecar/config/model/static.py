@@ -307,6 +307,8 @@ class StaticConfig(Model):
     """Shortest drain. Default 0."""
     worker_threads: StringOrInt | None = None
     """Worker processes: a number, or a share of the CPUs such as `50%`. Default: all CPUs."""
+    front_door: Literal["auto", "granian", "native"] | None = None
+    """Who speaks HTTP/2 without TLS to clients. Default auto, which is native in this release."""
     tracing: TracingConfig | None = None
     """Deprecated."""
     logging: LoggingConfig | None = None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_cel_functions import STANDARD
 
-from sidecar.cel.engine import CelError, Engine
+from sidecar.cel.engine import VARIABLE, CelError, Engine
 from sidecar.errors import ConfigError
+from tests.sidecar.cel.test_cel_functions import STANDARD
 
 OURS = Engine(backend="closures")
 LIBRARIES = ("cel-expr-python", "cel-python")
@@ -118,13 +121,47 @@ def extend(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-sources = st.recursive(literals, extend, max_leaves=8)
+mixed = st.recursive(literals, extend, max_leaves=8)
+
+# By the kind of their value; a blank is filled with an expression of the kind named in it.
+FORMS = {
+    "int": "0|1|-3|7|v.n|v.m.k|size({text})|size({list})|({int} + {int})|({int} - {int})"
+    "|({int} * {int})|({int} / {int})|({int} % {int})|-{int}|({bool} ? {int} : {int})|{list}[0]"
+    "|duration('90m').getHours()|timestamp(86400).getDayOfMonth()|math.bitAnd({int}, {int})"
+    "|math.greatest({int}, {int})",
+    "text": "''|'a'|'Abc'|'é'|v.s|({text} + {text})|{text}.lowerAscii()|{text}.upperAscii()"
+    "|({bool} ? {text} : {text})",
+    "bool": "true|false|v.t|!{bool}|({bool} && {bool})|({bool} || {bool})|({int} < {int})"
+    "|({int} == {float})|({text} == {text})|({text} <= {text})|({list} == {list})|({int} in {list})"
+    "|{text}.startsWith({text})|{text}.endsWith({text})|{text}.contains({text})|has(v.m.k)|has(v.z)"
+    "|{list}.exists(x, x > {int})|{list}.all(x, x != {int})|{list}.exists_one(x, x == {int})"
+    "|(type({int}) == int)|({float} >= {int})|({text} != {int})|({bool} != {bool})"
+    "|(1 / {int} == 1)|v.l.exists(x, x == {int})|v.l.all(x, x == {text})|{text}.matches('^[a-z]+')",
+    "float": "0.5|-2.0|v.f|({float} + {float})|({float} * {float})|({float} / {float})"
+    "|math.ceil({float})|math.round({float})|math.trunc({float})|-{float}",
+    "list": "[]|[{int}]|[{int}, {int}, {int}]|({list} + {list})|{list}.map(x, x + {int})"
+    "|{list}.filter(x, x > {int})|({bool} ? {list} : {list})|{list}.with(x, x + x)",
+}
+
+
+@st.composite
+def typed(draw: st.DrawFn, kind: str, depth: int = 4) -> str:
+    forms = FORMS[kind].split("|")
+    usable = forms if depth else [form for form in forms if "{" not in form]
+    source = draw(st.sampled_from(usable))
+    while "{" in source:
+        inner = source[source.index("{") + 1 : source.index("}")]
+        source = source.replace(f"{{{inner}}}", draw(typed(inner, depth - 1)), 1)
+    return source
+
+
+sources = st.one_of(mixed, *(typed(kind) for kind in FORMS))
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_generated(name: str) -> None:
     library = engine(name)
-    count = 1500 if name == "cel-expr-python" else 300
+    count = 2000 if name == "cel-expr-python" else 300
 
     @settings(
         max_examples=count,
@@ -138,7 +175,7 @@ def test_generated(name: str) -> None:
         theirs = outcome(library, source)
         ours = outcome(OURS, source)
         if REFUSED not in (theirs, ours):
-            assert theirs == ours
+            assert theirs == ours, source
 
     check()
 
@@ -165,6 +202,19 @@ def test_errors_that_a_library_lets_escape_are_refused() -> None:
     source = "[0].map(x, 1 / x) == [] || true"
     assert outcome(OURS, source) == "True"
     assert outcome(library, source) == REFUSED
+
+
+@pytest.mark.parametrize("name", ["", "closures", "cel-python", "cel-expr-python", "cel-js"])
+def test_the_environment_chooses(name: str) -> None:
+    code = "from sidecar.cel.engine import BACKEND, Engine; Engine(); print(BACKEND)"
+    environment = {**os.environ, VARIABLE: name}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    if name == "cel-js":
+        assert "unknown engine 'cel-js'" in ran.stderr
+    elif "is not installed here" not in ran.stderr:
+        assert ran.stdout.strip() == (name or "closures")
 
 
 def test_an_unknown_engine_is_refused() -> None:

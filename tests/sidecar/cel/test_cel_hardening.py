@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -76,6 +77,28 @@ def test_40_patterns_from_requests_are_bounded_and_silent(
     for source in ("(", "a{1000}{1000}", "(a+)+$" * 50_000):
         assert program.truth({"request": {"pattern": source}}) is False
     assert capfd.readouterr().err == ""
+
+
+def test_failing_rules_leave_no_cycles_to_collect() -> None:
+    programs = [
+        ENGINE.compile(source)
+        for source in (
+            "jwt.x == 1 || jwt.y == 2 || true",
+            "jwt.x == 1 && jwt.y == 2",
+            "[1].exists(a, jwt.x)",
+            "coalesce(jwt.x, jwt.y)",
+            "default(jwt.x, 1) == 1",
+        )
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            for program in programs:
+                program.truth({"jwt": {}})
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_claim_cannot_pass_for_the_token() -> None:

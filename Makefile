@@ -1,0 +1,63 @@
+# Needs python3 (3.11 or newer) with venv and pip; everything else goes into .venv.
+# Of another Python: make PYTHON=python3.13 …
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TESTS ?= tests
+PYTEST_FLAGS ?=
+SOAK_SECONDS ?= 600
+
+.PHONY: setup run test lint format unit bench soak lock clean
+
+setup: $(READY)
+
+$(READY): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo 'error: $(PYTHON) is missing or older than 3.11; set PYTHON=…' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo 'error: $(PYTHON) cannot make a virtual environment;' \
+	            'on Debian: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# A gateway on deploy/examples/quickstart.yaml and its upstream; Ctrl+C ends both.
+run: $(READY)
+	@$(BIN)/agentgateway-sidecar demo --gateway
+
+test: lint unit
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+unit: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
+
+bench: $(READY)
+	$(BIN)/python -m tests.bench
+
+soak: $(READY)
+	$(BIN)/python -m tests.bench --seconds $(SOAK_SECONDS) --repeats 1
+
+# Versions and hashes of all that is installed, newest that pyproject.toml allows.
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --custom-compile-command 'make lock'
+lock:
+	@command -v uv >/dev/null || { echo 'error: make lock needs uv' >&2; exit 1; }
+	$(LOCK) pyproject.toml -o requirements.lock
+	$(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --group build -c requirements-dev.lock -o requirements-build.lock
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

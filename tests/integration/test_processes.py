@@ -1,0 +1,494 @@
+"""Processes under fire (spec hardening section 4.3 F): killed, drained, reloaded, upgraded."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+
+from tests.support.client import fetch
+from tests.support.gateway import ROOT, GatewayProcess, free_ports, proxy_config
+from tests.support.load import Load
+from tests.support.upstream import Answer, Seen, Upstream
+
+PATIENCE_SECONDS = 20.0
+REQUESTS = "agentgateway_requests_total"
+
+
+def wait_until(is_true: Callable[[], bool], what: object = "") -> None:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not is_true():
+        assert time.monotonic() < until, what
+        time.sleep(0.005)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_gone(pid: int) -> None:
+    """Until the process has ended, reaped or not."""
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            assert select.select([handle], [], [], PATIENCE_SECONDS)[0], pid
+        finally:
+            os.close(handle)
+
+
+def client_ports_of(pid: int, port: int) -> set[int]:
+    """The clients' side of the connections to `port` that a process holds."""
+    inodes = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{name}"))
+            if found:
+                inodes.add(found[1])
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if int(fields[1].rpartition(":")[2], 16) == port and fields[9] in inodes:
+                ports.add(int(fields[2].rpartition(":")[2], 16))
+    return ports - {0}
+
+
+def hello(port: int, body: str = "hi") -> dict[str, Any]:
+    """A bind that answers by itself."""
+    route = {"policies": {"directResponse": {"status": 200, "body": body}}}
+    return {"port": port, "listeners": [{"routes": [route]}]}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream(lambda seen: Answer(200, body=b"ok")) as made:
+        yield made
+
+
+def test_52_a_killed_worker_costs_its_connections_alone(upstream: Upstream) -> None:
+    [port] = free_ports(1)
+    with GatewayProcess(proxy_config(port, upstream.address), workers=2) as gateway:
+        with Load(port, 8) as load:
+            load.wait_answered(200)
+            victim, other = gateway.worker_pids()
+            lost = client_ports_of(victim, port)
+            held = {one.local_port: one for one in load.tallies}
+            assert lost | client_ports_of(other, port) >= held.keys()
+            os.kill(victim, signal.SIGKILL)
+            killed = time.monotonic()
+            wait_until(lambda: len(set(gateway.worker_pids()) - {victim}) == 2)
+            assert time.monotonic() - killed < 1.0
+            load.wait_answered(200)
+            load.stop()
+            assert load.failures == []
+            assert {p for p, one in held.items() if one.resent} == lost & held.keys()
+        counted = gateway.metric(REQUESTS)
+        # What the victim had in hand was answered and not counted, or counted and not answered.
+        assert abs(counted - load.answered) <= 2 * len(lost)
+        assert gateway.stop() == 0
+
+
+def test_52_a_killed_worker_keeps_what_it_counted(upstream: Upstream) -> None:
+    [port] = free_ports(1)
+    with GatewayProcess(proxy_config(port, upstream.address), workers=1) as gateway:
+        for _ in range(50):
+            assert fetch(port).status == 200
+        gateway.wait_metric(REQUESTS, 50)
+        [victim] = gateway.worker_pids()
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: bool(set(gateway.worker_pids()) - {victim}))
+        wait_until(lambda: answers(port))
+        gateway.wait_metric(REQUESTS, 51)
+        assert fetch(port).status == 200
+        gateway.wait_metric(REQUESTS, 52)
+
+
+def answers(port: int) -> bool:
+    try:
+        return fetch(port).status == 200
+    except OSError:
+        return False
+
+
+def test_52_a_killed_control_process_stops_no_traffic(upstream: Upstream) -> None:
+    [port] = free_ports(1)
+    with GatewayProcess(proxy_config(port, upstream.address), workers=2) as gateway:
+        with Load(port, 4) as load:
+            load.wait_answered(100)
+            before = gateway.dump()
+            pid = gateway.control_pid()
+            os.kill(pid, signal.SIGKILL)
+            wait_until(gateway.is_ready)
+            load.wait_answered(100)
+            after = gateway.dump()
+        assert load.failures == []
+        assert sum(one.resent for one in load.tallies) == 0
+        assert gateway.control_pid() != pid
+        # Nothing had changed, so the workers were not made to compile anything.
+        assert after["revision"] == before["revision"]
+        assert after["resources"] == before["resources"]
+        assert gateway.metric("agentgateway_config_synchronized") == 1
+        gateway.reload({"binds": [hello(port, "new")]})
+        assert fetch(port).text == "new"
+
+
+def test_52_a_killed_control_process_comes_back_to_a_broken_file(upstream: Upstream) -> None:
+    [port] = free_ports(1)
+    with GatewayProcess(proxy_config(port, upstream.address)) as gateway:
+        pid = gateway.control_pid()
+        os.kill(gateway.process.pid, signal.SIGSTOP)  # no replacement before the file is broken
+        os.kill(pid, signal.SIGKILL)
+        gateway.path.write_text("binds: [{port: true}]\n")
+        os.kill(gateway.process.pid, signal.SIGCONT)
+        wait_until(gateway.is_ready)
+        dump = gateway.dump()
+        assert fetch(port).status == 200
+        assert "binds[0].port" in dump["lastError"]
+        assert gateway.metric("agentgateway_config_synchronized") == 0
+        assert "stays in force" in gateway.log()
+        gateway.reload({"binds": [hello(port, "mended")]})
+        assert fetch(port).text == "mended"
+        assert gateway.dump()["lastError"] is None
+
+
+def test_60_a_dead_supervisor_takes_all_with_it(upstream: Upstream) -> None:
+    [port] = free_ports(1)
+    with GatewayProcess(proxy_config(port, upstream.address), workers=2) as gateway:
+        pids = [gateway.control_pid(), *gateway.worker_pids()]
+        gateway.process.kill()
+        for pid in pids:
+            wait_gone(pid)
+        gateway.process.wait()
+        with pytest.raises(ConnectionRefusedError):
+            fetch(port)
+
+
+class Stream:
+    """An open SSE stream through the gateway, and a neighbour on a kept connection."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
+        self.connection.request("GET", "/events", headers={"host": "h.test"})
+        self.answer = self.connection.getresponse()
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def events(end: threading.Event) -> Callable[[Seen], Answer]:
+    def script(seen: Seen) -> Answer:
+        if seen.target != "/events":
+            return Answer(200, body=b"ok")
+
+        def chunks() -> Iterator[bytes]:
+            yield b"data: first\n\n"
+            end.wait(PATIENCE_SECONDS)
+            yield b"data: last\n\n"
+
+        return Answer(200, [("content-type", "text/event-stream")], chunks())
+
+    return script
+
+
+def test_55_a_drain_waits_for_an_open_stream() -> None:
+    [port] = free_ports(1)
+    end = threading.Event()
+    with Upstream(events(end)) as up, GatewayProcess(proxy_config(port, up.address)) as gateway:
+        stream = Stream(port)
+        assert stream.answer.readline() == b"data: first\n"
+        late = socket.create_connection(("127.0.0.1", port))
+        gateway.process.send_signal(signal.SIGTERM)
+        gateway.wait_not_ready()
+        late.sendall(b"GET / HTTP/1.1\r\nhost: h.test\r\n\r\n")
+        with late.makefile("rb") as reader:
+            head = reader.read().lower()
+        late.close()
+        assert head.startswith(b"http/1.1 200")
+        assert b"connection: close" in head
+        with pytest.raises(ConnectionRefusedError):
+            fetch(port)
+        end.set()
+        assert stream.answer.read() == b"\ndata: last\n\n"
+        stream.close()
+        assert gateway.process.wait(PATIENCE_SECONDS) == 0
+
+
+def test_55_a_drain_cuts_a_stream_at_the_deadline() -> None:
+    [port] = free_ports(1)
+    end = threading.Event()
+    with Upstream(events(end)) as up:
+        config = proxy_config(port, up.address)
+        config["config"] = {"connectionTerminationDeadline": "1s"}
+        with GatewayProcess(config) as gateway:
+            stream = Stream(port)
+            assert stream.answer.readline() == b"data: first\n"
+            began = time.monotonic()
+            gateway.process.send_signal(signal.SIGTERM)
+            with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+                stream.answer.read()
+            assert 0.9 < time.monotonic() - began < 2.0
+            stream.close()
+            assert gateway.process.wait(PATIENCE_SECONDS) == 0
+        end.set()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_55_a_second_signal_ends_at_once(number: int, code: int) -> None:
+    [port] = free_ports(1)
+    end = threading.Event()
+    with Upstream(events(end)) as up, GatewayProcess(proxy_config(port, up.address)) as gateway:
+        stream = Stream(port)
+        gateway.process.send_signal(number)
+        gateway.wait_not_ready()
+        began = time.monotonic()
+        gateway.process.send_signal(number)
+        assert gateway.process.wait(PATIENCE_SECONDS) == code
+        assert time.monotonic() - began < 1.0
+        stream.close()
+        end.set()
+
+
+def test_55_a_bad_file_keeps_the_old_configuration_and_says_so() -> None:
+    [port] = free_ports(1)
+    with GatewayProcess({"binds": [hello(port, "old")]}) as gateway:
+        revision = gateway.dump()["revision"]
+        gateway.path.write_text("binds:\n- port: true\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.wait_metric("agentgateway_config_synchronized", 0)
+        dump = gateway.dump()
+        assert dump["revision"] == revision
+        assert f"{gateway.path}:2:9: binds[0].port" in dump["lastError"]
+        assert fetch(port).text == "old"
+        assert "configuration refused" in gateway.log()
+        gateway.reload({"binds": [hello(port, "new")]})
+        assert fetch(port).text == "new"
+        gateway.wait_metric("agentgateway_config_synchronized", 1)
+
+
+def test_55_sighup_reads_again_without_a_change() -> None:
+    [port] = free_ports(1)
+    with GatewayProcess({"binds": [hello(port)]}) as gateway:
+        revision = gateway.dump()["revision"]
+        gateway.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "nothing changed" in gateway.log())
+        assert gateway.dump()["revision"] == revision
+
+
+def test_a_kubernetes_volume_is_swapped(tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    gateway = GatewayProcess({"binds": [hello(port, "one")]})
+    text = gateway.path.read_text()
+
+    def mount(version: str) -> None:
+        """As the kubelet does: a new folder, then `..data` renamed over the old link."""
+        folder = tmp_path / f"..{version}"
+        folder.mkdir()
+        (folder / "gateway.yaml").write_text(text.replace("body: one", f"body: {version}"))
+        (tmp_path / "..data_tmp").symlink_to(folder.name)
+        os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
+
+    mount("one")
+    gateway.path = tmp_path / "gateway.yaml"
+    gateway.path.symlink_to("..data/gateway.yaml")
+    with gateway:
+        assert fetch(port).text == "one"
+        for version in ("two", "three"):
+            mount(version)
+            wait_until(lambda version=version: fetch(port).text == version, gateway.log)
+
+
+def test_a_change_beside_a_busy_log_is_applied_within_200_ms() -> None:
+    [port] = free_ports(1)
+    with GatewayProcess({"binds": [hello(port, "old")]}) as gateway:
+        stop = threading.Event()
+
+        def write_log() -> None:
+            with (gateway.path.parent / "busy.log").open("w") as log:
+                while not stop.wait(0.002):
+                    log.write("line\n")
+                    log.flush()
+
+        busy = threading.Thread(target=write_log)
+        busy.start()
+        try:
+            taken = []
+            for index in range(5):
+                gateway.write({"binds": [hello(port, str(index))]})
+                began = time.monotonic()
+                wait_until(lambda index=index: fetch(port).text == str(index))
+                taken.append(time.monotonic() - began)
+        finally:
+            stop.set()
+            busy.join()
+        assert sorted(taken)[2] < 0.2, taken
+        assert "changes detected" not in gateway.log()
+
+
+def test_100_reloads_under_load_fail_no_request(upstream: Upstream) -> None:
+    port, second = free_ports(2)
+    with GatewayProcess(proxy_config(port, upstream.address), workers=2) as gateway:
+        base = gateway.dump()["revision"]
+        with Load(port, 4) as kept, Load(port, 2, fresh=True) as fresh:
+            kept.wait_answered(50)
+            for count in range(100):
+                config = proxy_config(port, upstream.address, name=f"r{count}")
+                if count % 10 == 9:
+                    config["binds"].append(hello(second))
+                gateway.write(config)
+                wait_until(lambda count=count: gateway.dump()["revision"] > base + count)
+            gateway.wait_applied(base + 100)
+            kept.wait_answered(50)
+            fresh.wait_answered(10)
+        assert kept.failures == []
+        assert fresh.failures == []
+        assert sum(one.resent for one in kept.tallies) == 0
+        counted = kept.answered + fresh.answered
+        gateway.wait_metric(REQUESTS, counted)
+
+
+def test_ports_come_and_go_on_reload() -> None:
+    first, second = free_ports(2)
+    with GatewayProcess({"binds": [hello(first, "first")]}, workers=2) as gateway:
+        with pytest.raises(ConnectionRefusedError):
+            fetch(second)
+        gateway.reload({"binds": [hello(first, "first"), hello(second, "second")]})
+        assert fetch(second).text == "second"
+        gateway.reload({"binds": [hello(second, "second")]})
+        with pytest.raises(ConnectionRefusedError):
+            fetch(first)
+        assert fetch(second).text == "second"
+
+
+def test_a_port_that_is_taken_refuses_the_reload() -> None:
+    [port] = free_ports(1)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        GatewayProcess({"binds": [hello(port, "old")]}) as gateway,
+    ):
+        used = taken.getsockname()[1]
+        gateway.write({"binds": [hello(port, "new"), hello(used)]})
+        gateway.wait_metric("agentgateway_config_synchronized", 0)
+        [worker] = [p for p in gateway.dump()["processes"] if p["role"].startswith("worker")]
+        assert f"port {used}: in use by another process" in worker["error"]
+        assert fetch(port).text == "old"
+        # Nothing of what was refused stays behind.
+        gateway.reload({"binds": [hello(port, "newer")]})
+        assert fetch(port).text == "newer"
+
+
+def test_an_upgrade_fails_no_request(upstream: Upstream) -> None:
+    [port] = free_ports(1)
+    with GatewayProcess(proxy_config(port, upstream.address), workers=2) as gateway:
+        old = [gateway.process.pid, gateway.control_pid(), *gateway.worker_pids()]
+        new = 0
+        try:
+            with Load(port, 4) as kept, Load(port, 2, fresh=True) as fresh:
+                kept.wait_answered(50)
+                gateway.process.send_signal(signal.SIGUSR2)
+                assert gateway.process.wait(PATIENCE_SECONDS) == 0, gateway.log()
+                wait_until(gateway.is_ready)
+                new = supervisor_of(gateway.control_pid())
+                kept.wait_answered(50)
+                fresh.wait_answered(10)
+            assert kept.failures == []
+            assert fresh.failures == []
+            assert all(is_gone(pid) for pid in old)
+        finally:
+            if new:
+                os.kill(new, signal.SIGTERM)
+                wait_gone(new)
+
+
+def supervisor_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sidecar", "-f", str(path), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        cwd=path.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+
+
+def written(path: Path, config: dict[str, Any]) -> Path:
+    addresses = dict.fromkeys(("adminAddr", "statsAddr", "readinessAddr"), "off")
+    static = {**addresses, "workerThreads": 1, **config.pop("config", {})}
+    path.write_text(yaml.safe_dump({"config": static, **config}, sort_keys=False))
+    return path
+
+
+def test_a_bad_file_at_the_start_exits_1_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("binds:\n- port: true\n  listeners: []\n")
+    ended = run(path)
+    assert ended.returncode == 1
+    assert f"{path}:2:9: binds[0].port" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("shares", [False, True], ids=["alone", "another-gateway"])
+def test_a_port_in_use_at_the_start_exits_1(tmp_path: Path, shares: bool) -> None:
+    with socket.socket() as taken:
+        if shares:  # as another gateway of this user would
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        ended = run(written(tmp_path / "gateway.yaml", {"binds": [hello(port)]}))
+    assert ended.returncode == 1
+    assert f"port {port}: in use by another process" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("key", ["adminAddr", "statsAddr", "readinessAddr"])
+def test_an_address_in_use_at_the_start_exits_1(tmp_path: Path, key: str) -> None:
+    [port] = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = {"config": {key: address}, "binds": [hello(port)]}
+        ended = run(written(tmp_path / "gateway.yaml", config))
+    assert ended.returncode == 1
+    assert f"config.{key}: cannot listen on {address}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_front_door_that_cannot_serve_is_refused(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "gateway.yaml", {"config": {"frontDoor": "hyper"}, "binds": [hello(1)]}
+    )
+    ended = run(path)
+    assert ended.returncode == 1
+    assert "config.frontDoor" in ended.stderr
+
+
+def test_front_doors_are_in_the_dump() -> None:
+    [port] = free_ports(1)
+    config = {"config": {"frontDoor": "granian"}, "binds": [hello(port)]}
+    with GatewayProcess(config) as gateway:
+        doors = set(gateway.dump()["frontDoors"].values())
+        assert doors == {"granian (HTTP/2), native (HTTP/1.1)"}
+        assert orjson.dumps(gateway.dump())

@@ -1,0 +1,87 @@
+"""A TCP upstream in a thread, and small helpers for sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+Serve = Callable[[socket.socket], None]
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Until the end; a reset ends it too."""
+    parts = []
+    with contextlib.suppress(ConnectionResetError, ssl.SSLEOFError):
+        while piece := sock.recv(65536):
+            parts.append(piece)
+    return b"".join(parts)
+
+
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    """So many octets, or fewer at the end."""
+    parts = b""
+    while len(parts) < count and (piece := sock.recv(count - len(parts))):
+        parts += piece
+    return parts
+
+
+def echo(sock: socket.socket) -> None:
+    """Send back what comes, then end."""
+    while piece := sock.recv(65536):
+        sock.sendall(piece)
+
+
+class TcpUpstream:
+    """`with TcpUpstream(serve) as up:` runs `serve(socket)` for each connection in a thread."""
+
+    def __init__(self, serve: Serve = echo, *, tls: ssl.SSLContext | None = None) -> None:
+        self._serve = serve
+        self._tls = tls
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._threads: list[threading.Thread] = []
+        self.open: list[socket.socket] = []
+        self.port: int = self._listening.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listening.accept()
+                self.open.append(sock)
+                self._run(self._one, sock)
+
+    def _run(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def _one(self, raw: socket.socket) -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            stack.callback(raw.close)
+            sock: socket.socket = raw
+            if self._tls is not None:
+                sock = stack.enter_context(self._tls.wrap_socket(raw, server_side=True))
+                self.open.append(sock)
+            self._serve(sock)
+
+    def __enter__(self) -> Self:
+        self._run(self._accept)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for sock in (self._listening, *self.open):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for thread in self._threads:
+            thread.join(10)
