@@ -25,9 +25,10 @@ Then the index, one entry a record, and then the records, in the order of the in
     2       size of the key
     n       key, UTF-8, "<kind>/<name>"
 
-A record is the resource's data as JSON with sorted keys. Records follow each other without gaps,
-so an offset is the sum of the sizes before it and is not stored: an index entry depends on its
-resource alone and is made once, and encoding a snapshot of which one route changed is a join.
+A record is the resource's data as JSON, its keys in the order of the file: log fields and header
+changes are ordered maps. Records follow each other without gaps, so an offset is the sum of the
+sizes before it and is not stored: an index entry depends on its resource alone and is made once,
+and encoding a snapshot of which one route changed is a join.
 
 Writer: control, once, before the generation is published; nobody writes a published buffer, so a
 reader sees no torn state. What it may see is a foreign or damaged segment, therefore:
@@ -69,7 +70,7 @@ Json = dict[str, object]
 class Resource:
     """One keyed piece of configuration. `data` belongs to the snapshot: nobody changes it.
 
-    Make one with `Resource.of`; `digest` is BLAKE2b-128 over `encoded`, the JSON with sorted keys.
+    Make one with `Resource.of`; `digest` is BLAKE2b-128 over `encoded`, its JSON.
     """
 
     kind: str
@@ -89,7 +90,7 @@ class Resource:
     def of(cls, kind: str, name: str, data: Json) -> Resource:
         """Encode and digest `data`. Raises ConfigError when JSON cannot hold it."""
         try:
-            encoded = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+            encoded = orjson.dumps(data)
         except TypeError as error:
             raise ConfigError("", f"cannot be written as JSON: {error}") from error
         digest = blake2b(encoded, digest_size=DIGEST_BYTES).digest()

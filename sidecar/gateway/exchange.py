@@ -112,6 +112,8 @@ class Exchange:
         if started:
             gateway.call_seconds.observe(self.upstream_ns * 1e-9)
         if gateway.tracer is not None:
+            clock = worker.clock
+            entry.ended_ns = clock.time_ns() - (clock.monotonic_ns() - now)
             gateway.tracer.finish(entry)
         if gateway.access_log is not None and gateway.access_log.enabled:
             gateway.access_log.emit(entry)

@@ -70,6 +70,8 @@ class Observers:
         self._sink = LogSink(_STDOUT)
         self._sink.attach(loop)
         self._logs: Logs | None = None
+        self._levels = ""
+        """What `set_levels` was told last; "" for the configured ones."""
         self._export: SpanExport | None = None
         self._export_of: Data | None = None
         self._upstreams: UpstreamMetrics | None = None
@@ -117,6 +119,8 @@ class Observers:
             clock=self._clock,
         )
         self._logs.install()
+        if self._levels:
+            self._logs.set_levels(self._levels)
         self.drain_seconds = (
             duration_seconds(config.get("connectionMinTerminationDeadline") or "0s"),
             duration_seconds(config.get("connectionTerminationDeadline") or "5s"),
@@ -151,10 +155,12 @@ class Observers:
 
     def set_levels(self, spec: str) -> None:
         """Change log levels; "" goes back to the configured ones."""
+        # A worker that starts is told before it has read the configuration.
+        self._levels = spec.strip()
         if self._logs is None:
             return
-        if spec:
-            self._logs.set_levels(spec)
+        if self._levels:
+            self._logs.set_levels(self._levels)
         else:
             self._logs.reset_levels()
 

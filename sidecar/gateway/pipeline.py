@@ -15,10 +15,13 @@ from collections.abc import Callable
 from typing import Final, final
 
 from sidecar.errors import ClientDisconnected, RequestError, SidecarError, UpstreamError
+from sidecar.gateway.direct import DirectCall
 from sidecar.gateway.exchange import Exchange, WorkerState
 from sidecar.gateway.plan import After, Backend, Gateway, Listener, Route
 from sidecar.gateway.respond import error_response, is_grpc
+from sidecar.gateway.upstream import Picked
 from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
+from sidecar.net.h1_client import H1Client
 from sidecar.net.pool import Call, Version
 from sidecar.policies.chain import EMPTY, Chain
 from sidecar.policies.retry import REPLAY_LIMIT_BYTES, Retry
@@ -43,7 +46,7 @@ class OverloadError(RequestError):
 
 @final
 class Pipeline:
-    """Serves the requests of one bind. Its `gateway` is swapped on reload; a request keeps its own."""
+    """Serves the requests of one bind. Each request keeps the snapshot it began with."""
 
     __slots__ = ("_bind", "_random", "_worker")
 
@@ -72,6 +75,71 @@ class Pipeline:
         exchange.response = response
         response.on_done = exchange.finish
         return response
+
+    def start(
+        self, request: Request, reply: Callable[[Response], None], again: Callable[[], None]
+    ) -> DirectCall | None:
+        """Serve a request whose body is at hand in callbacks, or None: it needs `__call__`.
+
+        Takes only what is certain to pass: whatever is refused, or waits, goes the long way, which
+        says so. Nothing is left behind when this gives None.
+        """
+        worker = self._worker
+        gateway = worker.gateway
+        bind = gateway.binds.get(self._bind)
+        if (
+            bind is None
+            or gateway.tracer is not None  # its spans are the long way's to make
+            or request.method == "CONNECT"
+            or worker.in_flight >= worker.max_in_flight
+        ):
+            return None
+        try:
+            listener = bind.listener_of(request)
+            if listener.chain is not EMPTY:
+                return None
+            route = self._route_of(request, listener)
+            backend = route.only
+            if backend is None or not route.is_plain or version_for(backend, request) != "h1":
+                return None
+            picked = backend.upstream.pick_nowait(request)
+            client = picked.pool.take_kept() if picked is not None else None
+            if picked is None or client is None:
+                return None
+        except SidecarError:
+            return None
+        return self._begin(request, listener, route, backend, picked, client, reply, again)
+
+    def _begin(
+        self,
+        request: Request,
+        listener: Listener,
+        route: Route,
+        backend: Backend,
+        picked: Picked,
+        client: H1Client,
+        reply: Callable[[Response], None],
+        again: Callable[[], None],
+    ) -> DirectCall:
+        worker = self._worker
+        exchange = Exchange(request, worker)
+        exchange.labels = listener.labels
+        exchange.route = route
+        exchange.backend = backend
+        exchange.endpoint = picked.label
+        worker.in_flight += 1
+        request.state["backend"] = backend
+        gateway = exchange.gateway
+        if gateway.observer is not None:
+            gateway.observer.begin(request)
+        body = request.body
+        assert type(body) is FixedBody
+        call = _call(request, backend, route, body)
+        direct = DirectCall(exchange, picked, client, reply, again)
+        exchange.upstream_started_ns = worker.clock.monotonic_ns()
+        picked.begin()
+        client.begin(call.h1_head(), body.peek(), request, request.method, direct)
+        return direct
 
     @staticmethod
     def _failed(request: Request, error: Exception) -> Response:
@@ -109,8 +177,14 @@ class Pipeline:
     async def _guarded_route(
         self, request: Request, exchange: Exchange, listener: Listener, gateway: Gateway
     ) -> Response:
+        route = self._route_of(request, listener)
+        exchange.route = route
+        return await self._run_route(request, exchange, route, gateway)
+
+    @staticmethod
+    def _route_of(request: Request, listener: Listener) -> Route:
+        """The route a request meets. Raises RequestError 400 (path) or 404."""
         path, query, target = canonical.resolve(request.target)
-        request.target = target
         found = listener.routes.match(
             request.host,
             path,
@@ -122,14 +196,14 @@ class Pipeline:
         )
         if found is None:
             raise RequestError(404, "NotFound", "route not found")
+        request.target = target
         route: Route = found[0].payload
         state = request.state
         state["route_match"] = found[1]
         state["path"] = path
         state["proxy"] = route
         request.route = route
-        exchange.route = route
-        return await self._run_route(request, exchange, route, gateway, path, query)
+        return route
 
     async def _run_route(
         self,
@@ -137,11 +211,9 @@ class Pipeline:
         exchange: Exchange,
         route: Route,
         gateway: Gateway,
-        path: str,
-        query: str,
     ) -> Response:
         if route.delegates:
-            route = self._delegate(request, exchange, route, gateway, path, query)
+            route = self._delegate(request, exchange, route, gateway)
         # Fast path: no policy on the route or any of its backends.
         if route.is_plain:
             return await self._call_backend(request, exchange, route, gateway)
@@ -158,10 +230,9 @@ class Pipeline:
         exchange: Exchange,
         route: Route,
         gateway: Gateway,
-        path: str,
-        query: str,
     ) -> Route:
         """Follow routeGroup backends to the route that serves; parents' policies are merged in."""
+        path, query, _ = canonical.resolve(request.target)
         seen: list[str] = []
         # A group's route that answers by itself needs no backend to choose from.
         while route.delegates:
@@ -259,7 +330,7 @@ class Pipeline:
         saved = _Saved(request)
         attempt = 0
         while True:
-            # Each attempt begins from the same request, whatever the last one's policies made of it.
+            # Each attempt begins from the same request, whatever policies made of it for the last.
             saved.restore(request)
             retry.mark(request.headers, attempt)
             exchange.attempt = attempt
@@ -337,24 +408,9 @@ class Pipeline:
         picked = upstream.pick_nowait(request)
         if picked is None:
             picked = await upstream.pick(request)
-        if route.rewrites_host:
-            if backend.auto_host:
-                request.authority = backend.auto_host
-            elif route.forces_host and backend.default_authority:
-                request.authority = backend.default_authority
-        observer = exchange.worker.gateway.observer
+        observer = exchange.gateway.observer
         span = observer.before_call(request) if observer is not None else None
-        call = Call(
-            request.method,
-            backend.scheme,
-            request.authority or backend.default_authority,
-            request.target,
-            request.headers,
-            body,
-            request,
-            request.upgrade,
-            request.wants_trailers,
-        )
+        call = _call(request, backend, route, body)
         exchange.endpoint = picked.label
         clock = exchange.worker.clock.monotonic_ns
         exchange.upstream_started_ns = clock()
@@ -382,6 +438,26 @@ class Pipeline:
         return response
 
 
+def _call(request: Request, backend: Backend, route: Route, body: Body) -> Call:
+    """The request as it goes to a backend."""
+    if route.rewrites_host:
+        if backend.auto_host:
+            request.authority = backend.auto_host
+        elif route.forces_host and backend.default_authority:
+            request.authority = backend.default_authority
+    return Call(
+        request.method,
+        backend.scheme,
+        request.authority or backend.default_authority,
+        request.target,
+        request.headers,
+        body,
+        request,
+        request.upgrade,
+        request.wants_trailers,
+    )
+
+
 @final
 class _Saved:
     """A request as it was before its first attempt. Policies of an attempt may change any of it."""
@@ -406,9 +482,7 @@ def end_span(
     span: ClientSpan, request: Request, endpoint: str, status: int, error: str | None
 ) -> None:
     """The call that `span` stands for has its response head, or has failed."""
-    span.finish(
-        method=request.method, host=endpoint, path=request.path, status=status, error=error
-    )
+    span.finish(method=request.method, host=endpoint, path=request.path, status=status, error=error)
 
 
 def version_for(backend: Backend, request: Request) -> Version:

@@ -68,6 +68,10 @@ class FixedBody:
         """See Body."""
         self._data = b""
 
+    def peek(self) -> bytes:
+        """What was not read yet; it stays."""
+        return self._data
+
     def copy(self) -> FixedBody:
         """Another reader of what this one has not read yet."""
         return FixedBody(self._data, self.trailers)

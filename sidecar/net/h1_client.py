@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, cast, final
+from typing import Final, Protocol, cast, final
 
 from sidecar.errors import SidecarError, UpstreamError
 from sidecar.http import h1
@@ -21,6 +21,7 @@ from sidecar.net.incoming import IncomingBody
 from sidecar.net.sweep import Sweeper
 
 _IDLE, _WAIT, _BODY, _TUNNEL, _DEAD = range(5)
+_TELLING_BYTES: Final = 32 * 1024
 _INFORMATIONAL_MAX: Final = 16
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))
 LIMITS: Final = h1.HeadLimits(block_bytes=64 * 1024, count=200)
@@ -32,6 +33,19 @@ def call_failed(why: str, *, retryable: bool = True, sent: bool = True) -> Upstr
     return UpstreamError(
         503, "UpstreamFailure", f"upstream call failed: {why}", retryable=retryable, sent=sent
     )
+
+
+class Answer(Protocol):
+    """Who waits for a response: a future, or somebody who is called at once. Never raises."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, response: Response, /) -> None:
+        """The head is here."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """There will be none."""
 
 
 @final
@@ -93,7 +107,7 @@ class H1Client(asyncio.Protocol):
         self._state = _IDLE
         self._buffer = b""
         self._interims = 0
-        self._head: asyncio.Future[Response] | None = None
+        self._head: Answer | None = None
         self._request: Request | None = None
         self._is_head = False
         self._body: IncomingBody | None = None
@@ -231,6 +245,27 @@ class H1Client(asyncio.Protocol):
             if self._head is future:
                 self._head = None
 
+    def begin(
+        self, head: bytes, data: bytes, request: Request, method: str, answer: Answer
+    ) -> None:
+        """As `exchange`, for a body wholly at hand: `answer` is called when the head is here.
+
+        The connection must be usable. `close` drops the exchange.
+        """
+        self.exchanges += 1
+        self._state = _WAIT
+        self._request = request
+        self._is_head = method == "HEAD"
+        self._interims = 0
+        self._head = answer
+        self._body_done = True
+        self.deadline = self._sweeper.time() + self.answer_seconds
+        if data or method in ("POST", "PUT", "PATCH"):
+            head = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(data), data)
+        else:
+            head += b"\r\n"
+        self.transport.write(head)
+
     def _send(self, head: bytes, body: Body, method: str) -> bool:
         """Write what is at hand; whether the whole request went out without reading a stream."""
         length = body.length
@@ -265,6 +300,10 @@ class H1Client(asyncio.Protocol):
                 if length is not None and sent > length:
                     raise call_failed("request body longer than declared", retryable=False)
                 write(h1.encode_chunk(data) if length is None else data)
+                if len(data) > _TELLING_BYTES:
+                    # uvloop writes at the end of a turn and only then says that it is full.
+                    del data
+                    await asyncio.sleep(0)
                 if self._can_write is not None:
                     await self._can_write
                 if self._state == _DEAD:

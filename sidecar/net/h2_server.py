@@ -243,9 +243,7 @@ class H2Server(Responder):
             return
         body = stream.body
         try:
-            fields = trailers(
-                block_of(event), self._settings.header_count, from_client=True
-            )
+            fields = trailers(block_of(event), self._settings.header_count, from_client=True)
         except MessageError:
             self._malformed(stream)
             return

@@ -29,7 +29,7 @@ class StreamOwner(Protocol):
         """The reader gave up before the end."""
 
 
-class StreamGone(Exception):  # noqa: N818 - an outcome of sending, told to nobody outside
+class StreamGone(Exception):
     """The stream takes no more octets: it was reset or its connection is gone."""
 
 

@@ -1,7 +1,8 @@
 """A body that arrives on a connection and is read by somebody else, with backpressure between.
 
 The connection's protocol feeds it; the reader pulls. When more than `limit` octets wait, the
-connection is told to pause; when they are read, to resume. Used on both sides of the gateway.
+connection is told to pause; when they are read and more is asked for, to resume. Used on both
+sides of the gateway.
 """
 
 from __future__ import annotations
@@ -103,10 +104,12 @@ class IncomingBody:
             data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             chunks.clear()
             self._size = 0
-            if self._paused:
-                self._paused = False
-                self._on_flow(False)
             return data
+        # Only who comes back for more sets a paused source going: until then the last chunk may
+        # still wait in a transport, and a second beside it would double what a stream holds.
+        if self._paused:
+            self._paused = False
+            self._on_flow(False)
         if self.ended or self._closed:
             return b""
         if self._error is not None:

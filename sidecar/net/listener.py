@@ -27,7 +27,7 @@ from sidecar.http.message import Connection, Handler, TlsInfo
 from sidecar.net import clienthello, proxyproto
 from sidecar.net.granian import GranianDoor, RelayedHttp
 from sidecar.net.h2_server import H2Server
-from sidecar.net.native import H1Server
+from sidecar.net.native import H1Server, Start
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
 from sidecar.net.tcp import Relay
@@ -131,6 +131,8 @@ class _HttpHost:
         self._port = port
         self.scheme = scheme
         self.handler: Handler = gate.handler_for(port.plan.key)
+        # A handler may offer to serve what needs no waiting in callbacks (gateway.pipeline does).
+        self.start: Start | None = getattr(self.handler, "start", None)
         self.settings: HttpSettings = port.plan.settings
         self.limits = h1.HeadLimits(
             self.settings.request_line_bytes, self.settings.header_bytes, self.settings.header_count
@@ -188,9 +190,7 @@ class _HttpHost:
         return server
 
 
-def _note_handshake(
-    connection: Connection, transport: asyncio.BaseTransport, sni: str
-) -> TlsInfo:
+def _note_handshake(connection: Connection, transport: asyncio.BaseTransport, sni: str) -> TlsInfo:
     """Keep what the handshake told with the connection. Raises IdentityError: a certificate that
     no rule can read lets nobody in."""
     ssl_object: ssl.SSLObject = transport.get_extra_info("ssl_object")
@@ -231,7 +231,7 @@ class _AfterHandshake(asyncio.Protocol):
         if tls.alpn == "h2":
             protocol = self._host.make_h2(connection)
         else:
-            protocol = H1Server(self._host, connection, self._loop)
+            protocol = H1Server(self._host, connection, self._loop, self._host.start)
         cast("asyncio.Transport", transport).set_protocol(protocol)
         protocol.connection_made(transport)
 
@@ -360,7 +360,7 @@ class Port:
         if plan.tls is None:
             host = self._hosts["http"]
             await self.gate.loop.connect_accepted_socket(
-                lambda: H1Server(host, connection, self.gate.loop), sock
+                lambda: H1Server(host, connection, self.gate.loop, host.start), sock
             )
             self.gate.connection_opened(plan.key, connection, 0.0)
             return True

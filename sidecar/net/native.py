@@ -36,6 +36,7 @@ from sidecar.telemetry.clock import Clock
 
 _log = logging.getLogger("sidecar.net.native")
 _HEAD, _SERVE, _TUNNEL, _LINGER = range(4)
+_TELLING_BYTES: Final = 32 * 1024
 _LINGER_SECONDS: Final = 2.0
 _FIRST_REQUEST_SECONDS: Final = 1.0
 """How long a drain waits for the first request of a connection that was just accepted."""
@@ -79,6 +80,20 @@ class Host(Protocol):
         """The peer speaks HTTP/2 with prior knowledge: take the transport over, or say no."""
 
 
+class Cancellable(Protocol):
+    """A request under way that somebody else serves."""
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+
+
+Start = Callable[[Request, Callable[[Response], None], Callable[[], None]], Cancellable | None]
+"""`start(request, reply, again)`: serves a request in callbacks, or None when it must be awaited.
+
+`reply(response)` is called once, or `again()` when it has to be served by the handler after all.
+"""
+
+
 @final
 class H1Server(asyncio.Protocol):
     """One downstream HTTP/1.x connection."""
@@ -87,16 +102,21 @@ class H1Server(asyncio.Protocol):
         "_body",
         "_body_bytes",
         "_buffer",
+        "_call",
         "_can_write",
         "_chunked",
         "_eof",
         "_host",
+        "_is_ending",
+        "_is_head_fresh",
         "_left",
         "_loop",
+        "_made",
         "_phase",
         "_progress",
         "_reading_paused",
         "_remaining",
+        "_start",
         "_started",
         "_task",
         "_waiter",
@@ -107,8 +127,20 @@ class H1Server(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, host: Host, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        host: Host,
+        connection: Connection,
+        loop: asyncio.AbstractEventLoop,
+        start: Start | None = None,
+    ) -> None:
+        """`start`: asked first for a request wholly at hand; without it the handler serves all."""
         self._host = host
+        self._start = start
+        self._call: Cancellable | None = None
+        self._made: tuple[h1.RequestHead, Request, Response | None] | None = None
+        self._is_head_fresh = True
+        self._is_ending = False
         self._loop = loop
         self.connection = connection
         self.deadline = 0.0
@@ -157,7 +189,10 @@ class H1Server(asyncio.Protocol):
                 self.transport.close()
             return
         self._buffer = self._buffer + data if self._buffer else data
-        if self._phase == _HEAD or self._phase == _TUNNEL:
+        if self._phase == _HEAD:
+            if self._start is None or self._waiter is None or not self._begin_direct(self._start):
+                self._wake()
+        elif self._phase == _TUNNEL:
             self._wake()
         if len(self._buffer) > self._host.settings.stream_buffer_bytes and self._phase != _HEAD:
             self._pause_reading(True)
@@ -178,6 +213,8 @@ class H1Server(asyncio.Protocol):
         self.deadline = 0.0
         if self._body is not None:
             self._body.fail(ClientDisconnected("the client closed the connection"))
+        if self._call is not None:
+            self._call.cancel()
         if self._task is not None:
             self._task.cancel()
         host.closed(self)
@@ -360,8 +397,10 @@ class H1Server(asyncio.Protocol):
         """The next request's head, or None when the connection is to end."""
         host = self._host
         self._phase = _HEAD
-        fresh = True
+        self._is_head_fresh = True
         while True:
+            if self._made is not None:
+                return self._made[0]
             if self._buffer:
                 data = self._buffer = h1.skip_blank(self._buffer)
                 if data[:3] == b"PRI" and self._preface(data):
@@ -371,10 +410,14 @@ class H1Server(asyncio.Protocol):
                     if head is not None:
                         self.deadline = 0.0
                         return head
-                if fresh and data:
-                    fresh = False
+                if self._is_head_fresh and data:
+                    self._is_head_fresh = False
                     self.deadline = host.sweeper.time() + host.settings.header_read_seconds
-            if self._eof or (host.draining and not self._buffer and not self._is_fresh):
+            if (
+                self._is_ending
+                or self._eof
+                or (host.draining and not self._buffer and not self._is_fresh)
+            ):
                 return None
             if self._reading_paused:
                 self._pause_reading(False)
@@ -394,12 +437,18 @@ class H1Server(asyncio.Protocol):
     async def _serve_one(self, head: h1.RequestHead) -> bool:
         """Serve one request; False when the connection must end after it."""
         self._phase = _SERVE
-        self._body_bytes = 0
-        request = self._make_request(head)
-        self._left -= 1
+        made, self._made = self._made, None
+        response: Response | None = None
+        if made is not None:
+            request, response = made[1], made[2]
+        else:
+            self._body_bytes = 0
+            request = self._make_request(head)
+            self._left -= 1
         if self._eof and not self._buffer:
             raise ClientDisconnected("the client ended its side with its request")
-        response = await self._host.handler(request)
+        if response is None:
+            response = await self._host.handler(request)
         if response.tunnel is not None:
             await self._tunnel(response)
             return False
@@ -410,6 +459,78 @@ class H1Server(asyncio.Protocol):
         # The handler answered without reading the request's body: read a little further so that
         # the client gets the answer, but do not swallow a large upload.
         return await self._discard(body)
+
+    # --- serving without the task ---------------------------------------------------------
+
+    def _begin_direct(self, start: Start) -> bool:
+        """Hand a request that is wholly at hand to `start`; False when the task has to see to it.
+
+        The task stays parked in `_next_head` meanwhile. What is wrong with a request is left for
+        it to find, so that there is one place that refuses.
+        """
+        data = self._buffer
+        if self._eof or self._host.draining or data[:1] == b"\r" or data[:3] == b"PRI":
+            return False
+        try:
+            head = h1.parse_request(data, self._host.limits)
+            if (
+                head is None
+                or head.upgrade
+                or head.expects_continue
+                or not 0 <= head.length <= len(data) - head.size
+            ):
+                return False
+            self._body_bytes = 0
+            request = self._make_request(head)
+        except RequestError:
+            return False
+        self._phase = _SERVE
+        self._left -= 1
+        self.deadline = 0.0
+        self._made = (head, request, None)
+        self._call = start(request, self._replied, self._wake)
+        if self._call is None:
+            self._wake()
+        return True
+
+    def _replied(self, response: Response) -> None:
+        """The answer to a direct call: written at once when it is at hand, else by the task."""
+        self._call = None
+        made = self._made
+        assert made is not None
+        head, request, _ = made
+        body = response.body
+        if (
+            type(body) is not FixedBody
+            or response.tunnel is not None
+            or self._can_write is not None
+        ):
+            self._made = (head, request, response)
+            self._wake()
+            return
+        self._made = None
+        parts, keep, _ = self._head_parts(request, head, response)
+        if request.method != "HEAD":
+            data = body.peek()
+            parts.append(data)
+            self._write(b"".join(parts))
+        else:
+            data = b""
+            self._write(b"".join(parts))
+        request.received_body_bytes = self._body_bytes
+        if response.on_done is not None:
+            response.on_done(len(data), "")
+        self._phase = _HEAD
+        if not keep:
+            self._is_ending = True
+            self._wake()
+            return
+        self.deadline = self._host.sweeper.time() + self._host.settings.idle_seconds
+        self._is_head_fresh = True
+        if self._buffer or self._eof:
+            self._wake()
+        elif self._reading_paused:
+            self._pause_reading(False)
 
     def _make_request(self, head: h1.RequestHead) -> Request:
         host = self._host
@@ -510,13 +631,13 @@ class H1Server(asyncio.Protocol):
             and not (head.upgrade and self._buffer)
         )
 
-    async def _send(self, request: Request, head: h1.RequestHead, response: Response) -> bool:
-        body = response.body
+    def _head_parts(
+        self, request: Request, head: h1.RequestHead, response: Response
+    ) -> tuple[list[bytes], bool, bool]:
+        """`(parts of the response head, keep the connection, chunked)`."""
         keep = self._may_keep(head, response)
-        if self._body is not None:
-            self._body.on_demand = None  # a 100 may not follow the head of the final response
         status = response.status
-        length = body.length
+        length = response.body.length
         bodiless = request.method == "HEAD" or status in (204, 304)
         parts = [h1.status_line(status), h1.encode_fields(response.headers)]
         chunked = False
@@ -534,6 +655,15 @@ class H1Server(asyncio.Protocol):
         elif head.version == "HTTP/1.0":
             parts.append(b"connection: keep-alive\r\n")
         parts.append(b"\r\n")
+        return parts, keep, chunked
+
+    async def _send(self, request: Request, head: h1.RequestHead, response: Response) -> bool:
+        body = response.body
+        parts, keep, chunked = self._head_parts(request, head, response)
+        if self._body is not None:
+            self._body.on_demand = None  # a 100 may not follow the head of the final response
+        length = body.length
+        bodiless = request.method == "HEAD" or response.status in (204, 304)
         sender = _Sender(body, None if bodiless else length, chunked, request.wants_trailers)
         try:
             if not bodiless:
@@ -550,10 +680,14 @@ class H1Server(asyncio.Protocol):
         """Head and body; the head goes out with the first chunk when that is at hand."""
         try:
             while True:
+                if parts and len(parts[-1]) > _TELLING_BYTES:
+                    await self._write_large(parts)  # before asking for more, which may be as large
                 more = sender.take(parts)
                 if not more:
                     break
-                if parts:
+                if parts and len(parts[-1]) > _TELLING_BYTES:
+                    await self._write_large(parts)
+                elif parts:
                     self._write(b"".join(parts) if len(parts) > 1 else parts[0])
                     parts.clear()
                 if self._can_write is not None:
@@ -580,6 +714,14 @@ class H1Server(asyncio.Protocol):
             raise
         finally:
             sender.body.close()
+
+    async def _write_large(self, parts: list[bytes]) -> None:
+        """Write, and wait for what uvloop says of it: that it is full it says at a turn's end."""
+        self._write(b"".join(parts) if len(parts) > 1 else parts[0])
+        parts.clear()
+        await asyncio.sleep(0)
+        if self._can_write is not None:
+            await self._flush()
 
     def _is_old(self) -> bool:
         limit = self._host.settings.max_connection_seconds

@@ -150,6 +150,10 @@ class Pool:
             body = FixedBody(whole)
         return await client.exchange(head, body, call.request, call.method)
 
+    def take_kept(self) -> H1Client | None:
+        """A kept HTTP/1.1 connection that is free now, for `H1Client.begin`."""
+        return self._take()
+
     def _take(self) -> H1Client | None:
         idle = self._idle
         while idle:

@@ -68,6 +68,9 @@ class Relay(asyncio.Protocol):
         self._link(peer)
         peer._link(self)
         self._end_pair()
+        # One that was lost before it had a peer could not tell it.
+        if self.is_lost or peer.is_lost:
+            (peer if self.is_lost else self).transport.close()
 
     def _link(self, peer: Relay) -> None:
         self._peer = peer

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import final
 
+from sidecar.cel.analysis import names
 from sidecar.cel.engine import Engine, Program
+from sidecar.cel.ops import EPOCH
 from sidecar.cel.values import Flattened
 from sidecar.cel.variables import Plan
 from sidecar.errors import ConfigError, SidecarError
@@ -25,12 +27,13 @@ _MAX_FLATTENED = 256
 class Expression:
     """One expression with what it needs of a request."""
 
-    __slots__ = ("_names_proxy", "_plan", "_program")
+    __slots__ = ("_names_end", "_names_proxy", "_plan", "_program")
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self._plan = Plan([program])
         self._names_proxy = "proxy" in program.variables
+        self._names_end = names(program.paths, "request", "endTime")
 
     def value(self, entry: AccessEntry) -> object:
         """The value; None when there is none, be it for an error."""
@@ -61,9 +64,14 @@ class Expression:
             built = self._plan.activation(_nothing_asked(entry), response)
             built.pop("request", None)
         else:
+            offset = self._plan.context.wall_minus_monotonic_ns
+            if self._names_end and offset is not None:
+                ended_ns = request.started_ns + entry.duration_ns + offset
+                request.state["endTime"] = EPOCH + timedelta(microseconds=ended_ns // 1000)
             built = self._plan.activation(request, response)
-        if self._names_proxy and "proxy" not in built:
-            built["proxy"] = _proxy(entry)
+        if self._names_proxy:
+            known = built.get("proxy")
+            built["proxy"] = _proxy(entry) | (dict(known) if isinstance(known, Mapping) else {})
         return built
 
 

@@ -34,7 +34,11 @@ def main(argv: Sequence[str]) -> int:
     if missing or len(os.sched_getaffinity(0)) < 2:
         print(f"needs two cores, nginx, wrk and h2load; missing: {missing}", file=sys.stderr)
         return 2
-    plan = Plan(1.0, 0.0, 1) if options.quick else Plan(options.seconds, 1.0, options.repeats)
+    plan = (
+        Plan(1.0, 0.0, 1, 1)
+        if options.quick
+        else Plan(options.seconds, 1.0, options.repeats, options.tries)
+    )
     report = Report(plan)
     names = options.case or [*(case.name for case in CASES), *_EXTRA]
     with pinned(LOAD_CORE), Stage() as stage:
@@ -64,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one repeat of one second, 1 GiB")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tries", type=int, default=3, help="runs to find the core undisturbed")
     parser.add_argument("--json", metavar="FILE", help="every sample")
     parser.add_argument("--write", action="store_true", help=f"write {_PAGE}")
     return parser

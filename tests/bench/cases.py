@@ -27,9 +27,8 @@ CASES = (
     Case("sse-32", "100 events of 1 KiB, 32 streams at a time", "sse", "http", "/events"),
     OPEN,
 )
-_TRIES = 3
 _FOREIGN_MAX = 0.10
-_PATIENCE_SECONDS = 4.0
+_PATIENCE_SECONDS = 2.0
 
 
 @dataclass
@@ -79,6 +78,8 @@ class Plan:
     seconds: float
     warm_up_seconds: float
     repeats: int
+    tries: int
+    """Runs a repeat may take to find the core undisturbed."""
 
 
 def run_cases(
@@ -120,7 +121,7 @@ def _sample(cell: Cell, peer: Peer, plan: Plan, rate: float) -> None:
     try:
         if plan.warm_up_seconds and not cell.samples:
             measure(peer, cell.case, plan.warm_up_seconds, rate)
-        for _ in range(_TRIES):
+        for _ in range(plan.tries):
             wait_calm(_FOREIGN_MAX, _PATIENCE_SECONDS)
             sample = measure(peer, cell.case, plan.seconds, rate)
             if best is None or sample.foreign < best.foreign:

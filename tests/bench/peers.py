@@ -46,6 +46,8 @@ _UPSTREAM = """\
     open_file_cache max=16;
     # nginx serves no file to POST; this answers one all the same, after reading its body.
     error_page 405 =200 $uri;
+    location /route- {{ try_files /small =404; }}
+    location /changed- {{ try_files /small =404; }}
   }}
 }}
 """

@@ -107,11 +107,9 @@ class _Routes:
                 f"    - name: r{number}",
                 "      matches:",
                 "      - path:",
-                f"          exact: {exact if number else '/small'}",
+                f"          exact: {exact}",
                 "      backends:",
                 f"      - host: 127.0.0.1:{self._upstream}",
-                "      policies:",
-                "        urlRewrite: {path: {full: /small}}",
             ]
         return "\n".join(lines) + "\n"
 
@@ -155,7 +153,7 @@ def _reload(routes: _Routes, path: str) -> Reloaded:
 async def _observed(routes: _Routes, path: str) -> Reloaded:
     loop = asyncio.get_running_loop()
     seconds = _QUIET_SECONDS + 4.0
-    stream = OpenLoop(routes.port, "/small", SMALL[-16:], connections=8)
+    stream = OpenLoop(routes.port, "/route-0", SMALL[-16:], connections=8)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(stream.run(_STREAM_RATE, seconds))
         await asyncio.sleep(_QUIET_SECONDS)

@@ -161,8 +161,8 @@ def _method(plan: Plan) -> list[str]:
         "  loop sends at a fixed rate and counts latency from the moment a request was due.",
         "* Before any load each peer must return the right bodies, and an event before its stream",
         "  ends. A run with more than 0.1 % errors does not count.",
-        "* A run waits a few seconds for both cores to be idle. One in which other processes took",
-        "  more than a tenth of core 0 is made again, up to three times; the quietest counts.",
+        "* A run waits a little for both cores to be idle. One in which other processes took more",
+        f"  than a tenth of core 0 is made again, {plan.tries} times in all; the quietest counts.",
     ]
 
 

@@ -9,8 +9,6 @@ import re
 import select
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ import pytest
 import yaml
 
 from tests.support.client import fetch
-from tests.support.gateway import ROOT, GatewayProcess, free_ports, proxy_config
+from tests.support.gateway import GatewayProcess, free_ports, proxy_config, run_until_exit
 from tests.support.load import Load
 from tests.support.upstream import Answer, Seen, Upstream
 
@@ -70,6 +68,16 @@ def client_ports_of(pid: int, port: int) -> set[int]:
             if int(fields[1].rpartition(":")[2], 16) == port and fields[9] in inodes:
                 ports.add(int(fields[2].rpartition(":")[2], 16))
     return ports - {0}
+
+
+def wait_text(port: int, text: str) -> None:
+    """Until the gateway answers so."""
+    wait_until(lambda: fetch(port).text == text, text)
+
+
+def wait_revision(gateway: GatewayProcess, revision: int) -> None:
+    """Until this one, or a later, is published."""
+    wait_until(lambda: gateway.dump()["revision"] >= revision, revision)
 
 
 def hello(port: int, body: str = "hi") -> dict[str, Any]:
@@ -164,7 +172,7 @@ def test_52_a_killed_control_process_comes_back_to_a_broken_file(upstream: Upstr
         assert fetch(port).status == 200
         assert "binds[0].port" in dump["lastError"]
         assert gateway.metric("agentgateway_config_synchronized") == 0
-        assert "stays in force" in gateway.log()
+        wait_until(lambda: "stays in force" in gateway.log())
         gateway.reload({"binds": [hello(port, "mended")]})
         assert fetch(port).text == "mended"
         assert gateway.dump()["lastError"] is None
@@ -278,7 +286,7 @@ def test_55_a_bad_file_keeps_the_old_configuration_and_says_so() -> None:
         assert dump["revision"] == revision
         assert f"{gateway.path}:2:9: binds[0].port" in dump["lastError"]
         assert fetch(port).text == "old"
-        assert "configuration refused" in gateway.log()
+        wait_until(lambda: "configuration refused" in gateway.log())
         gateway.reload({"binds": [hello(port, "new")]})
         assert fetch(port).text == "new"
         gateway.wait_metric("agentgateway_config_synchronized", 1)
@@ -313,7 +321,7 @@ def test_a_kubernetes_volume_is_swapped(tmp_path: Path) -> None:
         assert fetch(port).text == "one"
         for version in ("two", "three"):
             mount(version)
-            wait_until(lambda version=version: fetch(port).text == version, gateway.log)
+            wait_text(port, version)
 
 
 def test_a_change_beside_a_busy_log_is_applied_within_200_ms() -> None:
@@ -334,7 +342,7 @@ def test_a_change_beside_a_busy_log_is_applied_within_200_ms() -> None:
             for index in range(5):
                 gateway.write({"binds": [hello(port, str(index))]})
                 began = time.monotonic()
-                wait_until(lambda index=index: fetch(port).text == str(index))
+                wait_text(port, str(index))
                 taken.append(time.monotonic() - began)
         finally:
             stop.set()
@@ -354,7 +362,7 @@ def test_100_reloads_under_load_fail_no_request(upstream: Upstream) -> None:
                 if count % 10 == 9:
                     config["binds"].append(hello(second))
                 gateway.write(config)
-                wait_until(lambda count=count: gateway.dump()["revision"] > base + count)
+                wait_revision(gateway, base + count + 1)
             gateway.wait_applied(base + 100)
             kept.wait_answered(50)
             fresh.wait_answered(10)
@@ -422,18 +430,6 @@ def supervisor_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sidecar", "-f", str(path), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        cwd=path.parent,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-
-
 def written(path: Path, config: dict[str, Any]) -> Path:
     addresses = dict.fromkeys(("adminAddr", "statsAddr", "readinessAddr"), "off")
     static = {**addresses, "workerThreads": 1, **config.pop("config", {})}
@@ -444,7 +440,7 @@ def written(path: Path, config: dict[str, Any]) -> Path:
 def test_a_bad_file_at_the_start_exits_1_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("binds:\n- port: true\n  listeners: []\n")
-    ended = run(path)
+    ended = run_until_exit(path)
     assert ended.returncode == 1
     assert f"{path}:2:9: binds[0].port" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -458,7 +454,7 @@ def test_a_port_in_use_at_the_start_exits_1(tmp_path: Path, shares: bool) -> Non
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        ended = run(written(tmp_path / "gateway.yaml", {"binds": [hello(port)]}))
+        ended = run_until_exit(written(tmp_path / "gateway.yaml", {"binds": [hello(port)]}))
     assert ended.returncode == 1
     assert f"port {port}: in use by another process" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -470,7 +466,7 @@ def test_an_address_in_use_at_the_start_exits_1(tmp_path: Path, key: str) -> Non
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         config = {"config": {key: address}, "binds": [hello(port)]}
-        ended = run(written(tmp_path / "gateway.yaml", config))
+        ended = run_until_exit(written(tmp_path / "gateway.yaml", config))
     assert ended.returncode == 1
     assert f"config.{key}: cannot listen on {address}" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -480,7 +476,7 @@ def test_a_front_door_that_cannot_serve_is_refused(tmp_path: Path) -> None:
     path = written(
         tmp_path / "gateway.yaml", {"config": {"frontDoor": "hyper"}, "binds": [hello(1)]}
     )
-    ended = run(path)
+    ended = run_until_exit(path)
     assert ended.returncode == 1
     assert "config.frontDoor" in ended.stderr
 

@@ -197,6 +197,19 @@ class GatewayProcess:
         self._folder.cleanup()
 
 
+def run_until_exit(path: Path) -> subprocess.CompletedProcess[str]:
+    """A gateway that is expected not to start."""
+    return subprocess.run(
+        [sys.executable, "-m", "sidecar", "-f", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        cwd=path.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+
+
 def proxy_config(port: int, upstream: str, **route: Any) -> dict[str, Any]:
     """One listener, one route, one backend."""
     return {

@@ -545,6 +545,6 @@ async def test_1_8_36_why_http1_stays_native() -> None:
             writer.write(octets)
             assert (await reader.readline()).startswith(b"HTTP/1.1 200"), name
             writer.transport.abort()
-    server.stop()
+    server.stop()  # type: ignore[no-untyped-call]
     await task
     assert [dict(fields)[b"host"] for fields in seen] == [b"a"] * 3
