@@ -22,7 +22,7 @@ from shm.metrics import MetricsTable
 from sidecar.admin.api import ProcessStatus, admin_app, stats_app
 from sidecar.admin.health import readiness_app
 from sidecar.admin.server import AdminServer, parse_address
-from sidecar.config.problems import InvalidConfigError
+from sidecar.config.problems import InvalidConfigError, Problem
 from sidecar.config.snapshot import (
     Resource,
     Snapshot,
@@ -216,7 +216,7 @@ class Control:
                 _log.info("reload: the configuration did not come from a file")
                 return
             try:
-                loaded = self._loader.load()
+                loaded = self._load_changed(self._loader.source.path)
             except InvalidConfigError as error:
                 self._error = str(error)
                 self._own.config_synchronized.set(0)
@@ -237,6 +237,21 @@ class Control:
                 _log.warning("%s", warning.render(self._loader.source.name))
             self._publish()
             _log.info("configuration revision %d: %s", self._configs.generation, difference)
+
+    def _load_changed(self, path: Path) -> LoadedSnapshot:
+        """Load. Raises InvalidConfigError, also for an empty file.
+
+        Empty is what a file is for a moment while it is written in place. Taken at its word it
+        would close every port.
+        """
+        try:
+            is_empty = path.stat().st_size == 0
+        except OSError:
+            is_empty = False  # loading says better what is wrong
+        if is_empty:
+            problem = Problem("", "the file is empty; nothing was changed")
+            raise InvalidConfigError(self._loader.source.name, [problem])
+        return self._loader.load()
 
     def _log_refusal(self) -> None:
         _log.error(

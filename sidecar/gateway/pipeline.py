@@ -535,9 +535,12 @@ async def run_response(
 
 async def hold_request(request: Request, limit_bytes: int) -> None:
     """Make the request's body a FixedBody. Raises RequestError 413: too large is a refusal."""
-    if request.upgrade or type(request.body) is FixedBody:
-        return
     body = request.body
+    if request.upgrade:
+        return
+    # The limit holds for what is at hand already, else the packets' sizes would decide.
+    if type(body) is FixedBody and (body.length or 0) <= limit_bytes:
+        return
     whole, rest = await read_up_to(body, limit_bytes)
     if rest is not None:
         raise RequestError(413, "InvalidRequest", "request body too large", close=True)
@@ -547,7 +550,7 @@ async def hold_request(request: Request, limit_bytes: int) -> None:
 async def hold_response(response: Response, limit_bytes: int) -> None:
     """Make the response's body a FixedBody. Raises UpstreamError 502 past the limit."""
     body = response.body
-    if type(body) is FixedBody:
+    if type(body) is FixedBody and (body.length or 0) <= limit_bytes:
         return
     whole, rest = await read_up_to(body, limit_bytes)
     if rest is not None:

@@ -225,7 +225,7 @@ class DynamicUpstream:
 
 
 def authority_destination(request: Request) -> tuple[str, int]:
-    """Host and port of the request's authority; the port defaults by scheme. Raises RequestError."""
+    """Host and port of the authority; the port defaults by scheme. Raises RequestError."""
     host, _, port = request.authority.rpartition(":")
     if host and port.isdigit() and not request.authority.endswith("]"):
         return host, int(port)

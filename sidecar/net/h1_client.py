@@ -18,6 +18,7 @@ from sidecar.http import h1
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response
 from sidecar.net.incoming import IncomingBody
+from sidecar.net.reading import BoundedReader, switch
 from sidecar.net.sweep import Sweeper
 
 _IDLE, _WAIT, _BODY, _TUNNEL, _DEAD = range(5)
@@ -64,6 +65,7 @@ class H1Client(asyncio.Protocol):
         "_eof",
         "_head",
         "_interims",
+        "_is_bounded",
         "_is_head",
         "_keep",
         "_loop",
@@ -107,6 +109,7 @@ class H1Client(asyncio.Protocol):
         self._state = _IDLE
         self._buffer = b""
         self._interims = 0
+        self._is_bounded = False
         self._head: Answer | None = None
         self._request: Request | None = None
         self._is_head = False
@@ -378,6 +381,8 @@ class H1Client(asyncio.Protocol):
         response.body = body
         self._body = body
         self._state = _BODY
+        self._is_bounded = True
+        switch(self.transport, BoundedReader(self))
         self._remaining = length
         self._chunked = h1.ChunkedDecoder(LIMITS) if length == h1.CHUNKED else None
         self.deadline = self._sweeper.time() + self.stall_seconds
@@ -441,6 +446,9 @@ class H1Client(asyncio.Protocol):
         if self._state == _IDLE and self._body_done and not self.transport.is_closing():
             self._sender = None
             self._request = None
+            if self._is_bounded:
+                self._is_bounded = False
+                switch(self.transport, self)
             self._release(self)
 
     def _ended(self, why: str) -> None:

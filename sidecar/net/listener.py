@@ -533,7 +533,9 @@ class Port:
             cast("_Served", served).drain()
 
     def stop_accepting(self) -> None:
-        """Close the listening socket, once its queue is empty: the kernel would reset what waits."""
+        """Close the listening socket once its queue is empty: the kernel resets what waits."""
+        if self._sock.fileno() == -1:
+            return
         while self._accept():
             continue
         if self._resume is not None:

@@ -510,7 +510,7 @@ class H1Server(asyncio.Protocol):
             return
         self._made = None
         parts, keep, _ = self._head_parts(request, head, response)
-        if request.method != "HEAD":
+        if request.method != "HEAD" and response.status not in (204, 304):
             data = body.peek()
             parts.append(data)
             self._write(b"".join(parts))
@@ -679,25 +679,7 @@ class H1Server(asyncio.Protocol):
     async def _send_body(self, sender: _Sender, parts: list[bytes]) -> bool:
         """Head and body; the head goes out with the first chunk when that is at hand."""
         try:
-            while True:
-                if parts and len(parts[-1]) > _TELLING_BYTES:
-                    await self._write_large(parts)  # before asking for more, which may be as large
-                more = sender.take(parts)
-                if not more:
-                    break
-                if parts and len(parts[-1]) > _TELLING_BYTES:
-                    await self._write_large(parts)
-                elif parts:
-                    self._write(b"".join(parts) if len(parts) > 1 else parts[0])
-                    parts.clear()
-                if self._can_write is not None:
-                    await self._flush()
-                if sender.must_wait:
-                    await sender.wait(parts)
-            if parts:
-                self._write(b"".join(parts) if len(parts) > 1 else parts[0])
-            if self._can_write is not None:
-                await self._flush()
+            await self._pump(sender, parts)
             return sender.is_complete
         except SidecarError as error:
             # The status is out: an unfinished body is the only honest signal left.
@@ -714,6 +696,27 @@ class H1Server(asyncio.Protocol):
             raise
         finally:
             sender.body.close()
+
+    async def _pump(self, sender: _Sender, parts: list[bytes]) -> None:
+        while True:
+            if parts and len(parts[-1]) > _TELLING_BYTES:
+                await self._write_large(parts)  # before asking for more, which may be as large
+            more = sender.take(parts)
+            if not more:
+                break
+            if parts and len(parts[-1]) > _TELLING_BYTES:
+                await self._write_large(parts)
+            elif parts:
+                self._write(b"".join(parts) if len(parts) > 1 else parts[0])
+                parts.clear()
+            if self._can_write is not None:
+                await self._flush()
+            if sender.must_wait:
+                await sender.wait(parts)
+        if parts:
+            self._write(b"".join(parts) if len(parts) > 1 else parts[0])
+        if self._can_write is not None:
+            await self._flush()
 
     async def _write_large(self, parts: list[bytes]) -> None:
         """Write, and wait for what uvloop says of it: that it is full it says at a turn's end."""

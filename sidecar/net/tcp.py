@@ -17,7 +17,7 @@ HIGH_WATER_BYTES = 64 * 1024
 
 @final
 class Relay(asyncio.Protocol):
-    """One side of a relayed pair. Octets that arrive before `join` wait (at most HIGH_WATER_BYTES)."""
+    """One side of a relayed pair. What arrives before `join` waits: about HIGH_WATER_BYTES."""
 
     __slots__ = (
         "_early",

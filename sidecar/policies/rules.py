@@ -57,6 +57,11 @@ class RuleSet:
                 unknown = ", ".join(f"`{name}`" for name in sorted(expression.variables - roots))
                 text = f"{unknown} cannot be named here, only " + ", ".join(sorted(roots))
                 raise ConfigError(path, text)
+            strangers = expression.program.unknown_variables
+            if effect == "deny" and strangers:
+                # An error is not true, so a misspelt variable would let everybody in.
+                names = ", ".join(f"`{name}`" for name in sorted(strangers))
+                raise ConfigError(path, f"unknown variable {names}: this rule could never deny")
             compiled[effect].append(expression)
         everything = [item for items in compiled.values() for item in items]
         self.needs_request_body = any(item.needs_request_body for item in everything)

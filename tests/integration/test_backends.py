@@ -72,7 +72,10 @@ def gateway(upstream: Upstream, unix: str) -> Iterator[GatewayProcess]:
         route("/auto", {"host": f"localhost:{port}"}, urlRewrite={"authority": "auto"}),
         route("/unix", {"host": f"unix:{unix}"}),
         route("/named", {"backend": "shared"}),
-        route("/own", {"backend": "shared", "policies": {"requestHeaderModifier": {"set": {"x": "2"}}}}),
+        route(
+            "/own",
+            {"backend": "shared", "policies": {"requestHeaderModifier": {"set": {"x": "2"}}}},
+        ),
         route("/absent", {"service": {"name": "default/none", "port": 8000}}),
         route("/empty", {"service": {"name": "default/empty", "port": 8000}}),
         route("/service", {"service": {"name": "default/model", "port": 8000}}),

@@ -6,7 +6,7 @@ Source: spec/config.md sections 3.11 and 11 (gRPC form of errors); gRPC over HTT
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,11 @@ def gateway(
 
     dead = {"host": f"127.0.0.1:{free_ports(1)[0]}"}
     routes: list[dict[str, Any]] = [
-        {"name": "all", "matches": [{"path": {"pathPrefix": f"/{SERVICE}"}}], "backends": [backend]},
+        {
+            "name": "all",
+            "matches": [{"path": {"pathPrefix": f"/{SERVICE}"}}],
+            "backends": [backend],
+        },
         {
             "name": "tls",
             "matches": when("tls"),
@@ -180,7 +184,7 @@ def plain(gateway: GatewayProcess) -> Iterator[grpc.Channel]:
         yield made
 
 
-def unary(channel: grpc.Channel, name: str = "Unary") -> Callable[..., Any]:
+def unary(channel: grpc.Channel, name: str = "Unary") -> Any:
     return channel.unary_unary(f"/{SERVICE}/{name}")
 
 
@@ -265,7 +269,9 @@ def test_deadline_of_the_client(plain: grpc.Channel, service: Service) -> None:
     assert service.ended.wait(5)
 
 
-def test_a_client_that_does_not_read_stops_the_server(plain: grpc.Channel, service: Service) -> None:
+def test_a_client_that_does_not_read_stops_the_server(
+    plain: grpc.Channel, service: Service
+) -> None:
     service.ended.clear()
     service.sent = 0
     call = plain.unary_stream(f"/{SERVICE}/Flood")(b"", timeout=SECONDS)
@@ -314,7 +320,10 @@ def test_a_drain_lets_calls_end(ports: tuple[int, int], tmp_path: Path) -> None:
     config = {
         "config": {"connectionTerminationDeadline": "10s"},
         "binds": [
-            {"port": port, "listeners": [{"routes": [{"backends": [{"host": f"127.0.0.1:{ports[0]}"}]}]}]}
+            {
+                "port": port,
+                "listeners": [{"routes": [{"backends": [{"host": f"127.0.0.1:{ports[0]}"}]}]}],
+            }
         ],
     }
     go_on = threading.Event()

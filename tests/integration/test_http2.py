@@ -163,9 +163,7 @@ def test_an_upstream_without_the_version_asked_for(clients: Clients) -> None:
     assert answer.text.startswith("upstream call failed: ")
 
 
-def test_underscored_names_are_dropped_from_either_version(
-    clients: Clients, h1: Upstream
-) -> None:
+def test_underscored_names_are_dropped_from_either_version(clients: Clients, h1: Upstream) -> None:
     """Hardening case 38: a twin that CGI would take for the name with a hyphen."""
     h1.take()
     for client in ("h1", "h2", "h2s"):
@@ -209,7 +207,16 @@ def test_large_bodies_both_ways(clients: Clients) -> None:
 @pytest.mark.usefixtures("gateway")
 def test_h2load(scheme: str) -> None:
     port = PLAIN if scheme == "http" else TLS
-    command = ["h2load", "-n", "2000", "-c", "4", "-m", "20", f"{scheme}://127.0.0.1:{port}/h2c/set"]
+    command = [
+        "h2load",
+        "-n",
+        "2000",
+        "-c",
+        "4",
+        "-m",
+        "20",
+        f"{scheme}://127.0.0.1:{port}/h2c/set",
+    ]
     done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     output = done.stdout.decode()
     told = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", output)

@@ -71,15 +71,29 @@ def gateway(up: Upstream, shadow: Upstream) -> Iterator[GatewayProcess]:
     denied = {"authorization": {"rules": [{"deny": 'request.headers["x-who"] == "evil"'}, "true"]}}
     routes = [
         route("/request-headers", requestHeaderModifier=change),
-        route("/response-headers", responseHeaderModifier={"set": {"x-set": "r"}, "remove": ["x-drop"]}),
+        route(
+            "/response-headers",
+            responseHeaderModifier={"set": {"x-set": "r"}, "remove": ["x-drop"]},
+        ),
         on_backend(
             "/backend-headers",
             requestHeaderModifier=change,
             responseHeaderModifier={"set": {"x-set": "b"}, "remove": ["x-drop"]},
         ),
-        route("/redirect", requestRedirect={"scheme": "https", "authority": {"full": "n.test"}, "path": {"prefix": "/to"}, "status": 308}),
+        route(
+            "/redirect",
+            requestRedirect={
+                "scheme": "https",
+                "authority": {"full": "n.test"},
+                "path": {"prefix": "/to"},
+                "status": 308,
+            },
+        ),
         route("/rewrite", urlRewrite={"authority": {"host": "n.test"}, "path": {"prefix": "/to"}}),
-        route("/direct", directResponse={"status": 418, "body": "tea", "headers": {"x-path": "request.path"}}),
+        route(
+            "/direct",
+            directResponse={"status": 418, "body": "tea", "headers": {"x-path": "request.path"}},
+        ),
         route(
             "/conditional",
             directResponse={
@@ -105,14 +119,19 @@ def gateway(up: Upstream, shadow: Upstream) -> Iterator[GatewayProcess]:
             },
         ),
         route("/mirror", requestMirror={"backend": {"host": shadow.address}, "percentage": 1.0}),
-        route("/mirror-none", requestMirror={"backend": {"host": shadow.address}, "percentage": 0.0}),
+        route(
+            "/mirror-none", requestMirror={"backend": {"host": shadow.address}, "percentage": 0.0}
+        ),
         route(
             "/transform",
             transformations={
                 "request": {
                     "metadata": {"team": 'request.headers["x-team"]'},
                     "add": {"x-team-2": "metadata.team"},
-                    "set": {"x-len": "string(size(request.body))", ":path": "'/moved?from=' + request.path"},
+                    "set": {
+                        "x-len": "string(size(request.body))",
+                        ":path": "'/moved?from=' + request.path",
+                    },
                     "remove": ["x-team"],
                     "body": 'toJson({"was": string(request.body)})',
                 },
@@ -131,7 +150,9 @@ def gateway(up: Upstream, shadow: Upstream) -> Iterator[GatewayProcess]:
                 ]
             },
         ),
-        on_backend("/transform-backend", transformations={"request": {"set": {"x-b": "backend.name"}}}),
+        on_backend(
+            "/transform-backend", transformations={"request": {"set": {"x-b": "backend.name"}}}
+        ),
         route("/buffer", buffer={"request": {"maxBytes": 10}, "response": {"maxBytes": 20}}),
         route("/buffer-open", buffer={"request": {"maxBytes": 10, "failureMode": "failOpen"}}),
     ]
@@ -141,12 +162,18 @@ def gateway(up: Upstream, shadow: Upstream) -> Iterator[GatewayProcess]:
             "authorization": {"rules": [{"deny": 'request.headers["x-level"] == "gateway"'}]},
             "cors": {"allowOrigins": ["https://edge.test"]},
             "transformations": {
-                "request": {"set": {":path": '"/b" + request.path.substring(2)', "x-phase": "'gateway'"}},
+                "request": {
+                    "set": {":path": '"/b" + request.path.substring(2)', "x-phase": "'gateway'"}
+                },
                 "response": {"set": {"x-order": 'default(response.headers["x-order"], "") + "g"'}},
             },
         },
         "routes": [
-            {"name": "a", "matches": [{"path": {"pathPrefix": "/a"}}], "policies": {"directResponse": {"status": 500}}},
+            {
+                "name": "a",
+                "matches": [{"path": {"pathPrefix": "/a"}}],
+                "policies": {"directResponse": {"status": 500}},
+            },
             {
                 "name": "b",
                 "ruleName": "r1",
@@ -160,9 +187,13 @@ def gateway(up: Upstream, shadow: Upstream) -> Iterator[GatewayProcess]:
                     {
                         **host,
                         "policies": {
-                            "authorization": {"rules": [{"deny": 'request.headers["x-level"] == "backend"'}]},
+                            "authorization": {
+                                "rules": [{"deny": 'request.headers["x-level"] == "backend"'}]
+                            },
                             "transformations": {
-                                "response": {"set": {"x-order": 'response.headers["x-order"] + "b"'}}
+                                "response": {
+                                    "set": {"x-order": 'response.headers["x-order"] + "b"'}
+                                }
                             },
                         },
                     }

@@ -292,6 +292,20 @@ def test_55_a_bad_file_keeps_the_old_configuration_and_says_so() -> None:
         gateway.wait_metric("agentgateway_config_synchronized", 1)
 
 
+@pytest.mark.parametrize("how", ["emptied", "removed"])
+def test_55_a_file_that_is_gone_changes_nothing(how: str) -> None:
+    [port] = free_ports(1)
+    with GatewayProcess({"binds": [hello(port, "old")]}) as gateway:
+        if how == "emptied":
+            gateway.path.write_text("")
+        else:
+            gateway.path.unlink()
+        gateway.wait_metric("agentgateway_config_synchronized", 0)
+        assert fetch(port).text == "old"
+        gateway.reload({"binds": [hello(port, "new")]})
+        assert fetch(port).text == "new"
+
+
 def test_55_sighup_reads_again_without_a_change() -> None:
     [port] = free_ports(1)
     with GatewayProcess({"binds": [hello(port)]}) as gateway:

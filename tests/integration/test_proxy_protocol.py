@@ -51,9 +51,7 @@ def ports(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
     (folder / "key").write_text(pair.key)
     http, tls, tcp = free_ports(3)
     kind = request.param
-    policy = (
-        {"version": "all", "mode": "optional"} if kind == "optional" else {"version": kind}
-    )
+    policy = {"version": "all", "mode": "optional"} if kind == "optional" else {"version": kind}
     routes = {"routes": [{"policies": {"directResponse": BODY}}]}
     files = {"cert": str(folder / "crt"), "key": str(folder / "key")}
     with TcpUpstream() as up:
@@ -78,9 +76,7 @@ def ask(port: int, header: bytes, tls: ssl.SSLContext | None = None) -> dict[str
     """What the gateway says of the client; None when it closed the connection."""
     whole = b""
     with contextlib.ExitStack() as stack, contextlib.suppress(ssl.SSLError, ConnectionError):
-        sock: socket.socket = stack.enter_context(
-            socket.create_connection(("127.0.0.1", port), 10)
-        )
+        sock: socket.socket = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
         sock.sendall(header)
         if tls is not None:
             sock = stack.enter_context(tls.wrap_socket(sock, server_hostname="h.test"))

@@ -66,7 +66,10 @@ def wait_lines(gateway: GatewayProcess, has: Callable[[str], bool], count: int =
 def test_text_access_log(up: Upstream) -> None:
     port = free_ports(1)[0]
     policy = {
-        "add": {"who": 'request.headers["x-who"]', "took": "proxy.upstreamDuration > duration('0s')"},
+        "add": {
+            "who": 'request.headers["x-who"]',
+            "took": "proxy.upstreamDuration > duration('0s')",
+        },
         "remove": ["http.version"],
         "filter": 'request.path != "/shop/quiet"',
     }
@@ -81,7 +84,8 @@ def test_text_access_log(up: Upstream) -> None:
     shop, direct, none = lines
     expected = (
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z\tinfo\trequest gateway=default/default listener=web"
-        rf" route_rule=r1 route=default/shop endpoint={re.escape(up.address)} src\.addr=127\.0\.0\.1:\d+"
+        rf" route_rule=r1 route=default/shop endpoint={re.escape(up.address)}"
+        r" src\.addr=127\.0\.0\.1:\d+"
         r" http\.method=GET http\.host=shop\.test http\.path=/shop/a\S* http\.status=200"
         r" trace\.id=[0-9a-f]{32} span\.id=[0-9a-f]{16} protocol=http"
         r' duration=\S+ who="two \\"words\\"" took=true'
@@ -172,8 +176,12 @@ def test_metrics(up: Upstream) -> None:
         assert gateway.metric(total, **lost) == 1
         assert gateway.metric("agentgateway_response_bytes_total", **shop) == 15
         assert gateway.metric("agentgateway_request_duration_seconds_count", **shop) == 3
-        assert gateway.metric("agentgateway_request_duration_seconds_bucket", le="+Inf", **shop) == 3
-        assert gateway.metric("agentgateway_upstream_call_duration_seconds_count", kind="Primary") == 3
+        assert (
+            gateway.metric("agentgateway_request_duration_seconds_bucket", le="+Inf", **shop) == 3
+        )
+        assert (
+            gateway.metric("agentgateway_upstream_call_duration_seconds_count", kind="Primary") == 3
+        )
         assert gateway.metric("agentgateway_upstream_connect_duration_seconds_count") >= 1
         assert gateway.metric("agentgateway_downstream_connections_total", protocol="http") == 5
         assert gateway.metric("agentgateway_build_info") == 1
@@ -285,7 +293,9 @@ def test_levels_change_in_the_workers(up: Upstream) -> None:
         fetch(port, "/shop/reset")
         gateway.wait_metric("agentgateway_requests_total", 3)
         # What is written goes out in order: a line of the second kind would stand before this.
-        assert fetch(gateway.admin_port, "/logging?level=info", "POST", host="localhost").status == 200
+        assert (
+            fetch(gateway.admin_port, "/logging?level=info", "POST", host="localhost").status == 200
+        )
         gateway.wait_applied(revision + 3)
         for _ in range(8):
             fetch(port, "/shop/last")

@@ -194,7 +194,11 @@ def test_a_host_of_another_listener_is_misdirected(files: Files) -> None:
                 head.append(line)
             length = next(int(line[15:]) for line in head if line.startswith(b"content-length"))
             got.append((head[0].split()[1], stream.read(length)))
-    assert got == [(b"421", b"misdirected request"), (b"404", b"listener not found"), (b"200", b"one")]
+    assert got == [
+        (b"421", b"misdirected request"),
+        (b"404", b"listener not found"),
+        (b"200", b"one"),
+    ]
 
 
 @pytest.mark.usefixtures("gateway")

@@ -125,9 +125,10 @@ def gateway(
 
 
 def open_one(path: str = "/", **more: Any) -> ClientConnection:
-    return connect(
+    opened: ClientConnection = connect(
         f"ws://127.0.0.1:{PLAIN}{path}", compression=None, max_size=None, proxy=None, **more
     )
+    return opened
 
 
 @pytest.mark.usefixtures("gateway")

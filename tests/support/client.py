@@ -39,7 +39,7 @@ def fetch(
     tls: ssl.SSLContext | None = None,
     seconds: float = 20.0,
 ) -> Got:
-    """Ask 127.0.0.1. With `tls`, `host` is the server name too, and is verified as the context says."""
+    """Ask 127.0.0.1. With `tls`, `host` is the server name too."""
     connection: http.client.HTTPConnection
     if tls is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)

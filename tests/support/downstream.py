@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from sidecar.errors import RequestError, SidecarError
@@ -71,12 +72,17 @@ class EchoHandler:
 
 
 class Downstream:
-    """See native.Host; also drives the one connection it has."""
+    """See native.Host; also drives the one connection it has.
+
+    `is_direct`: requests wholly at hand are served in callbacks, as the pipeline's short cut does.
+    """
 
     scheme = "http"
     draining = False
 
-    def __init__(self, handler: Handler | None = None, **settings: Any) -> None:
+    def __init__(
+        self, handler: Handler | None = None, *, is_direct: bool = False, **settings: Any
+    ) -> None:
         self.echo = EchoHandler()
         self.handler: Handler = self.echo if handler is None else handler
         self.settings = HttpSettings(**settings)
@@ -90,10 +96,26 @@ class Downstream:
         self.has_closed = False
         self.h2_data = b""
         self.server = H1Server(
-            self, Connection("192.0.2.7", 4711, "192.0.2.1", 80), asyncio.get_running_loop()
+            self,
+            Connection("192.0.2.7", 4711, "192.0.2.1", 80),
+            asyncio.get_running_loop(),
+            self._begin if is_direct else None,
         )
         self.transport = PlainTransport(self.server)
         self.server.connection_made(self.transport)
+
+    def _begin(
+        self, request: Request, reply: Callable[[Response], None], again: Callable[[], None]
+    ) -> asyncio.Task[None]:
+        async def run() -> None:
+            try:
+                response = await self.handler(request)
+            except Exception:
+                again()
+            else:
+                reply(response)
+
+        return asyncio.get_running_loop().create_task(run())
 
     def date(self) -> bytes:
         return DATE
@@ -116,7 +138,8 @@ class Downstream:
         return True
 
     async def feed(self, *pieces: bytes, rounds: int = 8) -> None:
-        """Deliver octets, a segment each; the loop runs after each."""
+        """Deliver octets, a segment each; the loop runs before the first and after each."""
+        await turns(2)
         for piece in pieces:
             if piece and not self.transport.is_closed:
                 self.server.data_received(piece)

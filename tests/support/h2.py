@@ -68,9 +68,7 @@ class H2Upstream:
             bodies[event.stream_id] = bytearray()
         elif isinstance(event, h2.events.DataReceived):
             bodies[event.stream_id] += event.data
-            connection.acknowledge_received_data(
-                event.flow_controlled_length, event.stream_id
-            )
+            connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, h2.events.StreamReset):
             self.resets.append(event.stream_id)
         elif isinstance(event, h2.events.StreamEnded):

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -37,7 +37,7 @@ class Answer:
 
     status: int = 200
     headers: list[tuple[str, str]] = field(default_factory=list)
-    body: bytes | Iterable[bytes] = b""
+    body: bytes | list[bytes] | Iterator[bytes] = b""
     trailers: list[tuple[str, str]] = field(default_factory=list)
     drop: bool = False
     """Close the connection instead of answering."""
@@ -87,25 +87,25 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(answer.status)
         for name, value in answer.headers:
             self.send_header(name, value)
-        whole = isinstance(answer.body, bytes)
-        if isinstance(answer.body, bytes):
+        body = answer.body
+        if isinstance(body, bytes):
             if answer.status not in (204, 304):
-                self.send_header("content-length", str(len(answer.body)))
+                self.send_header("content-length", str(len(body)))
         else:
             self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         if self.command == "HEAD":
             return
-        if whole:
-            self.wfile.write(answer.body)  # type: ignore[arg-type]
+        if isinstance(body, bytes):
+            self.wfile.write(body)
             return
-        for chunk in answer.body:
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))  # type: ignore[str-bytes-safe]
+        for chunk in body:
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
             self.wfile.flush()
         lines = [f"{name}: {value}\r\n" for name, value in answer.trailers]
         self.wfile.write(f"0\r\n{''.join(lines)}\r\n".encode())
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         """Tests look at `seen` instead."""
 
 
@@ -130,7 +130,7 @@ class _UnixServer(_Server):
     address_family = socket.AF_UNIX
 
     def server_bind(self) -> None:
-        self.socket.bind(self.server_address)  # type: ignore[arg-type]
+        self.socket.bind(self.server_address)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         sock, _ = self.socket.accept()

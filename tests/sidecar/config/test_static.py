@@ -28,6 +28,7 @@ def test_the_environment_overrides_the_file() -> None:
         "LOG_FORMAT": "json",
         "POOL_MAX_STREAMS_PER_CONNECTION": "7",
         "STATS_ADDR": "",
+        "FRONT_DOOR": "granian",
     }
     file: dict[str, Any] = {"adminAddr": "off", "workerThreads": "50%"}
     config: Any = static_config({"config": file}, env)
@@ -35,6 +36,7 @@ def test_the_environment_overrides_the_file() -> None:
     assert config["statsAddr"] == "0.0.0.0:15020"
     assert config["connectionTerminationDeadline"] == "25s"
     assert config["workerThreads"] == 2
+    assert config["frontDoor"] == "granian"
     assert config["logging"] == {"level": "debug", "format": "json"}
     assert config["hbone"]["poolMaxStreamsPerConn"] == 7
 
@@ -81,6 +83,7 @@ ENVIRONMENT: dict[str, tuple[dict[str, str], str]] = {
     "address": ({"ADMIN_ADDR": "nowhere"}, "config.adminAddr: environment variable ADMIN_ADDR"),
     "flag": ({"IPV6_ENABLED": "maybe"}, "config.enableIpv6: environment variable IPV6_ENABLED"),
     "threads": ({"WORKER_THREADS": "-1"}, "config.workerThreads: environment variable"),
+    "front door": ({"FRONT_DOOR": "hyper"}, "config.frontDoor: environment variable"),
     "duration": (
         {"CONNECTION_TERMINATION_DEADLINE": "5"},
         "config.connectionTerminationDeadline: environment variable",

@@ -22,9 +22,10 @@ def fixed(status: int, body: bytes, *fields: tuple[bytes, bytes]) -> Response:
 
 class TestHostile:
     @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-    async def test_split_in_two_anywhere(self, case: Hostile) -> None:
+    @pytest.mark.parametrize("is_direct", [False, True], ids=["task", "direct"])
+    async def test_split_in_two_anywhere(self, case: Hostile, is_direct: bool) -> None:
         for at in range(len(case.payload)):
-            front = Downstream()
+            front = Downstream(is_direct=is_direct)
             await front.feed(case.payload[:at], case.payload[at:], rounds=5)
             written = front.transport.take()
             assert statuses(written)[:1] in [[status] for status in case.statuses], at
@@ -85,9 +86,10 @@ class TestHostile:
         assert not front.h2_data
 
 
+@pytest.mark.parametrize("is_direct", [False, True], ids=["task", "direct"])
 class TestConnection:
-    async def test_requests_are_answered_in_order(self) -> None:
-        front = Downstream()
+    async def test_requests_are_answered_in_order(self, is_direct: bool) -> None:
+        front = Downstream(is_direct=is_direct)
         lines = [b"GET /%d HTTP/1.1" % number for number in range(5)]
         written = await front.ask(b"".join(get(line=line) for line in lines))
         assert statuses(written) == [200] * 5
@@ -106,39 +108,49 @@ class TestConnection:
             ),
         ],
     )
-    async def test_keep_alive(self, data: bytes, closes: bool, field: bytes) -> None:
-        front = Downstream()
+    async def test_keep_alive(
+        self, is_direct: bool, data: bytes, closes: bool, field: bytes
+    ) -> None:
+        front = Downstream(is_direct=is_direct)
         written = await front.ask(data)
         assert field in written
         assert front.transport.has_ended is closes
 
-    async def test_last_request_of_a_connection(self) -> None:
-        front = Downstream(requests_per_connection=2)
+    async def test_last_request_of_a_connection(self, is_direct: bool) -> None:
+        front = Downstream(is_direct=is_direct, requests_per_connection=2)
         assert b"connection: close" not in await front.ask(get())
         assert b"connection: close" in await front.ask(get())
 
-    async def test_head_has_the_length_and_no_body(self) -> None:
-        front = Downstream()
+    async def test_head_has_the_length_and_no_body(self, is_direct: bool) -> None:
+        front = Downstream(is_direct=is_direct)
         written = await front.ask(get(line=b"HEAD /x HTTP/1.1"))
         assert b"content-length: 9\r\n" in written
         assert written.endswith(b"\r\n\r\n")
 
-    async def test_received_body_is_counted(self) -> None:
-        front = Downstream()
+    @pytest.mark.parametrize("status", [204, 304])
+    async def test_status_without_a_body(self, is_direct: bool, status: int) -> None:
+        async def wrong(request: Request) -> Response:
+            return fixed(status, b"what nobody may see")
+
+        front = Downstream(wrong, is_direct=is_direct)
+        assert (await front.ask(get())).endswith(b"\r\n\r\n")
+
+    async def test_received_body_is_counted(self, is_direct: bool) -> None:
+        front = Downstream(is_direct=is_direct)
         await front.feed(post(b"Content-Length: 5", body=b"hel"), b"lo")
         await front.feed(post(b"Content-Length: 2", body=b"xx"))
         counts = [request.received_body_bytes for request in front.echo.requests]
         assert counts == [5, 2]
 
-    async def test_client_that_leaves_cancels(self) -> None:
-        front = Downstream()
+    async def test_client_that_leaves_cancels(self, is_direct: bool) -> None:
+        front = Downstream(is_direct=is_direct)
         await front.feed(post(b"Content-Length: 5", body=b"he"))
         front.server.connection_lost(None)
         await turns()
         assert front.echo.cancelled == 1
         assert front.has_closed
 
-    async def test_client_that_ends_its_side_has_left(self) -> None:
+    async def test_client_that_ends_its_side_has_left(self, is_direct: bool) -> None:
         started = asyncio.Event()
         ended: list[str] = []
 
@@ -150,15 +162,15 @@ class TestConnection:
                 ended.append(request.target)
             raise AssertionError("never reached")
 
-        front = Downstream(slow)
+        front = Downstream(slow, is_direct=is_direct)
         await front.feed(get())
         await started.wait()
         await front.end()
         assert ended == ["/"]
         assert front.transport.was_aborted
 
-    async def test_end_of_an_idle_connection_is_quiet(self) -> None:
-        front = Downstream()
+    async def test_end_of_an_idle_connection_is_quiet(self, is_direct: bool) -> None:
+        front = Downstream(is_direct=is_direct)
         await front.feed(get())
         front.transport.take()
         await front.end()
@@ -166,38 +178,38 @@ class TestConnection:
         assert front.transport.is_closed
 
     async def test_failure_of_ours_ends_the_connection(
-        self, caplog: pytest.LogCaptureFixture
+        self, is_direct: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def broken(request: Request) -> Response:
             raise ZeroDivisionError
 
-        front = Downstream(broken)
+        front = Downstream(broken, is_direct=is_direct)
         with caplog.at_level(logging.ERROR):
             await front.feed(get())
         assert front.transport.was_aborted
         assert "failed inside the gateway" in caplog.text
 
-    async def test_drain_closes_idle_and_tells_busy(self) -> None:
-        front = Downstream()
+    async def test_drain_closes_idle_and_tells_busy(self, is_direct: bool) -> None:
+        front = Downstream(is_direct=is_direct)
         await front.feed(get())
         front.draining = True
         front.server.drain()
         await turns()
         assert front.transport.is_closed
-        busy = Downstream()
+        busy = Downstream(is_direct=is_direct)
         await busy.feed(post(b"Content-Length: 1"))
         busy.draining = True
         busy.server.drain()
         assert b"connection: close" in await busy.ask(b"x")
 
-    async def test_pipelined_octets_are_bounded(self) -> None:
+    async def test_pipelined_octets_are_bounded(self, is_direct: bool) -> None:
         gate = asyncio.Event()
 
         async def wait(request: Request) -> Response:
             await gate.wait()
             return fixed(200, b"")
 
-        front = Downstream(wait, stream_buffer_bytes=1000)
+        front = Downstream(wait, is_direct=is_direct, stream_buffer_bytes=1000)
         await front.feed(get(), get() * 40)
         assert front.transport.is_reading_paused
         gate.set()

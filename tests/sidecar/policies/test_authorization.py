@@ -88,3 +88,10 @@ def test_refused(rules, path):
     with pytest.raises(ConfigError) as caught:
         policy("authorization", {"rules": rules})
     assert caught.value.path == path
+
+
+def test_a_deny_rule_that_names_no_variable_of_ours_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        policy("authorization", {"rules": [{"deny": 'reqest.path == "/admin"'}]})
+    assert caught.value.path == "authorization.rules[0].deny"
+    assert "unknown variable `reqest`" in caught.value.message
