@@ -82,9 +82,7 @@ def parse_address(text: str, path: str) -> Address | None:
 class AdminServer:
     """One application on one address. `start` and `stop` once each, on one loop."""
 
-    def __init__(
-        self, app: Any, address: Address, path: str, *, shares_port: bool = False
-    ) -> None:
+    def __init__(self, app: Any, address: Address, path: str, *, shares_port: bool = False) -> None:
         """`path`: the configuration key, for error messages. `shares_port`: another instance, the
         one we take over from, still has the port.
         """

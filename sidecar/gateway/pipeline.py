@@ -22,6 +22,7 @@ from sidecar.gateway.respond import error_response, is_grpc
 from sidecar.gateway.upstream import Picked
 from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
 from sidecar.net.h1_client import H1Client
+from sidecar.net.outbox import Outbox
 from sidecar.net.pool import Call, Version
 from sidecar.policies.chain import EMPTY, Chain
 from sidecar.policies.retry import REPLAY_LIMIT_BYTES, Retry
@@ -48,10 +49,13 @@ class OverloadError(RequestError):
 class Pipeline:
     """Serves the requests of one bind. Each request keeps the snapshot it began with."""
 
-    __slots__ = ("_bind", "_random", "_worker")
+    __slots__ = ("_bind", "_random", "_worker", "outbox")
 
-    def __init__(self, bind: str, worker: WorkerState, random: Callable[[], float]) -> None:
+    def __init__(
+        self, bind: str, worker: WorkerState, random: Callable[[], float], outbox: Outbox
+    ) -> None:
         self._bind = bind
+        self.outbox = outbox
         self._worker = worker
         self._random = random
 
@@ -138,7 +142,7 @@ class Pipeline:
         direct = DirectCall(exchange, picked, client, reply, again)
         exchange.upstream_started_ns = worker.clock.monotonic_ns()
         picked.begin()
-        client.begin(call.h1_head(), body.peek(), request, request.method, direct)
+        client.begin(call.h1_head(), body.peek(), request, request.method, direct, self.outbox)
         return direct
 
     @staticmethod

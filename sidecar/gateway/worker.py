@@ -35,6 +35,7 @@ from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Handler, Request
 from sidecar.net.dialer import DirectDialer
 from sidecar.net.listener import Port
+from sidecar.net.outbox import Outbox
 from sidecar.net.pool import Call
 from sidecar.net.resolve import Resolver
 from sidecar.net.sweep import Sweeper
@@ -96,6 +97,7 @@ class Worker:
         self._own: WorkerMetrics | None = None
         self._applying = asyncio.Lock()
         self._draw = random.random
+        self._outbox = Outbox(loop)
 
     # --- life -----------------------------------------------------------------------------
 
@@ -293,7 +295,7 @@ class Worker:
 
     def handler_for(self, bind: str) -> Handler:
         """See Gate."""
-        return Pipeline(bind, self, self._draw)
+        return Pipeline(bind, self, self._draw, self._outbox)
 
     def date(self) -> bytes:
         """See Gate."""

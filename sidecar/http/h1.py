@@ -282,6 +282,15 @@ def parse_length(value: bytes) -> int:
     return int(value)
 
 
+CRUMBS_BYTES: Final = 1024
+"""Up to so much of an incomplete section is parsed anew whenever more of it comes."""
+
+
+def is_crumb(data: bytes, size: int, limits: HeadLimits) -> bool:
+    """Whether octets just added to an incomplete section of now `size` octets change nothing."""
+    return size <= limits.block_bytes and b"\n" not in data and b"\r" not in data
+
+
 def skip_blank(data: bytes) -> bytes:
     """`data` without the empty lines a client may send before a request line (RFC 9112 2.2)."""
     # Fast path: hardly anybody sends one.
@@ -452,9 +461,8 @@ class ChunkedDecoder:
 
     def feed(self, data: bytes) -> bytes:
         """The data octets in `data`, b"" when there are none yet."""
-        if self._pending:
-            data = self._pending + data
-            self._pending = b""
+        if self._pending and not (data := self._whole(data)):
+            return b""
         parts: list[bytes] = []
         offset = 0
         end = len(data)
@@ -488,6 +496,14 @@ class ChunkedDecoder:
             elif not self._end(data, offset):
                 break
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _whole(self, data: bytes) -> bytes:
+        """What was kept and `data`; b"" when that says no more than what was kept did."""
+        whole, self._pending = self._pending + data, b""
+        if len(whole) > len(data) + CRUMBS_BYTES and is_crumb(data, len(whole), self._limits):
+            self._pending = whole
+            return b""
+        return whole
 
     def _keep_line(self, rest: bytes) -> None:
         if len(rest) >= _CHUNK_LINE_BYTES or b"\n" in rest:

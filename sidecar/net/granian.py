@@ -18,7 +18,7 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, final
 
 from granian.constants import HTTPModes, Interfaces
@@ -78,25 +78,30 @@ class GranianDoor:
         """See asgi.Door."""
         return self._clients.get(port)
 
-    async def relay(
+    def relay(
         self,
         connection: Connection,
         transport: asyncio.Transport,
         data: bytes,
         on_lost: Callable[[Relay], None],
-    ) -> None:
-        """Join a transport, of which `data` was read, with Granian. Closes it when it cannot."""
-        side = Relay(
-            self.sweeper, self.settings.tunnel_idle_seconds, on_lost, data, ends_at_eof=True
-        )
+    ) -> Coroutine[Any, Any, None]:
+        """Take a transport, of which `data` was read; the coroutine joins it with Granian.
+
+        It is taken at once: octets that come before the coroutine has begun must find us there.
+        """
+        idle_seconds = self.settings.tunnel_idle_seconds
+        side = Relay(self.sweeper, idle_seconds, on_lost, data, ends_at_eof=True)
         transport.set_protocol(side)
         side.connection_made(transport)
+        return self._join(connection, side)
+
+    async def _join(self, connection: Connection, side: Relay) -> None:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 other = await self._connect(connection, side)
         except OSError as error:  # TimeoutError is one
             _log.error("cannot reach the HTTP/2 server on the loopback: %s", error)
-            transport.abort()
+            side.transport.abort()
             return
         if side.is_lost:
             other.transport.abort()

@@ -18,6 +18,7 @@ from sidecar.http import h1
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response
 from sidecar.net.incoming import IncomingBody
+from sidecar.net.outbox import Outbox
 from sidecar.net.reading import BoundedReader, switch
 from sidecar.net.sweep import Sweeper
 
@@ -206,7 +207,10 @@ class H1Client(asyncio.Protocol):
 
     def close(self) -> None:
         """Drop the connection; an exchange under way fails."""
-        self._fail(call_failed("connection closed"))
+        if self._state == _IDLE:
+            self._kill()  # its last answer, complete by now, may not have been handed over yet
+        else:
+            self._fail(call_failed("connection closed"))
 
     async def exchange(self, head: bytes, body: Body, request: Request, method: str) -> Response:
         """Send one request and give the response as soon as its head is here.
@@ -249,11 +253,17 @@ class H1Client(asyncio.Protocol):
                 self._head = None
 
     def begin(
-        self, head: bytes, data: bytes, request: Request, method: str, answer: Answer
+        self,
+        head: bytes,
+        data: bytes,
+        request: Request,
+        method: str,
+        answer: Answer,
+        outbox: Outbox,
     ) -> None:
         """As `exchange`, for a body wholly at hand: `answer` is called when the head is here.
 
-        The connection must be usable. `close` drops the exchange.
+        The connection must be usable. `close` drops the exchange. Written by way of `outbox`.
         """
         self.exchanges += 1
         self._state = _WAIT
@@ -267,7 +277,7 @@ class H1Client(asyncio.Protocol):
             head = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(data), data)
         else:
             head += b"\r\n"
-        self.transport.write(head)
+        outbox.write(self.transport, head)
 
     def _send(self, head: bytes, body: Body, method: str) -> bool:
         """Write what is at hand; whether the whole request went out without reading a stream."""

@@ -27,7 +27,7 @@ from sidecar.http.message import Connection, Handler, TlsInfo
 from sidecar.net import clienthello, proxyproto
 from sidecar.net.granian import GranianDoor, RelayedHttp
 from sidecar.net.h2_server import H2Server
-from sidecar.net.native import H1Server, Start
+from sidecar.net.native import Direct, H1Server
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
 from sidecar.net.tcp import Relay
@@ -132,7 +132,9 @@ class _HttpHost:
         self.scheme = scheme
         self.handler: Handler = gate.handler_for(port.plan.key)
         # A handler may offer to serve what needs no waiting in callbacks (gateway.pipeline does).
-        self.start: Start | None = getattr(self.handler, "start", None)
+        self.direct: Direct | None = None
+        if isinstance(self.handler, Direct):
+            self.direct = self.handler
         self.settings: HttpSettings = port.plan.settings
         self.limits = h1.HeadLimits(
             self.settings.request_line_bytes, self.settings.header_bytes, self.settings.header_count
@@ -231,7 +233,7 @@ class _AfterHandshake(asyncio.Protocol):
         if tls.alpn == "h2":
             protocol = self._host.make_h2(connection)
         else:
-            protocol = H1Server(self._host, connection, self._loop, self._host.start)
+            protocol = H1Server(self._host, connection, self._loop, self._host.direct)
         cast("asyncio.Transport", transport).set_protocol(protocol)
         protocol.connection_made(transport)
 
@@ -360,7 +362,7 @@ class Port:
         if plan.tls is None:
             host = self._hosts["http"]
             await self.gate.loop.connect_accepted_socket(
-                lambda: H1Server(host, connection, self.gate.loop, host.start), sock
+                lambda: H1Server(host, connection, self.gate.loop, host.direct), sock
             )
             self.gate.connection_opened(plan.key, connection, 0.0)
             return True

@@ -9,8 +9,9 @@ A connection is in one of these states, told by `_phase`:
     TUNNEL octets pass both ways             deadline: tunnel idle
     LINGER nothing more is said              deadline: for the peer to end its side
 
-The serving task makes every transition. `data_received` only appends and wakes it, so that order
-of events never depends on who was called first. Octets past the current request stay in `_buffer`
+The serving task makes every transition, but for one shortcut: a request that is wholly at hand while
+the task waits for a head is offered to `direct`, which may answer in callbacks (HEAD → SERVE → HEAD)
+while the task stays where it is. Else `data_received` only appends and wakes the task. Octets past the current request stay in `_buffer`
 (a pipelining client) and reading pauses when they pass the stream limit.
 
 A client that ends its side while it is being served has gone, as far as anybody can tell: hyper,
@@ -23,13 +24,14 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, cast, final
+from typing import Final, Protocol, cast, final, runtime_checkable
 
 from sidecar.errors import ClientDisconnected, RequestError, SidecarError, UpstreamError
 from sidecar.http import h1
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, Connection, FixedBody, Handler, Request, Response
 from sidecar.net.incoming import IncomingBody
+from sidecar.net.outbox import Outbox
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
 from sidecar.telemetry.clock import Clock
@@ -87,11 +89,19 @@ class Cancellable(Protocol):
         """Nobody waits for it any more."""
 
 
-Start = Callable[[Request, Callable[[Response], None], Callable[[], None]], Cancellable | None]
-"""`start(request, reply, again)`: serves a request in callbacks, or None when it must be awaited.
+@runtime_checkable
+class Direct(Protocol):
+    """Serves requests in callbacks, without the connection's task."""
 
-`reply(response)` is called once, or `again()` when it has to be served by the handler after all.
-"""
+    outbox: Outbox
+
+    def start(
+        self, request: Request, reply: Callable[[Response], None], again: Callable[[], None]
+    ) -> Cancellable | None:
+        """Begin, or give None: then the handler must serve it.
+
+        `reply(response)` is called once, or `again()` when the handler has to serve it after all.
+        """
 
 
 @final
@@ -105,6 +115,7 @@ class H1Server(asyncio.Protocol):
         "_call",
         "_can_write",
         "_chunked",
+        "_direct",
         "_eof",
         "_host",
         "_is_ending",
@@ -116,7 +127,6 @@ class H1Server(asyncio.Protocol):
         "_progress",
         "_reading_paused",
         "_remaining",
-        "_start",
         "_started",
         "_task",
         "_waiter",
@@ -132,11 +142,11 @@ class H1Server(asyncio.Protocol):
         host: Host,
         connection: Connection,
         loop: asyncio.AbstractEventLoop,
-        start: Start | None = None,
+        direct: Direct | None = None,
     ) -> None:
-        """`start`: asked first for a request wholly at hand; without it the handler serves all."""
+        """`direct`: asked first for a request wholly at hand; without it the handler serves all."""
         self._host = host
-        self._start = start
+        self._direct = direct
         self._call: Cancellable | None = None
         self._made: tuple[h1.RequestHead, Request, Response | None] | None = None
         self._is_head_fresh = True
@@ -190,7 +200,12 @@ class H1Server(asyncio.Protocol):
             return
         self._buffer = self._buffer + data if self._buffer else data
         if self._phase == _HEAD:
-            if self._start is None or self._waiter is None or not self._begin_direct(self._start):
+            size = len(self._buffer)
+            # A long head that comes in crumbs would be parsed from its start for each of them;
+            # without a line's end a crumb neither completes nor spoils anything.
+            if size > len(data) + h1.CRUMBS_BYTES and h1.is_crumb(data, size, self._host.limits):
+                return
+            if self._direct is None or self._waiter is None or not self._begin_direct(self._direct):
                 self._wake()
         elif self._phase == _TUNNEL:
             self._wake()
@@ -256,6 +271,8 @@ class H1Server(asyncio.Protocol):
         would take an end without an answer for a failure.
         """
         if self._phase == _HEAD and not self._buffer and self.transport is not None:
+            if self._direct is not None:
+                self._direct.outbox.flush()
             if self._is_fresh:
                 first = self._host.sweeper.time() + _FIRST_REQUEST_SECONDS
                 self.deadline = min(self.deadline, first)
@@ -462,8 +479,8 @@ class H1Server(asyncio.Protocol):
 
     # --- serving without the task ---------------------------------------------------------
 
-    def _begin_direct(self, start: Start) -> bool:
-        """Hand a request that is wholly at hand to `start`; False when the task has to see to it.
+    def _begin_direct(self, direct: Direct) -> bool:
+        """Hand a request that is wholly at hand to `direct`; False when the task has to see to it.
 
         The task stays parked in `_next_head` meanwhile. What is wrong with a request is left for
         it to find, so that there is one place that refuses.
@@ -488,7 +505,7 @@ class H1Server(asyncio.Protocol):
         self._left -= 1
         self.deadline = 0.0
         self._made = (head, request, None)
-        self._call = start(request, self._replied, self._wake)
+        self._call = direct.start(request, self._replied, self._wake)
         if self._call is None:
             self._wake()
         return True
@@ -510,13 +527,12 @@ class H1Server(asyncio.Protocol):
             return
         self._made = None
         parts, keep, _ = self._head_parts(request, head, response)
-        if request.method != "HEAD" and response.status not in (204, 304):
-            data = body.peek()
-            parts.append(data)
-            self._write(b"".join(parts))
-        else:
-            data = b""
-            self._write(b"".join(parts))
+        data = body.peek() if request.method != "HEAD" else b""
+        parts.append(data)
+        message = b"".join(parts)
+        self.sent_bytes += len(message)
+        assert self._direct is not None
+        self._direct.outbox.write(self.transport, message)
         request.received_body_bytes = self._body_bytes
         if response.on_done is not None:
             response.on_done(len(data), "")

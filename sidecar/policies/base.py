@@ -27,7 +27,7 @@ class Services:
 
 
 class Policy(Protocol):
-    """A policy in action. Hooks a policy lacks are simply not defined; `hooks_of` finds those it has.
+    """A policy in action. Hooks it lacks are not defined, or None; `chain.hook_of` finds the rest.
 
     `on_request(request) -> Response | None` (None goes on; a Response answers the client), and
     `on_response(request, response) -> None` (changes the response in place); each may be sync or
@@ -37,9 +37,10 @@ class Policy(Protocol):
 
 
 class PolicyFactory(Protocol):
-    """What makes a policy from its configuration. Raises ConfigError for what the schema cannot check."""
+    """What makes a policy from its configuration."""
 
-    def __call__(self, config: Any, services: Services) -> object: ...
+    def __call__(self, config: Any, services: Services) -> object:
+        """The policy. Raises ConfigError for what the schema cannot check."""
 
 
 @final

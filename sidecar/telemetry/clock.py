@@ -9,9 +9,11 @@ from typing import Protocol, final
 class Clock(Protocol):
     """Two clocks: `monotonic_ns` for durations, `time_ns` for dates. Nanoseconds."""
 
-    def monotonic_ns(self) -> int: ...
+    def monotonic_ns(self) -> int:
+        """A clock that only goes forward; its zero means nothing."""
 
-    def time_ns(self) -> int: ...
+    def time_ns(self) -> int:
+        """Time since 1970."""
 
 
 @final

@@ -27,7 +27,7 @@ CASES = (
     Case("sse-32", "100 events of 1 KiB, 32 streams at a time", "sse", "http", "/events"),
     OPEN,
 )
-_FOREIGN_MAX = 0.10
+FOREIGN_MAX = 0.10
 _PATIENCE_SECONDS = 2.0
 
 
@@ -122,11 +122,11 @@ def _sample(cell: Cell, peer: Peer, plan: Plan, rate: float) -> None:
         if plan.warm_up_seconds and not cell.samples:
             measure(peer, cell.case, plan.warm_up_seconds, rate)
         for _ in range(plan.tries):
-            wait_calm(_FOREIGN_MAX, _PATIENCE_SECONDS)
+            wait_calm(FOREIGN_MAX, _PATIENCE_SECONDS)
             sample = measure(peer, cell.case, plan.seconds, rate)
             if best is None or sample.foreign < best.foreign:
                 best = sample
-            if best.foreign <= _FOREIGN_MAX:
+            if best.foreign <= FOREIGN_MAX:
                 break
     except (LoadError, OSError) as error:
         cell.failure = str(error)

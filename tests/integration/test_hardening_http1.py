@@ -6,6 +6,7 @@ Source: spec hardening section 4.3 A and D; the case's number begins its id.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -40,10 +41,17 @@ def _script(stream: Stream, request: Recorded) -> None:
     stream.send(answer(request.target.encode()))
 
 
-@pytest.fixture(scope="module")
-def front() -> Iterator[Front]:
+@pytest.fixture(scope="module", params=["native", "granian"])
+def front(request: pytest.FixtureRequest) -> Iterator[Front]:
+    """HTTP/1 is served by the same code whatever `config.frontDoor` says; that it is, is tested."""
     port = free_ports(1)[0]
-    with Origin(_script) as origin, GatewayProcess(proxy_config(port, origin.address)) as gateway:
+    with Origin(_script) as origin:
+        config = {**proxy_config(port, origin.address), "config": {"frontDoor": request.param}}
+        yield from _serve(config, origin, port)
+
+
+def _serve(config: dict[str, Any], origin: Origin, port: int) -> Iterator[Front]:
+    with GatewayProcess(config) as gateway:
         front = Front(gateway, origin, port)
         yield front
         assert gateway.worker_pids() == front.workers

@@ -426,9 +426,10 @@ def test_an_upgrade_fails_no_request(upstream: Upstream) -> None:
             with Load(port, 4) as kept, Load(port, 2, fresh=True) as fresh:
                 kept.wait_answered(50)
                 gateway.process.send_signal(signal.SIGUSR2)
-                assert gateway.process.wait(PATIENCE_SECONDS) == 0, gateway.log()
+                code = gateway.process.wait(PATIENCE_SECONDS)
                 wait_until(gateway.is_ready)
                 new = supervisor_of(gateway.control_pid())
+                assert code == 0, gateway.log()
                 kept.wait_answered(50)
                 fresh.wait_answered(10)
             assert kept.failures == []

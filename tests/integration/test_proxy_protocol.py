@@ -20,6 +20,10 @@ from tests.support.authority import Authority
 from tests.support.gateway import GatewayProcess, free_ports
 from tests.support.octets import TcpUpstream, read_all, read_exactly
 
+# ssl.wrap_socket forgets to close its half-made socket when the peer resets before the handshake.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
+)
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 REQUEST = b"GET / HTTP/1.1\r\nhost: h.test\r\nconnection: close\r\n\r\n"
 V1 = b"PROXY TCP4 203.0.113.7 198.51.100.2 5555 443\r\n"
@@ -72,10 +76,21 @@ def ports(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
             yield kind, authority, {"http": http, "tls": tls, "tcp": tcp}
 
 
+@contextlib.contextmanager
+def closed_is_fine() -> Iterator[None]:
+    """However the end of the connection shows; a connection that stays open does not pass."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError:
+        return
+
+
 def ask(port: int, header: bytes, tls: ssl.SSLContext | None = None) -> dict[str, Any] | None:
     """What the gateway says of the client; None when it closed the connection."""
     whole = b""
-    with contextlib.ExitStack() as stack, contextlib.suppress(ssl.SSLError, ConnectionError):
+    with contextlib.ExitStack() as stack, closed_is_fine():
         sock: socket.socket = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
         sock.sendall(header)
         if tls is not None:

@@ -141,8 +141,9 @@ def test_tcp_connections_are_logged() -> None:
         config = {
             "binds": [{"port": port, "listeners": [{"protocol": "TCP", "tcpRoutes": [route]}]}]
         }
-        with GatewayProcess(config) as gateway, TcpConnection(port) as ask:
-            assert ask(b"hello") == b"bye"
+        with GatewayProcess(config) as gateway:
+            with TcpConnection(port) as ask:
+                assert ask(b"hello") == b"bye"
             line = wait_lines(gateway, lambda line: "protocol=tcp" in line)[0]
     assert "route=default/raw" in line
     assert f"endpoint={up.address}" in line

@@ -10,11 +10,12 @@ from sidecar.errors import RequestError, SidecarError
 from sidecar.gateway.respond import error_response
 from sidecar.http import h1
 from sidecar.http.message import Connection, FixedBody, Handler, Request, Response
-from sidecar.net.native import H1Server
+from sidecar.net.native import DateSource, H1Server
+from sidecar.net.outbox import Outbox
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
 from sidecar.routing import canonical
-from sidecar.telemetry.clock import SystemClock
+from sidecar.telemetry.clock import Clock, SystemClock
 from tests.support.stream import FakeTransport, ManualTime, turns
 
 DATE = b"date: now\r\n"
@@ -71,6 +72,16 @@ class EchoHandler:
         return Response(200, None, FixedBody(text.encode()))
 
 
+class Call:
+    """A request under way in callbacks."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+
 class Downstream:
     """See native.Host; also drives the one connection it has.
 
@@ -91,7 +102,10 @@ class Downstream:
         )
         self.time = ManualTime()
         self.sweeper = Sweeper(self.time)  # type: ignore[arg-type]  # the two methods it uses
-        self.clock = SystemClock()
+        self.outbox = Outbox(asyncio.get_running_loop())
+        self.clock: Clock = SystemClock()
+        self.date: DateSource = lambda: DATE
+        self.check_authority: Callable[[str], str] = canonical.authority
         self.refusals: list[RequestError] = []
         self.has_closed = False
         self.h2_data = b""
@@ -99,14 +113,16 @@ class Downstream:
             self,
             Connection("192.0.2.7", 4711, "192.0.2.1", 80),
             asyncio.get_running_loop(),
-            self._begin if is_direct else None,
+            self if is_direct else None,
         )
         self.transport = PlainTransport(self.server)
         self.server.connection_made(self.transport)
 
-    def _begin(
+    def start(
         self, request: Request, reply: Callable[[Response], None], again: Callable[[], None]
-    ) -> asyncio.Task[None]:
+    ) -> Call:
+        """See native.Direct."""
+
         async def run() -> None:
             try:
                 response = await self.handler(request)
@@ -115,13 +131,7 @@ class Downstream:
             else:
                 reply(response)
 
-        return asyncio.get_running_loop().create_task(run())
-
-    def date(self) -> bytes:
-        return DATE
-
-    def check_authority(self, raw: str) -> str:
-        return canonical.authority(raw)
+        return Call(asyncio.get_running_loop().create_task(run()))
 
     def opened(self, connection: H1Server) -> None:
         assert connection is not None

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -188,7 +189,7 @@ class Origin:
                 self.connections += 1
                 self._open.add(sock)
                 stream = Stream(sock, self.connections)
-            self._start(lambda stream=stream: self._serve(stream))
+            self._start(partial(self._serve, stream))
 
     def _serve(self, stream: Stream) -> None:
         try:

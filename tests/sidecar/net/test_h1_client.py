@@ -58,12 +58,17 @@ class Upstream:
             self, request, asyncio.ensure_future(self.client.exchange(HEAD, made, request, method))
         )
 
+    def lose(self, exc: Exception | None) -> None:
+        """The transport is gone."""
+        self.transport.is_closed = True
+        self.client.connection_lost(exc)
+
     def receive(self, data: bytes) -> None:
         """Octets from the upstream, to whoever reads the transport now."""
         reader = self.transport.get_protocol()
         if isinstance(reader, asyncio.BufferedProtocol):
             while data:
-                buffer = reader.get_buffer(-1)
+                buffer = memoryview(reader.get_buffer(-1))
                 count = min(len(buffer), len(data))
                 buffer[:count] = data[:count]
                 reader.buffer_updated(count)
@@ -192,7 +197,7 @@ class TestFaults:
         upstream = Upstream()
         exchange = upstream.begin()
         await turns()
-        upstream.client.connection_lost(exc)
+        upstream.lose(exc)
         with pytest.raises(UpstreamError) as caught:
             await exchange.task
         assert (caught.value.status, caught.value.retryable, caught.value.sent) == (503, True, True)
@@ -206,7 +211,7 @@ class TestFaults:
             await fresh.begin().answer(OK + b"content-length: 0\r\n\r\n")
             exchange = fresh.begin(method=method)
             await turns()
-            fresh.client.connection_lost(None)
+            fresh.lose(None)
             with pytest.raises(UpstreamError) as caught:
                 await exchange.task
             assert caught.value.sent is sent
@@ -218,7 +223,7 @@ class TestFaults:
         assert await response.body.read() == b"ok"
         if exc is None:
             upstream.client.eof_received()
-        upstream.client.connection_lost(exc)
+        upstream.lose(exc)
         if is_cut:
             with pytest.raises(UpstreamError):
                 await response.body.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import pytest
 
@@ -54,6 +55,17 @@ class TestHostile:
         )
         assert statuses(front.transport.take())[0] in case.statuses
         assert front.echo.requests == []
+
+    async def test_28_long_head_in_crumbs_is_not_parsed_for_each(self) -> None:
+        front = Downstream()
+        head = get(b"X: " + b"a" * 30_000)
+        await front.feed(head[:2000])
+        began = time.process_time()
+        for at in range(2000, len(head) - 1):
+            front.server.data_received(head[at : at + 1])
+            await asyncio.sleep(0)
+        assert time.process_time() - began < 2.0  # parsing from the start each time took ten
+        assert statuses(await front.ask(head[-1:])) == [200]
 
     async def test_a_broken_chunk_is_not_forgotten_when_good_ones_follow(self) -> None:
         # The reader is late: without care it would see only the good part of the body.
