@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from sidecar.errors import RequestError, UpstreamError
-from sidecar.http.headers import UNNOMINATABLE, Headers
+from sidecar.http.headers import UNNOMINATABLE, Field, Headers
 
 CHUNKED: Final = -1
 """`length` of a message framed by chunks."""
@@ -37,11 +37,24 @@ _DIGITS: Final = frozenset(b"0123456789")
 _HOST, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _TE, _DROP, _PLAIN = range(9)
 
 
-@final
-class _Names(dict[bytes, tuple[bytes, int]]):
-    """Field name as received → (lower-case name, what it means); learns names as they come.
+_USUAL: Final = frozenset(
+    (
+        b"accept", b"accept-encoding", b"accept-language", b"cache-control", b"connection",
+        b"content-encoding", b"content-length", b"content-type", b"date", b"host", b"keep-alive", b"origin", b"pragma",
+        b"server", b"te", b"transfer-encoding", b"upgrade", b"user-agent", b"vary", b"via",
+    )
+)  # fmt: skip
+"""Fields whose lines come again and again, and hold no secret."""
+_LINES_MAX: Final = 1024
+_LINE_MAX_BYTES: Final = 256
 
-    A look-up costs a third of lowering a name and asking what it is. Bounded: clients choose names.
+
+@final
+class _Lines(dict[bytes, tuple[Field, int]]):
+    """Field line → (field with lower-case name, what it means). Lines are well formed.
+
+    Most lines of most messages are the same as last time: looking one up costs a third of cutting
+    it. Bounded, for clients choose them; only `_USUAL` ones stay.
     """
 
     def __init__(self, special: dict[bytes, int], *, drops_underscores: bool) -> None:
@@ -49,19 +62,23 @@ class _Names(dict[bytes, tuple[bytes, int]]):
         self._special = special
         self._drops_underscores = drops_underscores
 
-    def __missing__(self, raw: bytes) -> tuple[bytes, int]:
+    def __missing__(self, line: bytes) -> tuple[Field, int]:
+        raw, _, value = line.partition(b":")
         name = raw.lower()
         meaning = self._special.get(name, _PLAIN)
         # An underscore twin of a field we set would be the same variable to a CGI-like
         # upstream (hardening case 38), so such fields are dropped as nginx does.
         if self._drops_underscores and b"_" in name:
             meaning = _DROP
-        if len(self) < 2048 and len(raw) <= 64:
-            self[raw] = (name, meaning)
-        return name, meaning
+        found = (name, value.strip(b" \t")), meaning
+        if name in _USUAL and len(line) <= _LINE_MAX_BYTES:
+            if len(self) >= _LINES_MAX:
+                self.clear()
+            self[line] = found
+        return found
 
 
-_REQUEST_NAMES: Final = _Names(
+_REQUEST_LINES: Final = _Lines(
     {
         b"host": _HOST,
         b"content-length": _LENGTH,
@@ -77,7 +94,7 @@ _REQUEST_NAMES: Final = _Names(
     },
     drops_underscores=True,
 )
-_RESPONSE_NAMES: Final = _Names(
+_RESPONSE_LINES: Final = _Lines(
     {
         b"content-length": _LENGTH,
         b"transfer-encoding": _CODING,
@@ -171,35 +188,31 @@ def parse_request(data: bytes, limits: HeadLimits) -> RequestHead | None:
     method, target, version, block = match.groups()
     if version not in (b"1.1", b"1.0"):
         raise bad_request("HTTP version not supported", 505)
-    pairs = _pairs(block)
-    if len(pairs) > limits.count:
+    lines = block.split(b"\r\n")
+    if len(lines) > limits.count + 1:
         raise bad_request("too many header fields", 431)
-    return _request_head(method, target, version == b"1.1", pairs, size)
-
-
-def _pairs(block: bytes) -> list[tuple[bytes, bytes]]:
-    """Names as received and values without white space around them."""
-    pairs: list[tuple[bytes, bytes]] = _FIELD.findall(block)
-    # Fast path: one look at the block tells that no value has white space behind it.
-    if b" \r" in block or b"\t\r" in block:
-        return [(name, value.rstrip(b" \t")) for name, value in pairs]
-    return pairs
+    return _request_head(method, target, version == b"1.1", lines, size)
 
 
 def _request_head(  # noqa: C901 - one pass, one branch a field; a call each would cost more
-    method: bytes, target: bytes, is_11: bool, pairs: list[tuple[bytes, bytes]], size: int
+    method: bytes, target: bytes, is_11: bool, lines: list[bytes], size: int
 ) -> RequestHead:
     headers = Headers()
     host: bytes | None = None
     length = 0
     has_length = has_coding = expects = trailers = False
     connection = upgrade = b""
-    names = _REQUEST_NAMES
-    for raw_name, value in pairs:
-        name, special = names[raw_name]
+    known = _REQUEST_LINES
+    lines.pop()  # what stands behind the last line end
+    for line in lines:
+        field, special = known[line]
         if special == _PLAIN:
-            headers.append((name, value))
-        elif special == _HOST:
+            headers.append(field)
+            continue
+        value = field[1]
+        if special == _DROP:
+            continue
+        if special == _HOST:
             if host is not None:
                 raise bad_request("more than one Host field")
             host = value
@@ -208,7 +221,7 @@ def _request_head(  # noqa: C901 - one pass, one branch a field; a call each wou
                 raise bad_request("more than one Content-Length field")
             length = parse_length(value)
             has_length = True
-            headers.append((name, value))
+            headers.append(field)
         elif special == _CODING:
             if has_coding:
                 raise bad_request("more than one Transfer-Encoding field")
@@ -359,25 +372,30 @@ def parse_response(data: bytes, is_head: bool, limits: HeadLimits) -> ResponseHe
         raise bad_response("unexpected HTTP version")
     if status_text < b"100":
         raise bad_response("invalid status")
-    pairs = _pairs(block)
-    if len(pairs) > limits.count:
+    lines = block.split(b"\r\n")
+    if len(lines) > limits.count + 1:
         raise bad_response("too many header fields")
-    return _response_head(int(status_text), version == b"1.1", pairs, is_head, match.end())
+    return _response_head(int(status_text), version == b"1.1", lines, is_head, match.end())
 
 
 def _response_head(  # noqa: C901 - as _request_head
-    status: int, is_11: bool, pairs: list[tuple[bytes, bytes]], is_head: bool, size: int
+    status: int, is_11: bool, lines: list[bytes], is_head: bool, size: int
 ) -> ResponseHead:
     headers = Headers()
     declared: int | None = None
     coded = False
     connection = upgrade = b""
-    names = _RESPONSE_NAMES
-    for raw_name, value in pairs:
-        name, special = names[raw_name]
+    known = _RESPONSE_LINES
+    lines.pop()
+    for line in lines:
+        field, special = known[line]
         if special == _PLAIN:
-            headers.append((name, value))
-        elif special == _LENGTH:
+            headers.append(field)
+            continue
+        value = field[1]
+        if special == _DROP:
+            continue
+        if special == _LENGTH:
             length = _response_length(value)
             if declared is not None and declared != length:
                 raise bad_response("conflicting Content-Length fields")

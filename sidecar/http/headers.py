@@ -33,7 +33,10 @@ class Headers(list[Field]):
 
     def has(self, name: bytes) -> bool:
         """Whether a field of this name exists."""
-        return any(key == name for key, _ in self)
+        for key, _ in self:  # noqa: SIM110 - a third of the time of any() over a generator
+            if key == name:
+                return True
+        return False
 
     def add(self, name: bytes, value: bytes) -> None:
         """Append a field, keeping those of the same name."""

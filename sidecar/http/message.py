@@ -192,6 +192,8 @@ class Request:
     """
 
     __slots__ = (
+        "_host",
+        "_host_of",
         "authority",
         "body",
         "connection",
@@ -227,6 +229,8 @@ class Request:
         self.method = method
         self.scheme = scheme
         self.authority = authority
+        self._host_of = ""
+        self._host = ""
         self.target = target
         self.version = version
         self.headers = headers
@@ -261,10 +265,12 @@ class Request:
     def host(self) -> str:
         """The authority without its port; brackets of an IPv6 literal stay."""
         authority = self.authority
-        if authority.endswith("]"):
-            return authority
-        host, colon, port = authority.rpartition(":")
-        return host if colon and port.isdigit() else authority
+        # Asked several times a request; the authority seldom changes in between.
+        if self._host_of != authority:
+            self._host_of = authority
+            host, colon, port = authority.rpartition(":")
+            self._host = host if colon and port.isdigit() else authority
+        return self._host
 
 
 class Tunnel(Protocol):

@@ -527,7 +527,8 @@ class H1Server(asyncio.Protocol):
             return
         self._made = None
         parts, keep, _ = self._head_parts(request, head, response)
-        data = body.peek() if request.method != "HEAD" else b""
+        has_body = request.method != "HEAD" and response.status not in (204, 304)
+        data = body.peek() if has_body else b""
         parts.append(data)
         message = b"".join(parts)
         self.sent_bytes += len(message)

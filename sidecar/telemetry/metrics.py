@@ -185,6 +185,11 @@ class RouteMetrics:
         self._add = tuple(add.items())
         self._cells: dict[tuple[object, ...], _Cells] = {}
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether configured labels ask for an entry: then `finish`, else `count` does."""
+        return bool(self._add)
+
     def finish(self, entry: AccessEntry, backend: str = "") -> None:
         """Count a finished request. `backend`: its label, "" for the route's own."""
         request = entry.request
@@ -192,18 +197,37 @@ class RouteMetrics:
         key: tuple[object, ...] = (method, entry.status, entry.reason, backend)
         if self._add:
             key = (*key, *self._custom(entry))
+        self.count(
+            key,
+            entry.response_bytes,
+            entry.duration_ns,
+            entry.request_processing_ns,
+            entry.response_processing_ns,
+            entry.retry_attempt,
+        )
+
+    def count(
+        self,
+        key: tuple[object, ...],
+        response_bytes: int,
+        duration_ns: int,
+        request_processing_ns: int,
+        response_processing_ns: int,
+        retry_attempt: int,
+    ) -> None:
+        """Count a finished request whose labels are `(method, status, reason, backend, …)`."""
         # Fast path: a combination that was seen before.
         cells = self._cells.get(key) or self._found(key)
         cells.requests(1)
-        cells.duration(entry.duration_ns * 1e-9)
-        if entry.response_bytes:
-            cells.sent(entry.response_bytes)
-        if entry.request_processing_ns:
-            cells.received(entry.request_processing_ns * 1e-9)
-        if entry.response_processing_ns:
-            cells.response(entry.response_processing_ns * 1e-9)
-        if entry.retry_attempt:
-            self._retried(cells, key, entry.retry_attempt)
+        cells.duration(duration_ns * 1e-9)
+        if response_bytes:
+            cells.sent(response_bytes)
+        if request_processing_ns:
+            cells.received(request_processing_ns * 1e-9)
+        if response_processing_ns:
+            cells.response(response_processing_ns * 1e-9)
+        if retry_attempt:
+            self._retried(cells, key, retry_attempt)
 
     def _custom(self, entry: AccessEntry) -> list[str]:
         values = (expression.value(entry) for _, expression in self._add)
