@@ -6,7 +6,6 @@ Source: design section 3; spec/config.md section 4.9.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from sidecar.net.sweep import Sweeper
 Version = Literal["h1", "h2", "auto"]
 """`auto` lets ALPN decide; without TLS it is HTTP/1.1."""
 
-_VISIBLE: Final = re.compile(r"[\x21-\x7e]+").fullmatch
 _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
 
 
@@ -53,13 +51,15 @@ class Call:
             lines.append(b"connection: upgrade\r\nupgrade: %b\r\n" % self.upgrade.encode("latin-1"))
             count += 2
         line = f"{self.method} {self.target} HTTP/1.1\r\nhost: {self.authority}\r\n"
-        head = line.encode("latin-1") + b"".join(lines)
+        head = line.encode("latin-1", "replace") + b"".join(lines)
+        named = self.method + self.target + self.authority
         # Policies and expressions may have built these octets; none may end a line early.
         if (
             head.count(b"\n") != count
             or head.count(b"\r") != count
             or b"\0" in head
-            or not _VISIBLE(self.target + self.authority)
+            or not (named.isascii() and named.isprintable())
+            or " " in named
         ):
             raise UpstreamError(500, "Internal", "invalid http: a rewritten request is malformed")
         return head

@@ -27,14 +27,14 @@ class Expirable(Protocol):
 class Sweeper:
     """Calls `expire` of each registered object whose deadline has passed, once per passing.
 
-    `now` is refreshed on every sweep and by `touch`; reading it costs an attribute.
+    `time()` is loop time now, in seconds.
     """
 
-    __slots__ = ("_handle", "_loop", "_members", "_time")
+    __slots__ = ("_handle", "_loop", "_members", "time")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._time: Callable[[], float] = loop.time
+        self.time: Callable[[], float] = loop.time
         self._members: set[Expirable] = set()
         self._handle: asyncio.TimerHandle | None = loop.call_later(INTERVAL_SECONDS, self._sweep)
 
@@ -46,14 +46,10 @@ class Sweeper:
         """Watch it no more."""
         self._members.discard(member)
 
-    def time(self) -> float:
-        """Loop time now, in seconds."""
-        return self._time()
-
     def _sweep(self) -> None:
         # First, so that one member's failure cannot end the watch over all the others.
         self._handle = self._loop.call_later(INTERVAL_SECONDS, self._sweep)
-        now = self._time()
+        now = self.time()
         late = [member for member in self._members if 0.0 < member.deadline <= now]
         for member in late:
             member.deadline = 0.0
