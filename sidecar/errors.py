@@ -1,4 +1,4 @@
-"""The taxonomy of what goes wrong: the operator's fault, the client's, the peer's; anything else is our bug.
+"""The taxonomy of what goes wrong: the operator's fault, the client's, the peer's; else our bug.
 
 Source: house style, section Errors. Errors become responses in `sidecar.gateway.respond` alone.
 """
@@ -24,7 +24,7 @@ class ConfigError(SidecarError):
 
 
 class RequestError(SidecarError):
-    """A request that is refused: `status` (HTTP), `code` (stable metric label, the `reason`), message.
+    """A request that is refused. `status` is HTTP's; `code` a stable metric label, the `reason`.
 
     `message` becomes the response body of a plain HTTP client, so it holds no secret.
     `headers` are added to the response. `close` asks for the connection to end after the response.
@@ -51,7 +51,7 @@ class UpstreamError(SidecarError):
     """A peer behind the gateway failed us.
 
     `status` is what the client gets unless a retry helps. `retryable`: no byte of a response has
-    been seen and the request may be tried again. `sent`: some of the request may have been acted on.
+    been seen and the request may be tried again. `sent`: some of it may have been acted on.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class CelError(SidecarError):
 
 
 @final
-class NoSuchKey(CelError):  # noqa: N818 - the name that the language gives it
+class NoSuchKey(CelError):
     """A map, header list or query without this key; or a variable that is not there."""
 
     missing = True

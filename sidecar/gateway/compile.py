@@ -102,7 +102,7 @@ class Compiler:
     def compile(
         self, generation: int, changed: Mapping[str, Data], removed: Iterable[str]
     ) -> Generator[None, None, Gateway]:
-        """A generator whose return value is the Gateway. Raises ConfigError; then nothing changed."""
+        """A generator that returns the Gateway. Raises ConfigError; then nothing changed."""
         gone = tuple(removed)
         data = {key: value for key, value in self._data.items() if key not in gone}
         data.update(changed)

@@ -40,7 +40,8 @@ _HOST, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _TE, _DROP, _PLAIN = ra
 _USUAL: Final = frozenset(
     (
         b"accept", b"accept-encoding", b"accept-language", b"cache-control", b"connection",
-        b"content-encoding", b"content-length", b"content-type", b"date", b"host", b"keep-alive", b"origin", b"pragma",
+        b"content-encoding", b"content-length", b"content-type", b"date", b"host", b"keep-alive",
+        b"origin", b"pragma",
         b"server", b"te", b"transfer-encoding", b"upgrade", b"user-agent", b"vary", b"via",
     )
 )  # fmt: skip

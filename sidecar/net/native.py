@@ -9,10 +9,11 @@ A connection is in one of these states, told by `_phase`:
     TUNNEL octets pass both ways             deadline: tunnel idle
     LINGER nothing more is said              deadline: for the peer to end its side
 
-The serving task makes every transition, but for one shortcut: a request that is wholly at hand while
-the task waits for a head is offered to `direct`, which may answer in callbacks (HEAD → SERVE → HEAD)
-while the task stays where it is. Else `data_received` only appends and wakes the task. Octets past the current request stay in `_buffer`
-(a pipelining client) and reading pauses when they pass the stream limit.
+The serving task makes every transition, but for one shortcut: a request that is wholly at hand
+while the task waits for a head is offered to `direct`, which may answer in callbacks (HEAD, SERVE,
+HEAD again) while the task stays where it is. Else `data_received` only appends and wakes the task.
+Octets past the current request stay in `_buffer` (a pipelining client), and reading pauses when
+they pass the stream limit.
 
 A client that ends its side while it is being served has gone, as far as anybody can tell: hyper,
 nginx and Envoy treat it so, and so what is under way for it is cancelled at once.
