@@ -23,6 +23,7 @@ from sidecar.gateway.upstream import Pools
 from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Request, Response
 from sidecar.net.dialer import Address, DirectDialer
+from sidecar.net.outbox import Outbox
 from sidecar.net.resolve import Resolver
 from sidecar.net.sweep import Sweeper
 from sidecar.policies.base import Services
@@ -103,7 +104,8 @@ class InProcess:
 
     async def ask(self, request: Request, bind: str = "") -> Response:
         """Serve a request of a bind (the only one by default); the caller ends the response."""
-        pipeline = Pipeline(bind or next(iter(self.gateway.binds)), self, self.random)
+        outbox = Outbox(asyncio.get_running_loop())
+        pipeline = Pipeline(bind or next(iter(self.gateway.binds)), self, self.random, outbox)
         return await pipeline(request)
 
     async def text(self, request: Request, bind: str = "") -> tuple[int, str]:
