@@ -16,10 +16,11 @@ from typing import final
 from sidecar.config.checker import Checker, Data, ItemCache
 from sidecar.config.explain import Finding
 from sidecar.config.problems import InvalidConfigError, Problem
+from sidecar.config.splice import LastDocument
 from sidecar.config.text import Source, Text, resolve
 from sidecar.errors import ConfigError
 
-__all__ = ["ItemCache", "Loaded", "Source", "load"]
+__all__ = ["ItemCache", "LastDocument", "Loaded", "Source", "load"]
 
 
 @final
@@ -46,9 +47,17 @@ class Loaded:
         return self._text.problems(found)
 
 
-def load(source: Source, env: Mapping[str, str], cache: ItemCache | None = None) -> Loaded:
-    """Read and check. Raises InvalidConfigError with every problem at once."""
-    text = Text(source, env)
+def load(
+    source: Source,
+    env: Mapping[str, str],
+    cache: ItemCache | None = None,
+    last: LastDocument | None = None,
+) -> Loaded:
+    """Read and check. Raises InvalidConfigError with every problem at once.
+
+    `cache` and `last`, kept from load to load, save the work on what did not change.
+    """
+    text = Text(source, env, last.read if last else None)
     checker = Checker(cache or ItemCache())
     with _no_collection():
         data = checker.check(text.document.data)

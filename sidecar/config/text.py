@@ -6,7 +6,7 @@ Source: spec config section 0.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -50,13 +50,18 @@ class Source:
 class Text:
     """The text in its stages, and the way from a path back to a line of the source."""
 
-    def __init__(self, source: Source, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        env: Mapping[str, str],
+        read: Callable[[str], Any] | None = None,
+    ) -> None:
         self._name = source.name
         self._source = source.read()
         self._expanded: Expanded = expand(self._source, env)
         self._refuse_missing()
         try:
-            self.document = Document(self._expanded.text)
+            self.document = Document(self._expanded.text, read)
         except YamlError as error:
             problems = [
                 Problem("", fault.message, *self._line(fault.place.offset if fault.place else None))

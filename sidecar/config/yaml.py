@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -87,17 +88,17 @@ Marks = dict[int, dict[Key, tuple[Place, Place]]]
 class Document:
     """A parsed text. `data` is plain: dict, list, str, int, float, bool or None."""
 
-    def __init__(self, text: str) -> None:
-        """Parse. Raises YamlError."""
+    def __init__(self, text: str, read: Callable[[str], Any] | None = None) -> None:
+        """Parse, or have it done by `read`. Raises YamlError."""
         self._text = text
         self._located: tuple[Any, Marks] | None = None
-        self.data: Any = _parse(text, None)
+        self.data: Any = parse(text, Builder()) if read is None else read(text)
 
     def place(self, parts: tuple[Key, ...], *, key: bool = False) -> Place | None:
         """Where the value of a path stands, or its key; of the nearest parent when it is absent."""
         if self._located is None:
             marks: Marks = {}
-            self._located = (_parse(self._text, marks), marks)
+            self._located = (parse(self._text, Builder(marks)), marks)
         node, marks = self._located
         found: tuple[Place, Place] | None = None
         for part in parts:
@@ -124,6 +125,11 @@ class _Frame:
         self.merges: list[dict[str, Any]] = []
         self.height = 1
 
+    @property
+    def is_merging(self) -> bool:
+        """Whether the value being read is one of a merge key."""
+        return self.key is _MERGE
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -137,17 +143,17 @@ _NO_KEY = object()
 _MERGE = object()
 
 
-def _parse(text: str, marks: Marks | None) -> Any:
+def parse(text: str, builder: Builder) -> Any:
+    """The data of a text, by a builder that is used once. Raises YamlError."""
     try:
         loader = yaml.CSafeLoader(text)
     except UnicodeEncodeError:
         raise YamlError([Fault("the text holds characters that are not Unicode", None)]) from None
-    builder = _Builder(loader, marks)
     # Nothing built here is garbage, yet each collection would walk all of it: 15 % of the time.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        data = builder.run()
+        data = builder.run(loader.get_event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line, mark.column, mark.index) if mark else None
@@ -162,16 +168,16 @@ def _parse(text: str, marks: Marks | None) -> Any:
             gc.enable()
     if builder.has_duplicates:
         # Read again with places, to name both of each pair; raises.
-        _parse(text, {})
+        parse(text, Builder({}))
     return data
 
 
-@final
-class _Builder:
+class Builder:
     """One pass over the events. With `marks` it also records places, at twice the cost."""
 
-    def __init__(self, loader: yaml.CSafeLoader, marks: Marks | None) -> None:
-        self._next = loader.get_event
+    max_depth = MAX_DEPTH
+
+    def __init__(self, marks: Marks | None = None) -> None:
         self._marks = marks
         self._anchors: dict[str, _Anchored] = {}
         self._stack: list[_Frame] = []
@@ -182,9 +188,10 @@ class _Builder:
         self._documents = 0
         self.has_duplicates = False
 
-    def run(self) -> Any:
+    def run(self, next_event: Callable[[], Any]) -> Any:
+        """Read to the end of the stream. Raises YamlError."""
         while True:
-            event = self._next()
+            event = next_event()
             kind = type(event)
             if kind is ScalarEvent:
                 self._scalar(event)
@@ -272,7 +279,7 @@ class _Builder:
             self._stop("a mapping key must be a scalar", event)
         if event.tag not in _COLLECTION_TAGS:
             self._stop(f"unknown tag {event.tag}", event)
-        if len(stack) >= MAX_DEPTH:
+        if len(stack) >= self.max_depth:
             self._stop(f"nested more than {MAX_DEPTH} levels deep", event)
         self._weight += 1
         frame = _Frame(container, event.anchor, self._weight)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from sidecar.config.local import ItemCache, Source, load
+from sidecar.config.local import ItemCache, LastDocument, Source, load
 from sidecar.config.normalise import Normaliser
 from sidecar.config.problems import InvalidConfigError, Problem
 from sidecar.config.snapshot import Snapshot
@@ -37,6 +37,7 @@ class Loader:
         self.source = source
         self._env = os.environ if env is None else env
         self._cache = ItemCache()
+        self._last = LastDocument()
         self._files: set[str] = set()
         self._normaliser = Normaliser(read_file=self._read, env=self._env)
         self._checker = Checker()
@@ -44,7 +45,7 @@ class Loader:
     def load(self) -> LoadedSnapshot:
         """Read, check, normalise. Raises InvalidConfigError with every problem of the stage."""
         self._files = set()
-        loaded = load(self.source, self._env, self._cache)
+        loaded = load(self.source, self._env, self._cache, self._last)
         errors: list[ConfigError] = []
         snapshot = self._normaliser.normalise(loaded.data, errors)
         if not errors:

@@ -21,7 +21,7 @@ from typing import NamedTuple, final
 
 from watchfiles import awatch
 
-QUIET_MS = 40
+QUIET_MS = 20
 """A change is looked at when its directories have been quiet this long."""
 MAX_WAIT_MS = 80
 """A directory that is never quiet is looked at this often all the same: an operator who changes the

@@ -25,10 +25,11 @@ from sidecar.config.snapshot import encode
 from sidecar.errors import SidecarError
 from sidecar.gateway.control import control_main
 from sidecar.gateway.loading import LoadedSnapshot, Loader
+from sidecar.gateway.ports import listening_socket, refusal_of
 from sidecar.gateway.process import ProcessSpec
 from sidecar.gateway.supervisor import Supervisor
 from sidecar.gateway.upgrade import UPGRADE_ENV
-from sidecar.gateway.worker import listening_socket, refusal_of, worker_main
+from sidecar.gateway.worker import worker_main
 from sidecar.version import package_version
 
 _METRIC_ROWS: Final = 16_384

@@ -6,14 +6,11 @@ Source: design sections 1 to 3; spec/config.md sections 10.1 and 10.2.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import email.utils
-import errno
 import gc
 import logging
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,12 +26,12 @@ from sidecar.gateway.compile import Compiler, Surroundings
 from sidecar.gateway.observe import Observers
 from sidecar.gateway.pipeline import Pipeline
 from sidecar.gateway.plan import Bind, Gateway, Listener, Mirror, TcpRoute
+from sidecar.gateway.ports import Ports
 from sidecar.gateway.process import WorkerContext, clear
 from sidecar.gateway.upstream import Pools
 from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Handler, Request
 from sidecar.net.dialer import DirectDialer
-from sidecar.net.listener import Port
 from sidecar.net.outbox import Outbox
 from sidecar.net.pool import Call
 from sidecar.net.resolve import Resolver
@@ -49,7 +46,6 @@ _log = logging.getLogger("sidecar.gateway.worker")
 _SLICE_SECONDS: Final = 0.002
 _MIRRORS_MAX: Final = 128
 _MIRROR_SECONDS: Final = 30.0
-_BACKLOG: Final = 4096
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
 """Requests make no cycles, so the collector has little to find; the default looks every 700."""
 MAX_IN_FLIGHT: Final = 1000
@@ -85,7 +81,7 @@ class Worker:
         self.in_flight = 0
         self.max_in_flight = MAX_IN_FLIGHT
         self.gateway: Gateway
-        self._ports: dict[str, Port] = {}
+        self._ports = Ports(self)
         self._digests: dict[str, bytes] = {}
         self._date = (0, b"", b"")
         self._mirrors: set[asyncio.Task[None]] = set()
@@ -134,21 +130,8 @@ class Worker:
     async def _drain(self) -> None:
         """Spec/config.md section 10.2: go on accepting for the minimum, then finish what runs."""
         self._configs.set_state(self._context.worker, WorkerState.DRAINING)
-        for port in self._ports.values():
-            port.drain()
-        minimum, maximum = self._observers.drain_seconds
-        if minimum:
-            await asyncio.sleep(minimum)
-        for port in self._ports.values():
-            port.stop_accepting()
-        waits = [self.loop.create_task(port.wait_idle()) for port in self._ports.values()]
-        if waits:
-            await asyncio.wait(waits, timeout=max(maximum - minimum, 0.0))
-        for port in self._ports.values():
-            port.abort()
-        if waits:
-            await asyncio.wait(waits, timeout=0.5)
-        for task in (*waits, *self._mirrors, *self._tasks):
+        await self._ports.drain(*self._observers.drain_seconds)
+        for task in (*self._mirrors, *self._tasks):
             task.cancel()
         if self._pools is not None:
             self._pools.close()
@@ -193,14 +176,17 @@ class Worker:
         if levels is not None:
             self._observers.set_levels(levels["spec"])
         compiler = self._compiler or self._first_compiler(changed)
-        opened = self._open_ports(changed)
+        config = changed.get("static/config", {}).get("config", {})
+        ipv6 = bool(config.get("enableIpv6", self._observers.uses_ipv6))
+        # Before compilation, which changes what this worker keeps: what can be refused comes first.
+        opened = self._ports.open(changed, ipv6=ipv6)
         try:
             gateway = await self._sliced(compiler.compile(generation, changed, difference.removed))
         except BaseException:
             for sock in opened.values():
                 sock.close()
             raise
-        self._listen(gateway, opened)
+        self._ports.swap(gateway.binds, opened, self._observers.drain_seconds[1])
         self.gateway = gateway
         self._own = WorkerMetrics(gateway.requests.registry, self._context.worker)
         for record in difference.changed:
@@ -243,53 +229,6 @@ class Worker:
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + _SLICE_SECONDS
-
-    def _open_ports(self, changed: Mapping[str, Mapping[str, Any]]) -> dict[str, socket.socket]:
-        """Listening sockets of new binds. Raises ConfigError; then there are none.
-
-        Before compilation, which changes what this worker keeps: what can be refused comes first.
-        """
-        opened: dict[str, socket.socket] = {}
-        config = changed.get("static/config", {}).get("config", {})
-        ipv6 = bool(config.get("enableIpv6", self._observers.uses_ipv6))
-        for key, data in changed.items():
-            kind, _, name = key.partition("/")
-            port = data["port"] if kind == "bind" else 0
-            if not port or name in self._ports:
-                continue
-            try:
-                opened[name] = listening_socket(port, ipv6=ipv6, shared=True)
-            except OSError as error:
-                for sock in opened.values():
-                    sock.close()
-                raise ConfigError(key, f"port {port}: {refusal_of(error)}") from error
-        return opened
-
-    def _listen(self, gateway: Gateway, opened: Mapping[str, socket.socket]) -> None:
-        """Begin with new ports, change those that stay, close the others."""
-        wanted = {key: bind for key, bind in gateway.binds.items() if bind.plan.port}
-        for key in [key for key in self._ports if key not in wanted]:
-            port = self._ports.pop(key)
-            port.drain()
-            port.stop_accepting()
-            self._own_task(self._retire(port))
-        for key, bind in wanted.items():
-            if key in opened:
-                port = self._ports[key] = Port(bind.plan, self, opened[key])
-                port.start()
-            else:
-                self._ports[key].replace(bind.plan)
-
-    async def _retire(self, port: Port) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._observers.drain_seconds[1]):
-                await port.wait_idle()
-        port.abort()
-
-    def _own_task(self, work: Any) -> None:
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # --- Gate: what ports ask ---------------------------------------------------------------
 
@@ -443,34 +382,6 @@ def _tcp_request(connection: Connection, sni: str) -> Request:
     """What a dynamic TCP destination is computed from: server name and original port."""
     authority = f"{sni}:{connection.local_port}" if sni else ""
     return Request("CONNECT", "", authority, "", "", Headers(), FixedBody(), connection, 0)
-
-
-def refusal_of(error: OSError) -> str:
-    """Why a port cannot be had, in words."""
-    if error.errno == errno.EADDRINUSE:
-        return "in use by another process"
-    if error.errno == errno.EACCES:
-        return "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE"
-    return f"cannot listen: {error.strerror}"
-
-
-def listening_socket(port: int, *, ipv6: bool, shared: bool = False) -> socket.socket:
-    """A listening socket; `shared` with those of the other workers. Raises OSError."""
-    family = socket.AF_INET6 if ipv6 and socket.has_dualstack_ipv6() else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.setblocking(False)
-        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
-        sock.listen(_BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def worker_main(context: WorkerContext, configs: ConfigTable, metrics: MetricsTable) -> None:

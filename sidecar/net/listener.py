@@ -18,28 +18,25 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar, cast, final
+from typing import Final, Protocol, cast, final
 
 from sidecar.errors import RequestError, SidecarError
 from sidecar.http import h1
-from sidecar.http.identity import IdentityError, identity_of
+from sidecar.http.identity import IdentityError
 from sidecar.http.message import Connection, Handler, TlsInfo
-from sidecar.net import clienthello, proxyproto
+from sidecar.net import admission, handshake
 from sidecar.net.granian import GranianDoor, RelayedHttp
 from sidecar.net.h2_server import H2Server
-from sidecar.net.native import Direct, H1Server
+from sidecar.net.host import Direct
+from sidecar.net.native import H1Server
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
-from sidecar.net.tcp import Relay
+from sidecar.net.tcp import Relay, RelayedStream
 from sidecar.telemetry.clock import Clock
 
 _log = logging.getLogger("sidecar.net.listener")
 _ACCEPTS_PER_WAKE: Final = 64
-_BACKLOG: Final = 4096
-_PEEK_BYTES: Final = 18 * 1024
 _TCP_IDLE_SECONDS: Final = 3600.0
-_PROXY_SECONDS: Final = 5.0
-_T = TypeVar("_T")
 _OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -116,15 +113,9 @@ class Gate(Protocol):
         """A request was refused before it became one."""
 
 
-def _plain(host: str) -> str:
-    """An address as the operator writes it: without the IPv6 mapping of a dual-stack socket."""
-    host = host.partition("%")[0]
-    return host.removeprefix("::ffff:") if "." in host else host
-
-
 @final
 class _HttpHost:
-    """The native.Host of one bind: shared by its connections of one scheme."""
+    """The Host (sidecar.net.host) of one bind: shared by its connections of one scheme."""
 
     def __init__(self, port: Port, scheme: str) -> None:
         gate = port.gate
@@ -146,21 +137,21 @@ class _HttpHost:
         self.check_authority: Callable[[str], str] = gate.check_authority
 
     def opened(self, connection: H1Server) -> None:
-        """See native.Host."""
+        """See Host."""
         self._port.connections.add(connection)
 
     def closed(self, connection: H1Server) -> None:
-        """See native.Host."""
+        """See Host."""
         self._port.forget(
             connection, connection.connection, connection.received_bytes, connection.sent_bytes
         )
 
     def refused(self, connection: H1Server, error: RequestError) -> None:
-        """See native.Host."""
+        """See Host."""
         self._port.gate.request_refused(self._port.plan.key, connection.connection, error)
 
     def take_h2(self, connection: H1Server, data: bytes) -> bool:
-        """See native.Host."""
+        """See Host."""
         transport = connection.detach()
         self._port.connections.discard(connection)
         if self._port.plan.uses_granian and self.scheme == "http" and not self.draining:
@@ -168,6 +159,12 @@ class _HttpHost:
         else:
             self.make_h2(connection.connection).adopt(transport, data)
         return True
+
+    def protocol_for(self, connection: Connection, alpn: str) -> asyncio.Protocol:
+        """The protocol of a TLS connection of this host."""
+        if alpn == "h2":
+            return self.make_h2(connection)
+        return H1Server(self, connection, self._port.gate.loop, self.direct)
 
     def make_h2(self, connection: Connection) -> H2Server:
         """An HTTP/2 protocol for a connection of this host."""
@@ -192,75 +189,12 @@ class _HttpHost:
         return server
 
 
-def _note_handshake(connection: Connection, transport: asyncio.BaseTransport, sni: str) -> TlsInfo:
-    """Keep what the handshake told with the connection. Raises IdentityError: a certificate that
-    no rule can read lets nobody in."""
-    ssl_object: ssl.SSLObject = transport.get_extra_info("ssl_object")
-    tls = connection.tls = TlsInfo(
-        sni,
-        ssl_object.selected_alpn_protocol() or "",
-        ssl_object.version() or "",
-        ssl_object.getpeercert(binary_form=True),
-    )
-    who = identity_of(connection)
-    if who is not None and who.spiffe_id is not None:
-        connection.extra["identity"] = who.spiffe_id
-    return tls
-
-
-@final
-class _AfterHandshake(asyncio.Protocol):
-    """Hands a TLS connection to the protocol that ALPN chose, as soon as it is up."""
-
-    def __init__(
-        self, host: _HttpHost, connection: Connection, sni: str, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._host = host
-        self._connection = connection
-        self._sni = sni
-        self._loop = loop
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is done."""
-        connection = self._connection
-        try:
-            tls = _note_handshake(connection, transport, self._sni)
-        except IdentityError as error:
-            _log.debug("connection from %s: %s", connection.peer_host, error)
-            cast("asyncio.Transport", transport).abort()
-            return
-        protocol: asyncio.Protocol
-        if tls.alpn == "h2":
-            protocol = self._host.make_h2(connection)
-        else:
-            protocol = H1Server(self._host, connection, self._loop, self._host.direct)
-        cast("asyncio.Transport", transport).set_protocol(protocol)
-        protocol.connection_made(transport)
-
-
 class _Served(Protocol):
     """A connection being served, whatever it speaks."""
 
     def drain(self) -> None: ...
 
     def abort(self) -> None: ...
-
-
-@final
-class _TcpServed:
-    """A relayed connection, as drain sees it."""
-
-    __slots__ = ("_side",)
-
-    def __init__(self, side: Relay) -> None:
-        self._side = side
-
-    def drain(self) -> None:
-        """A relayed stream has no point at which it could be told; it ends or is cut."""
-
-    def abort(self) -> None:
-        """Cut it."""
-        self._side.transport.abort()
 
 
 @final
@@ -326,8 +260,15 @@ class Port:
         plan = self.plan
         handed_over = False
         try:
-            connection = self._describe(sock, address)
-            if plan.proxy_versions and not await self._read_proxy_header(sock, plan, connection):
+            self._next_id += 1
+            connection = admission.describe(sock, address, self._next_id, plan.keepalive)
+            if plan.proxy_versions and not await admission.take_proxy_header(
+                self.gate.loop,
+                sock,
+                connection,
+                plan.proxy_versions,
+                is_optional=plan.proxy_optional,
+            ):
                 return
             if not self.gate.admit(plan.key, connection):
                 return
@@ -338,21 +279,6 @@ class Port:
         finally:
             if not handed_over:
                 sock.close()
-
-    def _describe(self, sock: socket.socket, address: tuple[str, int]) -> Connection:
-        local = sock.getsockname()
-        self._next_id += 1
-        peer = _plain(address[0])
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        keepalive = self.plan.keepalive
-        if keepalive is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, keepalive[0])
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, keepalive[1])
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, keepalive[2])
-        return Connection(
-            peer, address[1], _plain(local[0]), local[1], peer, address[1], None, self._next_id
-        )
 
     async def _open(self, sock: socket.socket, plan: BindPlan, connection: Connection) -> bool:
         """Finish the handshake and hand the socket to a protocol; False when it is to be closed."""
@@ -371,8 +297,7 @@ class Port:
     async def _open_tls(
         self, sock: socket.socket, plan: BindPlan, tls: TlsTerminator, connection: Connection
     ) -> bool:
-        async with asyncio.timeout(plan.handshake_seconds):
-            hello = await self._peek(sock, clienthello.parse)
+        hello = await admission.peek_hello(self.gate.loop, sock, plan.handshake_seconds)
         if hello is None:
             return False
         key = tls.listener_for(hello.sni)
@@ -392,7 +317,9 @@ class Port:
             return True
         started = self.gate.clock.monotonic_ns()
         await self.gate.loop.connect_accepted_socket(
-            lambda: _AfterHandshake(self._hosts["https"], connection, hello.sni, self.gate.loop),
+            lambda: handshake.AfterHandshake(
+                connection, hello.sni, self._hosts["https"].protocol_for
+            ),
             sock,
             ssl=context,
             ssl_handshake_timeout=plan.handshake_seconds,
@@ -409,7 +336,7 @@ class Port:
         key: str,
         context: ssl.SSLContext | None,
     ) -> None:
-        served: _TcpServed | None = None
+        served: RelayedStream | None = None
 
         def lost(side: Relay) -> None:
             if served is not None:
@@ -423,13 +350,13 @@ class Port:
                 lambda: side, sock, ssl=context, ssl_handshake_timeout=plan.handshake_seconds
             )
             try:
-                _note_handshake(connection, side.transport, connection.tls.sni)
+                handshake.note(connection, side.transport, connection.tls.sni)
             except IdentityError:
                 side.transport.abort()
                 raise
         if side.is_lost:
             return
-        served = _TcpServed(side)
+        served = RelayedStream(side)
         self.connections.add(served)
         self.gate.connection_opened(plan.key, connection, 0.0)
         await self.gate.relay(plan.key, key, connection, side)
@@ -458,59 +385,6 @@ class Port:
         task = self.gate.loop.create_task(self._door.relay(connection, transport, data, lost))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    # --- peeking --------------------------------------------------------------------------
-
-    async def _peek(self, sock: socket.socket, parse: Callable[[bytes], _T | None]) -> _T | None:
-        """Look at octets without taking them until `parse` is satisfied; None at EOF."""
-        wanted = 1
-        while True:
-            # Level-triggered readiness must wait for more than what was seen already.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
-            await self._wait_readable(sock)
-            data = sock.recv(_PEEK_BYTES, socket.MSG_PEEK)
-            found = parse(data) if data else None
-            if found is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-                return found
-            if len(data) < wanted or len(data) >= _PEEK_BYTES:
-                return None
-            wanted = len(data) + 1
-
-    async def _wait_readable(self, sock: socket.socket) -> None:
-        loop = self.gate.loop
-        ready: asyncio.Future[None] = loop.create_future()
-
-        def resolve() -> None:
-            if not ready.done():
-                ready.set_result(None)
-
-        loop.add_reader(sock, resolve)
-        try:
-            await ready
-        finally:
-            loop.remove_reader(sock)
-
-    async def _read_proxy_header(
-        self, sock: socket.socket, plan: BindPlan, connection: Connection
-    ) -> bool:
-        """Take the PROXY header off the connection; False when it must be closed."""
-
-        def parse(data: bytes) -> proxyproto.ProxyHeader | None:
-            return proxyproto.parse(data, plan.proxy_versions)
-
-        async with asyncio.timeout(_PROXY_SECONDS):
-            header = await self._peek(sock, parse)
-        if header is None:
-            return False
-        if header.is_absent:
-            return plan.proxy_optional
-        sock.recv(header.size)
-        if header.source is not None:
-            connection.peer_host, connection.peer_port = header.source
-        if header.destination is not None:
-            connection.local_host, connection.local_port = header.destination
-        return True
 
     # --- ending ---------------------------------------------------------------------------
 

@@ -23,86 +23,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, cast, final, runtime_checkable
+from typing import Final, cast, final
 
-from sidecar.errors import ClientDisconnected, RequestError, SidecarError, UpstreamError
+from sidecar.errors import ClientDisconnected, RequestError
 from sidecar.http import h1
 from sidecar.http.headers import Headers
-from sidecar.http.message import Body, Connection, FixedBody, Handler, Request, Response
-from sidecar.net.incoming import IncomingBody
-from sidecar.net.outbox import Outbox
-from sidecar.net.settings import HttpSettings
-from sidecar.net.sweep import Sweeper
-from sidecar.telemetry.clock import Clock
+from sidecar.http.message import Body, Connection, FixedBody, Request, Response
+from sidecar.net import target as targets
+from sidecar.net import tunnel
+from sidecar.net.host import Cancellable, Direct, Host
+from sidecar.net.intake import Intake
+from sidecar.net.sending import Sender, head_parts, refusal, tunnel_head
 
 _log = logging.getLogger("sidecar.net.native")
 _HEAD, _SERVE, _TUNNEL, _LINGER = range(4)
-_TELLING_BYTES: Final = 32 * 1024
 _LINGER_SECONDS: Final = 2.0
 _FIRST_REQUEST_SECONDS: Final = 1.0
 """How long a drain waits for the first request of a connection that was just accepted."""
 _LINGER_BYTES: Final = 256 * 1024
 H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_ABSOLUTE = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
-_CLOSE: Final = b"connection: close\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class DateSource(Protocol):
-    """Gives the `date: …CRLF` line, made once a second."""
-
-    def __call__(self) -> bytes:
-        """The line, CRLF included."""
-
-
-class Host(Protocol):
-    """What a connection needs of the listener that accepted it."""
-
-    handler: Handler
-    settings: HttpSettings
-    limits: h1.HeadLimits
-    sweeper: Sweeper
-    clock: Clock
-    scheme: str
-    draining: bool
-    date: DateSource
-    check_authority: Callable[[str], str]
-
-    def opened(self, connection: H1Server) -> None:
-        """The connection is ready."""
-
-    def closed(self, connection: H1Server) -> None:
-        """The connection is gone; its task has been told."""
-
-    def refused(self, connection: H1Server, error: RequestError) -> None:
-        """A request was refused before there was a Request to hand on (metrics, access log)."""
-
-    def take_h2(self, connection: H1Server, data: bytes) -> bool:
-        """The peer speaks HTTP/2 with prior knowledge: take the transport over, or say no."""
-
-
-class Cancellable(Protocol):
-    """A request under way that somebody else serves."""
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more."""
-
-
-@runtime_checkable
-class Direct(Protocol):
-    """Serves requests in callbacks, without the connection's task."""
-
-    outbox: Outbox
-
-    def start(
-        self, request: Request, reply: Callable[[Response], None], again: Callable[[], None]
-    ) -> Cancellable | None:
-        """Begin, or give None: then the handler must serve it.
-
-        `reply(response)` is called once, or `again()` when the handler has to serve it after all.
-        """
 
 
 @final
@@ -110,27 +50,25 @@ class H1Server(asyncio.Protocol):
     """One downstream HTTP/1.x connection."""
 
     __slots__ = (
-        "_body",
         "_body_bytes",
         "_buffer",
         "_call",
-        "_can_write",
-        "_chunked",
         "_direct",
         "_eof",
         "_host",
+        "_intake",
         "_is_ending",
         "_is_head_fresh",
         "_left",
         "_loop",
         "_made",
         "_phase",
-        "_progress",
         "_reading_paused",
         "_remaining",
         "_started",
         "_task",
         "_waiter",
+        "can_write",
         "connection",
         "deadline",
         "received_bytes",
@@ -160,12 +98,10 @@ class H1Server(asyncio.Protocol):
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._buffer = b""
         self._waiter: asyncio.Future[None] | None = None
-        self._can_write: asyncio.Future[None] | None = None
-        self._body: IncomingBody | None = None
-        self._chunked: h1.ChunkedDecoder | None = None
+        self.can_write: asyncio.Future[None] | None = None
+        self._intake: Intake | None = None
         self._remaining = 0
         self._body_bytes = 0
-        self._progress = 0
         self._left = host.settings.requests_per_connection
         self._phase = _HEAD
         self._reading_paused = False
@@ -191,8 +127,9 @@ class H1Server(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Octets from the client: body, the next head, or tunnel."""
         self.received_bytes += len(data)
-        if self._body is not None:
-            self._feed_body(data)
+        intake = self._intake
+        if intake is not None:
+            self._feed_body(intake, data)
             return
         if self._phase == _LINGER:
             self._remaining -= len(data)
@@ -227,8 +164,8 @@ class H1Server(asyncio.Protocol):
         host = self._host
         host.sweeper.discard(self)
         self.deadline = 0.0
-        if self._body is not None:
-            self._body.fail(ClientDisconnected("the client closed the connection"))
+        if self._intake is not None:
+            self._intake.body.fail(ClientDisconnected("the client closed the connection"))
         if self._call is not None:
             self._call.cancel()
         if self._task is not None:
@@ -237,12 +174,12 @@ class H1Server(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client reads slower than we write."""
-        if self._can_write is None:
-            self._can_write = self._loop.create_future()
+        if self.can_write is None:
+            self.can_write = self._loop.create_future()
 
     def resume_writing(self) -> None:
         """The client caught up."""
-        waiter, self._can_write = self._can_write, None
+        waiter, self.can_write = self.can_write, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -251,12 +188,13 @@ class H1Server(asyncio.Protocol):
         if self._phase == _HEAD and self._buffer:
             error = h1.bad_request("request head not received in time", 408)
             self._host.refused(self, error)
-            self._write(self._refusal(error))
+            self.write(refusal(error, self._host.date()))
             self.transport.close()
             self._host.sweeper.discard(self)
-        elif self._phase == _SERVE and self._body is not None and self._can_write is None:
-            if self._body.is_awaited:
-                self._body.fail(RequestError(408, "Timeout", "request body stalled", close=True))
+        elif self._phase == _SERVE and self._intake is not None and self.can_write is None:
+            body = self._intake.body
+            if body.is_awaited:
+                body.fail(RequestError(408, "Timeout", "request body stalled", close=True))
             else:  # it is we who do not read: no fault of the client's
                 self.deadline = self._host.sweeper.time() + self._host.settings.body_stall_seconds
         else:
@@ -310,49 +248,24 @@ class H1Server(asyncio.Protocol):
                 self.transport.pause_reading()
                 return
             self.transport.resume_reading()
-            if self._body is not None:
-                self._await_body()  # it could bring nothing while it was not read
+            if self._intake is not None:
+                self._await_body(self._intake)  # it could bring nothing while it was not read
 
-    def _feed_body(self, data: bytes) -> None:
-        body = self._body
-        assert body is not None
-        if body.is_failed:
+    def _feed_body(self, intake: Intake, data: bytes) -> None:
+        if intake.body.is_failed:
             return  # where it would have ended is unknown, and the connection ends for it
         self._body_bytes += len(data)
-        decoder = self._chunked
-        if decoder is None:
-            take = data if len(data) <= self._remaining else data[: self._remaining]
-            self._remaining -= len(take)
-            body.feed(take)
-            if not self._remaining:
-                self._buffer = data[len(take) :]
-                self._end_body(None)
-        else:
-            try:
-                take = decoder.feed(data)
-            except h1.FramingError as error:
-                body.fail(h1.bad_request(str(error)))
-                return
-            if take:
-                body.feed(take)
-            if decoder.done:
-                self._buffer = decoder.rest
-                self._end_body(decoder.trailers)
-        self._progress += len(data)
-        if self._progress >= self._host.settings.body_stall_bytes and self._body is not None:
-            self._await_body()
+        if intake.feed(data):
+            self._buffer = intake.rest
+            self._intake = None
+            self.deadline = 0.0
+        elif intake.progress_bytes >= self._host.settings.body_stall_bytes:
+            self._await_body(intake)
 
-    def _await_body(self) -> None:
+    def _await_body(self, intake: Intake) -> None:
         """The body has until the deadline to bring its next `body_stall_bytes`."""
-        self._progress = 0
+        intake.progress_bytes = 0
         self.deadline = self._host.sweeper.time() + self._host.settings.body_stall_seconds
-
-    def _end_body(self, trailers: Headers | None) -> None:
-        body, self._body = self._body, None
-        self._chunked = None
-        assert body is not None
-        self.deadline = 0.0
-        body.feed_end(trailers)
 
     def _make_body(self, head: h1.RequestHead, data: bytes) -> Body:
         """The body object of a request whose first octets may already be in `data`."""
@@ -366,20 +279,11 @@ class H1Server(asyncio.Protocol):
             self._body_bytes = length
             return FixedBody(data[:length])
         self._buffer = b""
-        body = IncomingBody(
-            None if length == h1.CHUNKED else length,
-            self._host.settings.stream_buffer_bytes,
-            self._pause_reading,
-            _nothing,
-            self._loop,
-        )
-        self._body = body
-        self._remaining = length
-        self._chunked = h1.ChunkedDecoder(self._host.limits) if length == h1.CHUNKED else None
-        self._await_body()
+        intake = self._intake = Intake(length, self._host, self._pause_reading, self._loop)
+        self._await_body(intake)
         if data:
-            self._feed_body(data)
-        return body
+            self._feed_body(intake, data)
+        return intake.body
 
     # --- serving --------------------------------------------------------------------------
 
@@ -400,7 +304,7 @@ class H1Server(asyncio.Protocol):
                         self._pause_reading(False)
         except RequestError as error:
             host.refused(self, error)
-            self._write(self._refusal(error))
+            self.write(refusal(error, self._host.date()))
         except ClientDisconnected:
             self.transport.abort()
             return
@@ -446,8 +350,7 @@ class H1Server(asyncio.Protocol):
         if len(data) < len(H2_PREFACE):
             return False
         # Only as a connection's first octets: later ones may be another client's, behind a proxy.
-        is_first = self._left == self._host.settings.requests_per_connection
-        if is_first and data.startswith(H2_PREFACE) and self._host.take_h2(self, data):
+        if self._is_fresh and data.startswith(H2_PREFACE) and self._host.take_h2(self, data):
             self._task = None
             return True
         raise h1.bad_request("HTTP version not supported", 505)
@@ -471,12 +374,12 @@ class H1Server(asyncio.Protocol):
             await self._tunnel(response)
             return False
         keep = await self._send(request, head, response)
-        body = self._body
-        if body is None or not keep:
+        intake = self._intake
+        if intake is None or not keep:
             return keep
         # The handler answered without reading the request's body: read a little further so that
         # the client gets the answer, but do not swallow a large upload.
-        return await self._discard(body)
+        return await intake.discard(self._host.settings.stream_buffer_bytes)
 
     # --- serving without the task ---------------------------------------------------------
 
@@ -518,16 +421,14 @@ class H1Server(asyncio.Protocol):
         assert made is not None
         head, request, _ = made
         body = response.body
-        if (
-            type(body) is not FixedBody
-            or response.tunnel is not None
-            or self._can_write is not None
-        ):
+        if type(body) is not FixedBody or response.tunnel is not None or self.can_write is not None:
             self._made = (head, request, response)
             self._wake()
             return
         self._made = None
-        parts, keep, _ = self._head_parts(request, head, response)
+        parts, keep, _ = head_parts(
+            request, head, response, self._may_keep(head, response), self._host.date
+        )
         has_body = request.method != "HEAD" and response.status not in (204, 304)
         data = body.peek() if has_body else b""
         parts.append(data)
@@ -556,24 +457,8 @@ class H1Server(asyncio.Protocol):
         target = head.target
         raw = head.host.decode("latin-1") if head.host is not None else ""
         if target[0] != "/":
-            absolute = _ABSOLUTE.fullmatch(target)
-            if absolute is not None:
-                authority = absolute[2]
-                # RFC 9112 lets the target win; two names for one request are refused instead.
-                if raw and raw.lower() != authority.lower():
-                    raise h1.bad_request("Host differs from the request target")
-                scheme = absolute[1].lower()
-                raw = authority
-                target = absolute[3] if absolute[3].startswith("/") else "/" + absolute[3]
-            elif head.method == "CONNECT":
-                if raw and raw.lower() != target.lower():
-                    raise h1.bad_request("Host differs from the request target")
-                raw = target
-            elif not (target == "*" and head.method == "OPTIONS"):
-                raise h1.bad_request("invalid request target")
-        elif head.method == "CONNECT":
-            raise h1.bad_request("invalid request target")
-        if "#" in target:
+            scheme, raw, target = targets.resolve(head, raw, scheme)
+        elif head.method == "CONNECT" or "#" in target:
             raise h1.bad_request("invalid request target")
         try:
             authority = host.check_authority(raw) if raw or head.host is not None else ""
@@ -596,169 +481,68 @@ class H1Server(asyncio.Protocol):
         request.wants_trailers = head.wants_trailers
         if head.version == "HTTP/1.1":
             request.on_informational = self._informational
-        if head.expects_continue and self._body is not None:
+        if head.expects_continue and self._intake is not None:
             request.expects_continue = True
-            self._body.on_demand = self._continue
+            self._intake.body.on_demand = self._continue
         return request
 
     def _continue(self) -> None:
-        self._write(_CONTINUE)
+        self.write(_CONTINUE)
 
     def _informational(self, status: int, headers: Headers) -> None:
         # 100 is ours to send, when somebody wants the body; 101 comes as a response.
         if status > 101:
-            self._write(h1.status_line(status) + h1.encode_fields(headers) + b"\r\n")
-
-    async def _discard(self, body: Body) -> bool:
-        budget = self._host.settings.stream_buffer_bytes
-        try:
-            while budget > 0:
-                data = await body.read()
-                if not data:
-                    return True
-                budget -= len(data)
-        except RequestError:
-            return False
-        return False
+            self.write(h1.status_line(status) + h1.encode_fields(headers) + b"\r\n")
 
     # --- writing --------------------------------------------------------------------------
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """See sending.Sink."""
         self.sent_bytes += len(data)
         self.transport.write(data)
 
-    async def _flush(self) -> None:
-        """Wait until the client has room; a client that takes nothing is cut by the sweeper."""
-        if self._can_write is not None:
+    async def flush(self) -> None:
+        """See sending.Sink. A client that takes nothing is cut by the sweeper."""
+        if self.can_write is not None:
             self.deadline = self._host.sweeper.time() + self._host.settings.body_stall_seconds
-            await self._can_write
+            await self.can_write
             self.deadline = 0.0
 
     def _may_keep(self, head: h1.RequestHead, response: Response) -> bool:
-        body = self._body
+        host, intake = self._host, self._intake
+        oldest = host.settings.max_connection_seconds
         return (
             head.keep_alive
             and not response.close
-            and not self._host.draining
+            and not host.draining
             and self._left > 0
             and not self._eof
-            and not self._is_old()
+            and not (oldest and host.sweeper.time() - self._started > oldest)
             # A client still waiting for 100 may send the body or not: the border is unknown.
-            and (body is None or (body.on_demand is None and not body.is_failed))
+            and (intake is None or (intake.body.on_demand is None and not intake.body.is_failed))
             # Octets sent ahead for a protocol that was refused are nobody's request.
             and not (head.upgrade and self._buffer)
         )
 
-    def _head_parts(
-        self, request: Request, head: h1.RequestHead, response: Response
-    ) -> tuple[list[bytes], bool, bool]:
-        """`(parts of the response head, keep the connection, chunked)`."""
-        keep = self._may_keep(head, response)
-        status = response.status
-        length = response.body.length
-        bodiless = request.method == "HEAD" or status in (204, 304)
-        parts = [h1.status_line(status), h1.encode_fields(response.headers)]
-        chunked = False
-        if length is not None and status != 204:
-            parts.append(b"content-length: %d\r\n" % length)
-        elif not bodiless and head.version == "HTTP/1.1":
-            parts.append(b"transfer-encoding: chunked\r\n")
-            chunked = True
-        elif not bodiless:
-            keep = False
-        if not response.headers.has(b"date"):
-            parts.append(self._host.date())
-        if not keep:
-            parts.append(_CLOSE)
-        elif head.version == "HTTP/1.0":
-            parts.append(b"connection: keep-alive\r\n")
-        parts.append(b"\r\n")
-        return parts, keep, chunked
-
     async def _send(self, request: Request, head: h1.RequestHead, response: Response) -> bool:
         body = response.body
-        parts, keep, chunked = self._head_parts(request, head, response)
-        if self._body is not None:
-            self._body.on_demand = None  # a 100 may not follow the head of the final response
-        length = body.length
+        parts, keep, chunked = head_parts(
+            request, head, response, self._may_keep(head, response), self._host.date
+        )
+        if self._intake is not None:
+            self._intake.body.on_demand = None  # a 100 may not follow the head of the answer
         bodiless = request.method == "HEAD" or response.status in (204, 304)
-        sender = _Sender(body, None if bodiless else length, chunked, request.wants_trailers)
+        sender = Sender(body, None if bodiless else body.length, chunked, request.wants_trailers)
         try:
             if not bodiless:
-                return await self._send_body(sender, parts) and keep
-            self._write(b"".join(parts))
+                return await sender.send(parts, self) and keep
+            self.write(b"".join(parts))
             body.close()
             return keep
         finally:
             request.received_body_bytes = self._body_bytes
             if response.on_done is not None:
                 response.on_done(sender.sent, sender.error)
-
-    async def _send_body(self, sender: _Sender, parts: list[bytes]) -> bool:
-        """Head and body; the head goes out with the first chunk when that is at hand."""
-        try:
-            await self._pump(sender, parts)
-            return sender.is_complete
-        except SidecarError as error:
-            # The status is out: an unfinished body is the only honest signal left.
-            sender.error = str(error)
-            if parts:
-                self._write(b"".join(parts))
-            if sender.is_self_delimiting:
-                self.transport.close()
-            else:
-                self.transport.abort()
-            return False
-        except asyncio.CancelledError:
-            sender.error = sender.error or "client disconnected"
-            raise
-        finally:
-            sender.body.close()
-
-    async def _pump(self, sender: _Sender, parts: list[bytes]) -> None:
-        while True:
-            if parts and len(parts[-1]) > _TELLING_BYTES:
-                await self._write_large(parts)  # before asking for more, which may be as large
-            more = sender.take(parts)
-            if not more:
-                break
-            if parts and len(parts[-1]) > _TELLING_BYTES:
-                await self._write_large(parts)
-            elif parts:
-                self._write(b"".join(parts) if len(parts) > 1 else parts[0])
-                parts.clear()
-            if self._can_write is not None:
-                await self._flush()
-            if sender.must_wait:
-                await sender.wait(parts)
-        if parts:
-            self._write(b"".join(parts) if len(parts) > 1 else parts[0])
-        if self._can_write is not None:
-            await self._flush()
-
-    async def _write_large(self, parts: list[bytes]) -> None:
-        """Write, and wait for what uvloop says of it: that it is full it says at a turn's end."""
-        self._write(b"".join(parts) if len(parts) > 1 else parts[0])
-        parts.clear()
-        await asyncio.sleep(0)
-        if self._can_write is not None:
-            await self._flush()
-
-    def _is_old(self) -> bool:
-        limit = self._host.settings.max_connection_seconds
-        return bool(limit) and self._host.sweeper.time() - self._started > limit
-
-    def _refusal(self, error: RequestError) -> bytes:
-        text = error.message.encode()
-        return b"".join(
-            (
-                h1.status_line(error.status),
-                b"content-type: text/plain\r\ncontent-length: %d\r\n" % len(text),
-                self._host.date(),
-                b"connection: close\r\n\r\n",
-                text,
-            )
-        )
 
     async def _linger(self) -> None:
         """Close so that the last response is not lost to a reset (RFC 9112 section 9.6)."""
@@ -769,7 +553,7 @@ class H1Server(asyncio.Protocol):
             return
         self._phase = _LINGER
         self._buffer = b""
-        self._body = None
+        self._intake = None
         self._remaining = _LINGER_BYTES
         self._pause_reading(False)
         # What is still on its way to a slow reader gets the time a response body gets.
@@ -785,111 +569,31 @@ class H1Server(asyncio.Protocol):
     # --- tunnels --------------------------------------------------------------------------
 
     async def _tunnel(self, response: Response) -> None:
-        tunnel = response.tunnel
-        assert tunnel is not None
+        assert response.tunnel is not None
         self._phase = _TUNNEL
-        parts = [h1.status_line(response.status), h1.encode_fields(response.headers)]
-        if response.status == 101:
-            parts.append(b"connection: upgrade\r\n")
-        parts.append(b"\r\n")
-        self._write(b"".join(parts))
-        up = self._loop.create_task(self._tunnel_up(tunnel.write, tunnel.write_eof))
+        self.write(tunnel_head(response))
         try:
-            while True:
-                self._touch_tunnel()
-                data = await tunnel.read()
-                if not data:
-                    break
-                self._write(data)
-                if self._can_write is not None:
-                    await self._can_write
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-                await up
+            await tunnel.join(self, response.tunnel, self._loop)
         finally:
-            up.cancel()
-            tunnel.close()
-            self.transport.close()
             if response.on_done is not None:
                 response.on_done(self.sent_bytes, "")
 
-    async def _tunnel_up(
-        self,
-        write: Callable[[bytes], Awaitable[None]],
-        write_eof: Callable[[], None],
-    ) -> None:
+    def touch(self) -> None:
+        """See tunnel.NearSide."""
+        self.deadline = self._host.sweeper.time() + self._host.settings.tunnel_idle_seconds
+
+    async def tunnel_read(self) -> bytes:
+        """See tunnel.NearSide."""
         while True:
             data, self._buffer = self._buffer, b""
-            if data:
-                self._touch_tunnel()
-                await write(data)
-                continue
-            if self._eof:
-                write_eof()
-                return
+            if data or self._eof:
+                return data
             self._pause_reading(False)
             waiter = self._waiter = self._loop.create_future()
             await waiter
 
-    def _touch_tunnel(self) -> None:
-        self.deadline = self._host.sweeper.time() + self._host.settings.tunnel_idle_seconds
-
-
-def _nothing() -> None:
-    """The client's own connection needs no telling that its body is not read further."""
-
-
-@final
-class _Sender:
-    """Takes a response body and frames it; knows when it is complete.
-
-    `length`: octets promised, None when the framing tells the end.
-    """
-
-    __slots__ = ("_chunked", "_length", "_trailers", "body", "error", "must_wait", "sent")
-
-    def __init__(self, body: Body, length: int | None, chunked: bool, trailers: bool) -> None:
-        self.body = body
-        self.sent = 0
-        self.error = ""
-        self.must_wait = False
-        self._length = length
-        self._chunked = chunked
-        self._trailers = trailers
-
-    @property
-    def is_self_delimiting(self) -> bool:
-        """Whether a client can tell a cut body from a whole one by the framing alone."""
-        return self._chunked or self._length is not None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether as much was sent as was promised."""
-        return self._length is None or self.sent == self._length
-
-    def take(self, parts: list[bytes]) -> bool:
-        """Append framed octets at hand to `parts`; False when that was the end of the body."""
-        data = self.body.read_nowait()
-        self.must_wait = data is None
-        return data is None or self._append(data, parts)
-
-    async def wait(self, parts: list[bytes]) -> None:
-        """Append the next octets, waiting for them. The end shows at the next `take`."""
-        data = await self.body.read()
-        if data:
-            self._append(data, parts)
-
-    def _append(self, data: bytes, parts: list[bytes]) -> bool:
-        if not data:
-            if self._chunked:
-                parts.append(h1.encode_last_chunk(self.body.trailers if self._trailers else None))
-            elif not self.is_complete:
-                raise UpstreamError(502, "UpstreamFailure", "the response body is too short")
-            return False
-        self.sent += len(data)
-        if self._length is not None and self.sent > self._length:
-            self.sent -= len(data)
-            raise UpstreamError(502, "UpstreamFailure", "the response body is too long")
-        parts.append(h1.encode_chunk(data) if self._chunked else data)
-        # Fast path: the promised length is reached, so nobody needs to be asked for more.
-        return self._length is None or self.sent < self._length
+    async def tunnel_write(self, data: bytes) -> None:
+        """See tunnel.NearSide."""
+        self.write(data)
+        if self.can_write is not None:
+            await self.can_write

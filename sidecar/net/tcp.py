@@ -150,3 +150,20 @@ class Relay(asyncio.Protocol):
     def expire(self) -> None:
         """Neither side said anything for the idle time."""
         self.transport.abort()
+
+
+@final
+class RelayedStream:
+    """A relayed connection, as drain sees it."""
+
+    __slots__ = ("_side",)
+
+    def __init__(self, side: Relay) -> None:
+        self._side = side
+
+    def drain(self) -> None:
+        """A relayed stream has no point at which it could be told; it ends or is cut."""
+
+    def abort(self) -> None:
+        """Cut it."""
+        self._side.transport.abort()

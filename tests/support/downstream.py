@@ -10,7 +10,8 @@ from sidecar.errors import RequestError, SidecarError
 from sidecar.gateway.respond import error_response
 from sidecar.http import h1
 from sidecar.http.message import Connection, FixedBody, Handler, Request, Response
-from sidecar.net.native import DateSource, H1Server
+from sidecar.net.host import DateSource
+from sidecar.net.native import H1Server
 from sidecar.net.outbox import Outbox
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
@@ -83,7 +84,7 @@ class Call:
 
 
 class Downstream:
-    """See native.Host; also drives the one connection it has.
+    """See sidecar.net.host.Host; also drives the one connection it has.
 
     `is_direct`: requests wholly at hand are served in callbacks, as the pipeline's short cut does.
     """
@@ -121,7 +122,7 @@ class Downstream:
     def start(
         self, request: Request, reply: Callable[[Response], None], again: Callable[[], None]
     ) -> Call:
-        """See native.Direct."""
+        """See sidecar.net.host.Direct."""
 
         async def run() -> None:
             try:

@@ -1,0 +1,129 @@
+"""The ports of a worker: opened before a configuration is accepted, kept across it, drained.
+
+Source: design section 1 (SO_REUSEPORT); spec/config.md section 10.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Mapping
+from typing import Any, Final, final
+
+from sidecar.errors import ConfigError
+from sidecar.gateway.plan import Bind
+from sidecar.net.listener import Gate, Port
+
+_BACKLOG: Final = 4096
+
+
+@final
+class Ports:
+    """Keyed by bind. `gate`: what each of them serves for."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._open: dict[str, Port] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def open(
+        self, changed: Mapping[str, Mapping[str, Any]], *, ipv6: bool
+    ) -> dict[str, socket.socket]:
+        """Listening sockets of new binds. Raises ConfigError; then there are none.
+
+        `changed`: new and changed resources, by key.
+        """
+        opened: dict[str, socket.socket] = {}
+        for key, data in changed.items():
+            kind, _, name = key.partition("/")
+            port = data["port"] if kind == "bind" else 0
+            if not port or name in self._open:
+                continue
+            try:
+                opened[name] = listening_socket(port, ipv6=ipv6, shared=True)
+            except OSError as error:
+                for sock in opened.values():
+                    sock.close()
+                raise ConfigError(key, f"port {port}: {refusal_of(error)}") from error
+        return opened
+
+    def swap(
+        self,
+        binds: Mapping[str, Bind],
+        opened: Mapping[str, socket.socket],
+        retire_seconds: float,
+    ) -> None:
+        """Begin with new ports, change those that stay, close the others.
+
+        `retire_seconds`: how long the connections of a closed one have to end.
+        """
+        wanted = {key: bind for key, bind in binds.items() if bind.plan.port}
+        for key in [key for key in self._open if key not in wanted]:
+            port = self._open.pop(key)
+            port.drain()
+            port.stop_accepting()
+            task = self._gate.loop.create_task(_retire(port, retire_seconds))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        for key, bind in wanted.items():
+            if key in opened:
+                port = self._open[key] = Port(bind.plan, self._gate, opened[key])
+                port.start()
+            else:
+                self._open[key].replace(bind.plan)
+
+    async def drain(self, minimum_seconds: float, maximum_seconds: float) -> None:
+        """Go on accepting for the minimum, then finish what runs; at the maximum, cut it."""
+        for port in self._open.values():
+            port.drain()
+        if minimum_seconds:
+            await asyncio.sleep(minimum_seconds)
+        for port in self._open.values():
+            port.stop_accepting()
+        loop = self._gate.loop
+        waits = [loop.create_task(port.wait_idle()) for port in self._open.values()]
+        if waits:
+            await asyncio.wait(waits, timeout=max(maximum_seconds - minimum_seconds, 0.0))
+        for port in self._open.values():
+            port.abort()
+        if waits:
+            await asyncio.wait(waits, timeout=0.5)
+        for task in (*waits, *self._retiring):
+            task.cancel()
+
+
+async def _retire(port: Port, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await port.wait_idle()
+    port.abort()
+
+
+def refusal_of(error: OSError) -> str:
+    """Why a port cannot be had, in words."""
+    if error.errno == errno.EADDRINUSE:
+        return "in use by another process"
+    if error.errno == errno.EACCES:
+        return "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE"
+    return f"cannot listen: {error.strerror}"
+
+
+def listening_socket(port: int, *, ipv6: bool, shared: bool = False) -> socket.socket:
+    """A listening socket; `shared` with those of the other workers. Raises OSError."""
+    family = socket.AF_INET6 if ipv6 and socket.has_dualstack_ipv6() else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setblocking(False)
+        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,64 @@
+"""What a finished TLS handshake told: kept with the connection, and followed (ALPN).
+
+Source: RFC 7301 (ALPN); spec/config.md section 2.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from typing import cast, final
+
+from sidecar.http.identity import IdentityError, identity_of
+from sidecar.http.message import Connection, TlsInfo
+
+_log = logging.getLogger("sidecar.net.handshake")
+
+
+def note(connection: Connection, transport: asyncio.BaseTransport, sni: str) -> TlsInfo:
+    """Keep what the handshake told with the connection. Raises IdentityError: a certificate that
+    no rule can read lets nobody in."""
+    ssl_object: ssl.SSLObject = transport.get_extra_info("ssl_object")
+    tls = connection.tls = TlsInfo(
+        sni,
+        ssl_object.selected_alpn_protocol() or "",
+        ssl_object.version() or "",
+        ssl_object.getpeercert(binary_form=True),
+    )
+    who = identity_of(connection)
+    if who is not None and who.spiffe_id is not None:
+        connection.extra["identity"] = who.spiffe_id
+    return tls
+
+
+@final
+class AfterHandshake(asyncio.Protocol):
+    """Hands a TLS connection to the protocol that ALPN chose, as soon as it is up.
+
+    `protocol_for(connection, alpn)`: makes that protocol; `alpn` is "" when none was agreed on.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        sni: str,
+        protocol_for: Callable[[Connection, str], asyncio.Protocol],
+    ) -> None:
+        self._connection = connection
+        self._sni = sni
+        self._protocol_for = protocol_for
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The handshake is done."""
+        connection = self._connection
+        try:
+            tls = note(connection, transport, self._sni)
+        except IdentityError as error:
+            _log.debug("connection from %s: %s", connection.peer_host, error)
+            cast("asyncio.Transport", transport).abort()
+            return
+        protocol = self._protocol_for(connection, tls.alpn)
+        cast("asyncio.Transport", transport).set_protocol(protocol)
+        protocol.connection_made(transport)
