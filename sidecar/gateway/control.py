@@ -46,6 +46,7 @@ _STDOUT: Final = 1
 _LEVELS: Final = "runtime/levels"
 _COLLECT_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.02
+_NICE: Final = 5
 
 
 @final
@@ -73,6 +74,10 @@ class Control:
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._error = ""
+        self._good: LoadedSnapshot | None = None
+        """The last configuration that every worker applied."""
+        self._static: Resource
+        """`config` as of the start: what it says holds until the gateway is started again."""
         self._is_ready = False
         self._servers: list[AdminServer] = []
         self._sink = LogSink(_STDOUT)
@@ -85,6 +90,7 @@ class Control:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         running, self._levels = _running(self._configs)
+        self._static = running["static/config"]
         self._current = self._preloaded or self._load_again(running)
         config = self._config()
         self._start_logs(config)
@@ -97,7 +103,8 @@ class Control:
         self._own = GatewayMetrics(registry, package_version())
         watcher = FileWatcher(self._current.files)
         await self._serve(config)
-        if _difference(running, self._current.snapshot.resources):
+        if _difference(running, self._published()):
+            self._good = LoadedSnapshot(Snapshot(dict(running)), (), self._current.files)
             self._publish()
         else:
             self._own.config_revision.set(self._configs.generation)
@@ -186,8 +193,18 @@ class Control:
 
     # --- configuration --------------------------------------------------------------------
 
-    def _publish(self) -> None:
+    def _published(self) -> dict[str, Resource]:
+        """The current resources as workers get them: a replaced worker must be like the others."""
         resources = dict(self._current.snapshot.resources)
+        now, then = resources["static/config"].data["config"], self._static.data["config"]
+        assert isinstance(now, dict)
+        assert isinstance(then, dict)
+        held = {**then, "frontDoor": now.get("frontDoor")}
+        resources["static/config"] = Resource.of("static", "config", {"config": held})
+        return resources
+
+    def _publish(self) -> None:
+        resources = self._published()
         if self._levels:
             resources[_LEVELS] = Resource.of("runtime", "levels", {"spec": self._levels})
         generation = self._configs.generation + 1
@@ -218,16 +235,19 @@ class Control:
             try:
                 loaded = self._load_changed(self._loader.source.path)
             except InvalidConfigError as error:
-                self._error = str(error)
-                self._own.config_synchronized.set(0)
-                self._log_refusal()
+                self._refuse(str(error))
+                return
+            except Exception as error:
+                # Our fault, or shared memory that is full: the next change must still be seen.
+                _log.exception("reload failed inside the gateway")
+                self._refuse(f"internal error: {error}")
                 return
             old = self._current.snapshot.resources
             new = loaded.snapshot.resources
             difference = _difference(old, new)
-            self._error = ""
             self._current = loaded
             if not difference:
+                self._error = ""
                 self._own.config_synchronized.set(1)
                 _log.info("configuration read again: nothing changed")
                 return
@@ -235,6 +255,7 @@ class Control:
                 _log.warning("changes of `config` take effect at the next restart")
             for warning in loaded.warnings:
                 _log.warning("%s", warning.render(self._loader.source.name))
+            self._error = ""
             self._publish()
             _log.info("configuration revision %d: %s", self._configs.generation, difference)
 
@@ -253,6 +274,11 @@ class Control:
             raise InvalidConfigError(self._loader.source.name, [problem])
         return self._loader.load()
 
+    def _refuse(self, reason: str) -> None:
+        self._error = reason
+        self._own.config_synchronized.set(0)
+        self._log_refusal()
+
     def _log_refusal(self) -> None:
         _log.error(
             "configuration refused, revision %d stays in force:\n%s",
@@ -263,9 +289,19 @@ class Control:
     def _reported(self) -> None:
         clear(self._context.report_fd)
         self._configs.prune()
-        for status in self._configs.statuses():
-            if status.error and status.refused_generation == self._configs.generation:
-                self._own.config_synchronized.set(0)
+        generation = self._configs.generation
+        alive = [status for status in self._configs.statuses() if status.is_alive]
+        refused = [one for one in alive if one.error and one.refused_generation == generation]
+        if not refused:
+            if alive and all(one.applied_generation >= generation for one in alive):
+                self._good = self._current
+            return
+        if self._good is not None and self._current is not self._good:
+            # What is published is what a worker that starts has to run on, so a revision that was
+            # refused may not stay published (a port that is taken, say).
+            self._current = self._good
+            self._publish()
+        self._refuse(refused[0].error)
 
     async def _count(self) -> None:
         """Gauges that nobody else keeps."""
@@ -364,6 +400,9 @@ def control_main(
     preloaded: Callable[[], LoadedSnapshot | None],
 ) -> None:
     """The body of the control process. Raises ConfigError when the first load fails."""
+
+    # A large reload takes this process a core for a moment; requests come first.
+    os.nice(_NICE)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -46,6 +46,8 @@ _log = logging.getLogger("sidecar.gateway.worker")
 _SLICE_SECONDS: Final = 0.002
 _MIRRORS_MAX: Final = 128
 _MIRROR_SECONDS: Final = 30.0
+_STALE_IDLE: Final = 500
+_STALE_MAX: Final = 20_000
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
 """Requests make no cycles, so the collector has little to find; the default looks every 700."""
 MAX_IN_FLIGHT: Final = 1000
@@ -93,6 +95,8 @@ class Worker:
         self._own: WorkerMetrics | None = None
         self._applying = asyncio.Lock()
         self._draw = random.random
+        self._stale = 0
+        """Resources replaced since the last `_collect`."""
         self._outbox = Outbox(loop)
 
     # --- life -----------------------------------------------------------------------------
@@ -126,6 +130,19 @@ class Worker:
             if self._own is not None:
                 self._own.loop_lag.observe(max(self.loop.time() - started - 1.0, 0.0))
                 self._own.in_flight.set(self.in_flight)
+            if self._stale > (_STALE_IDLE if not self.in_flight else _STALE_MAX):
+                self._collect()
+
+    def _collect(self) -> None:
+        """Free what earlier configurations left in cycles, which `gc.freeze` keeps for ever.
+
+        It stops the worker for about 10 µs a route that runs, so it waits until many resources
+        have been replaced, and for a moment without requests unless there are very many.
+        """
+        self._stale = 0
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     async def _drain(self) -> None:
         """Spec/config.md section 10.2: go on accepting for the minimum, then finish what runs."""
@@ -160,6 +177,11 @@ class Worker:
                     raise
                 _log.error("configuration %d refused: %s", generation, error)
                 self._configs.report(self._context.worker, generation, str(error))
+            except Exception as error:
+                if is_first:
+                    raise
+                _log.exception("configuration %d failed inside the gateway", generation)
+                self._configs.report(self._context.worker, generation, f"internal error: {error}")
             else:
                 self._configs.report(self._context.worker, generation)
             self._context.report()
@@ -195,6 +217,7 @@ class Worker:
             del self._digests[key]
         # A collection would otherwise walk all of this again and again (tens of milliseconds).
         gc.freeze()
+        self._stale += len(difference.changed) + len(difference.removed)
 
     def _first_compiler(self, changed: Mapping[str, Mapping[str, Any]]) -> Compiler:
         config = changed.get("static/config", {}).get("config", {})

@@ -409,8 +409,7 @@ def test_a_port_that_is_taken_refuses_the_reload() -> None:
         used = taken.getsockname()[1]
         gateway.write({"binds": [hello(port, "new"), hello(used)]})
         gateway.wait_metric("agentgateway_config_synchronized", 0)
-        [worker] = [p for p in gateway.dump()["processes"] if p["role"].startswith("worker")]
-        assert f"port {used}: in use by another process" in worker["error"]
+        assert f"port {used}: in use by another process" in gateway.dump()["lastError"]
         assert fetch(port).text == "old"
         # Nothing of what was refused stays behind.
         gateway.reload({"binds": [hello(port, "newer")]})
@@ -503,3 +502,45 @@ def test_front_doors_are_in_the_dump() -> None:
         doors = set(gateway.dump()["frontDoors"].values())
         assert doors == {"granian (HTTP/2), native (HTTP/1.1)"}
         assert orjson.dumps(gateway.dump())
+
+
+def test_a_revision_that_workers_refuse_does_not_stay_published() -> None:
+    """Else a worker that dies then could never be replaced."""
+    port, taken = free_ports(2)
+    with Upstream() as up, socket.socket() as holder:
+        holder.bind(("127.0.0.1", taken))
+        holder.listen()
+        good = proxy_config(port, up.address)
+        with GatewayProcess(good, workers=2) as gateway:
+            bad = {"binds": [*good["binds"], proxy_config(taken, up.address)["binds"][0]]}
+            gateway.write(bad)
+            gateway.wait_metric("agentgateway_config_synchronized", 0)
+            dump = gateway.dump()
+            assert "port" in dump["lastError"]
+            assert f"bind/bind/{taken}" not in dump["resources"]
+            gateway.wait_applied(dump["revision"])
+            old = gateway.worker_pids()
+            for pid in old:
+                os.kill(pid, signal.SIGKILL)
+            gateway.wait_replaced(old)
+            assert fetch(port).status == 200
+            holder.close()
+            revision = gateway.dump()["revision"]
+            gateway.process.send_signal(signal.SIGHUP)
+            gateway.wait_metric("agentgateway_config_synchronized", 1)
+            gateway.wait_applied(revision + 1)
+            assert fetch(taken).status == 200
+
+
+def test_config_of_a_replaced_worker_is_that_of_the_others() -> None:
+    port = free_ports(1)[0]
+    with Upstream() as up:
+        config = proxy_config(port, up.address)
+        with GatewayProcess(config, workers=1) as gateway:
+            gateway.reload({**config, "config": {"logging": {"format": "json"}}})
+            old = gateway.worker_pids()
+            os.kill(old[0], signal.SIGKILL)
+            gateway.wait_replaced(old)
+            assert fetch(port).status == 200
+            gateway.stop()
+            assert '"scope":"request"' not in gateway.log()

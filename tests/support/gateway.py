@@ -133,6 +133,13 @@ class GatewayProcess:
             assert time.monotonic() < until, (name, labels, found, self.log())
             time.sleep(0.02)
 
+    def wait_replaced(self, pids: list[int]) -> None:
+        """Until none of these workers runs, and the gateway is ready all the same."""
+        until = time.monotonic() + START_SECONDS
+        while not (self.is_ready() and set(pids).isdisjoint(now := self.worker_pids()) and now):
+            assert time.monotonic() < until, (pids, self.log())
+            time.sleep(0.02)
+
     def worker_pids(self) -> list[int]:
         """Of the workers that run now."""
         return [p["pid"] for p in self.dump()["processes"] if p["role"].startswith("worker")]
