@@ -467,10 +467,21 @@ class ChunkedDecoder:
     the body) are valid. Raises FramingError.
     """
 
-    __slots__ = ("_limits", "_need", "_pending", "_state", "done", "rest", "trailers")
+    __slots__ = (
+        "_drops_underscores",
+        "_limits",
+        "_need",
+        "_pending",
+        "_state",
+        "done",
+        "rest",
+        "trailers",
+    )
 
-    def __init__(self, limits: HeadLimits) -> None:
+    def __init__(self, limits: HeadLimits, *, drops_underscores: bool = False) -> None:
+        """`drops_underscores`: of trailer fields too, as of a request's head (case 38)."""
         self._limits = limits
+        self._drops_underscores = drops_underscores
         self._pending = b""
         self._need = 0
         self._state = _SIZE
@@ -547,7 +558,12 @@ class ChunkedDecoder:
         if len(pairs) > self._limits.count:
             raise FramingError("too many trailer fields")
         named = [(name.lower(), value.rstrip(b" \t")) for name, value in pairs]
-        self.trailers = Headers(pair for pair in named if pair[0] not in FORBIDDEN_TRAILERS)
+        self.trailers = Headers(
+            pair
+            for pair in named
+            if pair[0] not in FORBIDDEN_TRAILERS
+            and not (self._drops_underscores and b"_" in pair[0])
+        )
         self.rest = data[match.end() :]
         self._state = _DONE
         self.done = True

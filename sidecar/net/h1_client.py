@@ -94,7 +94,7 @@ class H1Client(asyncio.Protocol):
         on_lost: Callable[[H1Client], None],
         *,
         stream_limit_bytes: int = 64 * 1024,
-        stall_seconds: float = 300.0,
+        stall_seconds: float = 900.0,
         answer_seconds: float = 900.0,
     ) -> None:
         self._loop = loop
@@ -321,6 +321,9 @@ class H1Client(asyncio.Protocol):
                     await self._can_write
                 if self._state == _DEAD:
                     return
+                if self._state == _WAIT:
+                    # An upload may last longer than its answer.
+                    self.deadline = self._sweeper.time() + self.answer_seconds
                 data = body.read_nowait() if length is None or sent < length else b""
             if length is None:
                 write(h1.encode_last_chunk(body.trailers))

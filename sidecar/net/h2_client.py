@@ -50,6 +50,7 @@ class H2Client(Endpoint[ClientStream]):
     """See the module. `on_closed(client)` is called once, when the connection takes no more.
 
     It may still have exchanges under way then (after a GOAWAY); `wait_closed` waits for those.
+    `answer_seconds`: how long a response head may take after the last progress of its request.
     Raises ConfigError for settings HTTP/2 cannot express.
     """
 
@@ -60,9 +61,11 @@ class H2Client(Endpoint[ClientStream]):
         *,
         on_closed: Callable[[H2Client], None],
         settings: HttpSettings = SETTINGS,
+        answer_seconds: float = 900.0,
     ) -> None:
         super().__init__(loop, sweeper, settings, limits_of(settings), is_client=True)
         self._on_closed = on_closed
+        self._answer_seconds = answer_seconds
         self._max_streams = _STREAMS_BEFORE_SETTINGS
         self._is_leaving = False
         self._idle_since = 0.0
@@ -151,6 +154,10 @@ class H2Client(Endpoint[ClientStream]):
             return
         except Exception as error:
             self._give_up(stream, CANCEL, error)
+
+    async def _send_data(self, stream: ClientStream, data: bytes, *, end: bool) -> None:
+        await super()._send_data(stream, data, end=end)
+        stream.touched = self.now()  # an upload may last longer than its answer
 
     def _give_up(self, stream: ClientStream, code: int, error: Exception | None = None) -> None:
         """Reset the stream if it lives, and let whoever waits know."""
@@ -374,7 +381,7 @@ class H2Client(Endpoint[ClientStream]):
         return min(when, keepalive) if keepalive else when
 
     def expire(self) -> None:
-        """Close when idle; cut uploads whose server takes nothing."""
+        """Close when idle; cut uploads whose server takes nothing, and calls it never answers."""
         now = self.now()
         if self._is_closing:
             self.transport.abort()
@@ -388,6 +395,9 @@ class H2Client(Endpoint[ClientStream]):
                 error = UpstreamError(
                     504, "Timeout", "upstream call failed: the upstream does not read"
                 )
+                self._give_up(stream, CANCEL, error)
+            elif not stream.head.done() and now - stream.touched >= self._answer_seconds:
+                error = UpstreamError(504, "Timeout", "upstream call timeout", retryable=True)
                 self._give_up(stream, CANCEL, error)
         if not self._is_closing:
             if self._streams:

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable
 from typing import final
 
-from sidecar.errors import RequestError
 from sidecar.http import h1
 from sidecar.net.host import Host
 from sidecar.net.incoming import IncomingBody
@@ -43,7 +42,9 @@ class Intake:
         self.rest = b""
         """Once the body is complete: what came after it."""
         self._remaining = length
-        self._chunked = h1.ChunkedDecoder(host.limits) if length == h1.CHUNKED else None
+        self._chunked = None
+        if length == h1.CHUNKED:
+            self._chunked = h1.ChunkedDecoder(host.limits, drops_underscores=True)
 
     def feed(self, data: bytes) -> bool:
         """Take octets (not empty); whether the body is complete.
@@ -73,18 +74,6 @@ class Intake:
                 body.feed_end(decoder.trailers)
                 return True
         self.progress_bytes += len(data)
-        return False
-
-    async def discard(self, budget_bytes: int) -> bool:
-        """Read on for nobody; whether the body ended within the budget."""
-        try:
-            while budget_bytes > 0:
-                data = await self.body.read()
-                if not data:
-                    return True
-                budget_bytes -= len(data)
-        except RequestError:
-            return False
         return False
 
 

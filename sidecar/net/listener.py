@@ -223,13 +223,21 @@ class Port:
         self.gate.loop.add_reader(self._sock, self._accept)
 
     def replace(self, plan: BindPlan) -> None:
-        """Treat new connections by another plan; those open go on as they began."""
+        """Treat new connections by another plan.
+
+        With other settings, those open end with their next answer, or when they have been idle for
+        as long as the old settings allow: none is cut.
+        """
         if plan.tls is not self.plan.tls or plan.settings != self.plan.settings:
             old = self._hosts
             self.plan = plan
             self._make_hosts()
             if any(host.settings != plan.settings for host in old.values()):
-                self._drain_connections()
+                for host in old.values():
+                    host.draining = True
+                for served in list(self.connections):
+                    if isinstance(served, H2Server):
+                        served.drain()  # GOAWAY tells the client which requests still count
                 self._drain_door()
         self.plan = plan
 

@@ -39,7 +39,7 @@ _log = logging.getLogger("sidecar.net.native")
 _HEAD, _SERVE, _TUNNEL, _LINGER = range(4)
 _LINGER_SECONDS: Final = 2.0
 _FIRST_REQUEST_SECONDS: Final = 1.0
-"""How long a drain waits for the first request of a connection that was just accepted."""
+"""How long a drain waits for one more request of a connection that has none under way."""
 _LINGER_BYTES: Final = 256 * 1024
 H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -204,19 +204,14 @@ class H1Server(asyncio.Protocol):
     # --- used by the listener -------------------------------------------------------------
 
     def drain(self) -> None:
-        """Finish what is under way, then close; an idle connection closes now.
+        """Finish what is under way, then close; an idle connection has a second more.
 
-        One that has not had its first request is not idle: the client is about to send it, and
-        would take an end without an answer for a failure.
+        Its client may be sending a request just now, and would take an end without an answer for a
+        failure; what comes in that time is answered with `connection: close`.
         """
         if self._phase == _HEAD and not self._buffer and self.transport is not None:
-            if self._direct is not None:
-                self._direct.outbox.flush()
-            if self._is_fresh:
-                first = self._host.sweeper.time() + _FIRST_REQUEST_SECONDS
-                self.deadline = min(self.deadline, first)
-            else:
-                self.transport.close()
+            last = self._host.sweeper.time() + _FIRST_REQUEST_SECONDS
+            self.deadline = min(self.deadline or last, last)
 
     @property
     def _is_fresh(self) -> bool:
@@ -373,13 +368,7 @@ class H1Server(asyncio.Protocol):
         if response.tunnel is not None:
             await self._tunnel(response)
             return False
-        keep = await self._send(request, head, response)
-        intake = self._intake
-        if intake is None or not keep:
-            return keep
-        # The handler answered without reading the request's body: read a little further so that
-        # the client gets the answer, but do not swallow a large upload.
-        return await intake.discard(self._host.settings.stream_buffer_bytes)
+        return await self._send(request, head, response)
 
     # --- serving without the task ---------------------------------------------------------
 
@@ -518,8 +507,9 @@ class H1Server(asyncio.Protocol):
             and self._left > 0
             and not self._eof
             and not (oldest and host.sweeper.time() - self._started > oldest)
-            # A client still waiting for 100 may send the body or not: the border is unknown.
-            and (intake is None or (intake.body.on_demand is None and not intake.body.is_failed))
+            # An answer ahead of the request's end: whether the client goes on sending, and how
+            # much, is unknown, and swallowing it for nobody is worse than another connection.
+            and intake is None
             # Octets sent ahead for a protocol that was refused are nobody's request.
             and not (head.upgrade and self._buffer)
         )

@@ -74,7 +74,7 @@ class PoolSettings:
     max_idle: int = 1024
     dial: DialSettings = DialSettings()  # noqa: RUF009 - frozen and without state
     answer_seconds: float = 900.0
-    """How long a response head may take when no policy says."""
+    """How long a response head may take after the last progress of its request."""
 
 
 @final
@@ -120,7 +120,7 @@ class Pool:
         self._idle: list[H1Client] = []
         self._live: set[H1Client] = set()
         self._h2: list[H2Client] = []
-        self._h2_connecting: asyncio.Task[H2Client | H1Client] | None = None
+        self._h2_connecting: asyncio.Task[H2Client | None] | None = None
 
     async def send(self, call: Call, version: Version) -> Response:
         """One exchange, on a kept connection where there is one. Raises UpstreamError."""
@@ -215,10 +215,9 @@ class Pool:
             if client is None:
                 if version == "auto" and (kept := self._take()) is not None:
                     return await self._send_h1(call, kept)
-                made = await self._connect_h2(version)
-                if isinstance(made, H1Client):
-                    return await self._send_h1(call, made if made.is_usable else None)
-                client = made
+                client = await self._connect_h2(version)
+                if client is None:
+                    return await self._send_h1(call)
             if not client.can_take:
                 continue
             head = (call.method, call.scheme, call.authority, call.target, call.headers)
@@ -231,8 +230,8 @@ class Pool:
                 return client
         return None
 
-    async def _connect_h2(self, version: Version) -> H2Client | H1Client:
-        """One connection is made at a time: those who wait share it."""
+    async def _connect_h2(self, version: Version) -> H2Client | None:
+        """One connection is made at a time: those who wait share it. See `_open_h2`."""
         task = self._h2_connecting
         if task is None:
             task = self._loop.create_task(self._open_h2(version))
@@ -240,35 +239,53 @@ class Pool:
             task.add_done_callback(self._h2_connected)
         return await asyncio.shield(task)
 
-    def _h2_connected(self, task: asyncio.Task[H2Client | H1Client]) -> None:
+    def _h2_connected(self, task: asyncio.Task[H2Client | None]) -> None:
         self._h2_connecting = None
         if not task.cancelled():
             task.exception()  # each waiter gets it; an abandoned one is no surprise
 
-    async def _open_h2(self, version: Version) -> H2Client | H1Client:
+    async def _open_h2(self, version: Version) -> H2Client | None:
+        """None when ALPN chose HTTP/1.1: the connection is kept then, for whoever takes it first.
+
+        Nobody owns it by being handed it: all who waited may be gone. Raises UpstreamError.
+        """
         chooser = _Chooser(self)
         if version == "h2" and self._tls is None:
             client = self._make_h2()
             await self._dial(lambda: client, http1_only=False)
-            self._h2.append(client)
-            return client
+            return self._keep_h2(client)
         transport = await self._dial(lambda: chooser, http1_only=False)
         alpn = transport.get_extra_info("ssl_object").selected_alpn_protocol()
         if alpn == "h2":
             client = self._make_h2()
             chooser.hand_over(transport, client)
-            self._h2.append(client)
-            return client
+            return self._keep_h2(client)
         if version == "h2":
             transport.abort()
             raise call_failed("the upstream does not offer HTTP/2 in ALPN", sent=False)
         fallback = self._make_h1()
         chooser.hand_over(transport, fallback)
-        self._live.add(fallback)
-        return fallback
+        if fallback.is_usable:
+            self._live.add(fallback)
+            self._released(fallback)
+        return None
+
+    def _keep_h2(self, client: H2Client) -> H2Client:
+        """Offer a fresh connection to all, unless it is gone already. Raises UpstreamError."""
+        if self.closed:
+            client.close()  # nobody would close it later
+            raise call_failed("the backend was removed", sent=False)
+        if not client.transport.is_closing():
+            self._h2.append(client)
+        return client
 
     def _make_h2(self) -> H2Client:
-        return H2Client(self._loop, self._sweeper, on_closed=self._h2_lost)
+        return H2Client(
+            self._loop,
+            self._sweeper,
+            on_closed=self._h2_lost,
+            answer_seconds=self._settings.answer_seconds,
+        )
 
     def _h2_lost(self, client: H2Client) -> None:
         if client in self._h2:

@@ -247,12 +247,32 @@ class TestFaults:
             await exchange.task
         assert caught.value.status == 504
 
+    async def test_upload_may_last_longer_than_the_answer(self) -> None:
+        upstream = Upstream()
+        body = streamed()
+        exchange = upstream.begin(body, method="POST")
+        for _ in range(3):
+            await turns()
+            upstream.time.advance(800)
+            body.feed(b"part")
+        await turns()
+        upstream.time.advance(890)
+        assert not exchange.task.done()
+        assert not upstream.transport.was_aborted
+        upstream.time.advance(11)
+        with pytest.raises(UpstreamError, match="upstream call timeout") as caught:
+            await exchange.task
+        assert caught.value.status == 504
+
     async def test_body_that_stalls(self) -> None:
         upstream = Upstream()
         response = await upstream.begin().answer(OK + b"content-length: 5\r\n\r\n")
         reader = asyncio.ensure_future(response.body.read())
         await turns()
-        upstream.time.advance(301)
+        upstream.time.advance(890)
+        assert not reader.done()
+        assert not upstream.transport.was_aborted
+        upstream.time.advance(11)
         with pytest.raises(UpstreamError) as caught:
             await reader
         assert caught.value.status == 504
@@ -260,7 +280,7 @@ class TestFaults:
     async def test_body_that_nobody_reads_is_no_stall(self) -> None:
         upstream = Upstream()
         await upstream.begin().answer(OK + b"content-length: 5\r\n\r\n")
-        upstream.time.advance(301)
+        upstream.time.advance(901)
         assert not upstream.transport.was_aborted
 
     async def test_cancelled(self) -> None:

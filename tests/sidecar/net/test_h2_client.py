@@ -362,6 +362,43 @@ async def test_upload_nobody_takes_is_cut_and_idle_connection_closed() -> None:
     assert bench.transport.is_closed
 
 
+async def test_call_that_is_never_answered_times_out_alone() -> None:
+    bench = Bench()
+    mute, served = bench.start(), bench.start()
+    await bench.peer.pump()
+    bench.peer.h2.send_headers(3, OK)
+    await bench.peer.pump()
+    response = await served
+    bench.time.advance(899)
+    await turns()
+    assert not mute.done()
+    bench.time.advance(2)
+    error = await failure(mute)
+    assert (error.status, error.code, error.retryable) == (504, "Timeout", True)
+    await bench.peer.pump()
+    assert bench.peer.of(StreamReset, 1)[0].error_code == ErrorCodes.CANCEL
+    assert not bench.peer.of(StreamReset, 3)
+    assert bench.client.can_take
+    response.body.close()
+
+
+async def test_upload_may_last_longer_than_the_answer() -> None:
+    bench = Bench()
+    gate = asyncio.Semaphore(0)
+    task = bench.start("POST", ChunkBody(b"a", b"b", b"c", b"d", gate=gate))
+    for _ in range(3):
+        await bench.peer.pump()
+        bench.time.advance(800)
+        gate.release()
+    await bench.peer.pump()
+    assert bench.peer.body(1) == b"abc"
+    bench.time.advance(899)
+    await turns()
+    assert not task.done()
+    bench.time.advance(2)
+    assert (await failure(task)).status == 504
+
+
 @pytest.mark.parametrize("cut", [0, 1, 1000])
 async def test_client_and_server_back_to_back(cut: int) -> None:
     loop = asyncio.get_running_loop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,6 +27,7 @@ from sidecar.net.h2_server import H2Server
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
 from sidecar.telemetry.clock import SystemClock
+from tests.support.programs import needs_program
 from tests.support.stream import FakeTransport, ManualTime, Peer, turns
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -663,7 +663,7 @@ async def run(*command: str) -> bytes:
     return out
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@needs_program("curl")
 async def test_curl(tmp_path: Any) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(b"0123456789" * 100_000)
@@ -675,7 +675,7 @@ async def test_curl(tmp_path: Any) -> None:
         assert out.startswith(b"HTTP/2 200")
 
 
-@pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not installed")
+@needs_program("h2load")
 async def test_h2load() -> None:
     async with serve(hello) as port:
         out = await run("h2load", "-n2000", "-c4", "-m50", f"http://127.0.0.1:{port}/")

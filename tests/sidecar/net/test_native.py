@@ -201,18 +201,45 @@ class TestConnection:
         assert front.transport.was_aborted
         assert "failed inside the gateway" in caplog.text
 
-    async def test_drain_closes_idle_and_tells_busy(self, is_direct: bool) -> None:
+    async def test_drain_gives_idle_a_moment_and_tells_busy(self, is_direct: bool) -> None:
         front = Downstream(is_direct=is_direct)
         await front.feed(get())
         front.draining = True
         front.server.drain()
         await turns()
-        assert front.transport.is_closed
+        assert not front.transport.is_closed
+        assert front.server.deadline <= front.sweeper.time() + 1.0
+        front.server.expire()
+        assert front.transport.was_aborted
+        # A request that was on its way meanwhile is answered, and told that it was the last.
+        late = Downstream(is_direct=is_direct)
+        await late.feed(get())
+        late.draining = True
+        late.server.drain()
+        late.transport.take()
+        assert b"connection: close" in await late.ask(get())
         busy = Downstream(is_direct=is_direct)
         await busy.feed(post(b"Content-Length: 1"))
         busy.draining = True
         busy.server.drain()
         assert b"connection: close" in await busy.ask(b"x")
+
+    async def test_an_answer_ahead_of_the_body_is_the_last(self, is_direct: bool) -> None:
+        """Else the rest of the body, or a request behind it, would wait for somebody to read."""
+
+        async def early(request: Request) -> Response:
+            request.body.close()
+            return fixed(200, b"early")
+
+        front = Downstream(early, is_direct=is_direct)
+        answer = await front.ask(post(b"Content-Length: 100000", body=b"x" * 50_000))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in answer
+        await front.feed(b"x" * 50_000 + get())
+        assert front.server.deadline
+        assert front.transport.take() == b""
+        front.server.expire()
+        assert front.transport.is_closed or front.transport.was_aborted
 
     async def test_pipelined_octets_are_bounded(self, is_direct: bool) -> None:
         gate = asyncio.Event()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
 from sidecar.errors import UpstreamError
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, Connection, FixedBody, Request, Response
-from sidecar.net.dialer import Address, DialSettings, DirectDialer
-from sidecar.net.pool import Call, Pool, PoolSettings
+from sidecar.net.dialer import Address, DialSettings, DirectDialer, UpstreamTls
+from sidecar.net.pool import Call, Pool, PoolSettings, Version
 from sidecar.net.sweep import Sweeper
+from tests.support.downstream import PlainTransport
 from tests.support.origin import Origin, Recorded, Stream, answer
+from tests.support.stream import ManualTime, turns
 
 
 class Peers:
@@ -186,3 +190,158 @@ def test_head() -> None:
     assert made.h1_head().endswith(b"connection: upgrade\r\nupgrade: websocket\r\n")
     made.upgrade, made.wants_trailers = "", True
     assert made.h1_head().endswith(b"connection: te\r\nte: trailers\r\n")
+
+
+# --- what ALPN chose --------------------------------------------------------------------------
+
+
+class Chosen:
+    """What a pool asks of TLS, before and after a handshake that chose `alpn`."""
+
+    server_hostname = "a.example"
+
+    def __init__(self, alpn: str | None) -> None:
+        self.alpn = alpn
+
+    def context(self, *, http1_only: bool) -> ssl.SSLContext:
+        raise AssertionError("no handshake in memory")
+
+    def verify(self, ssl_object: ssl.SSLObject) -> None:
+        """Nothing to check."""
+
+    def selected_alpn_protocol(self) -> str | None:
+        return self.alpn
+
+
+class SecureTransport(PlainTransport):
+    """A transport after such a handshake."""
+
+    def __init__(self, protocol: asyncio.BaseProtocol, alpn: str | None) -> None:
+        super().__init__(protocol)
+        self.chosen = Chosen(alpn)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.chosen if name == "ssl_object" else default
+
+
+class GatedDialer:
+    """Connects in memory once the gate is open."""
+
+    def __init__(self, alpn: str | None) -> None:
+        self.alpn = alpn
+        self.gate = asyncio.Event()
+        self.made: list[SecureTransport] = []
+        self.is_lost_at_once = False
+
+    async def connect(
+        self,
+        factory: Callable[[], asyncio.Protocol],
+        address: Address,
+        tls: UpstreamTls | None,
+        settings: DialSettings,
+        *,
+        http1_only: bool,
+    ) -> asyncio.Transport:
+        await self.gate.wait()
+        protocol = factory()
+        transport = SecureTransport(protocol, self.alpn)
+        self.made.append(transport)
+        protocol.connection_made(transport)
+        if self.is_lost_at_once:
+            transport.is_closed = True
+            protocol.connection_lost(None)
+        return transport
+
+
+def gated(alpn: str | None, *, tls: bool = True) -> tuple[Pool, GatedDialer, ManualTime]:
+    time = ManualTime()
+    dialer = GatedDialer(alpn)
+    pool = Pool(
+        Address("192.0.2.1", 443),
+        Chosen(alpn) if tls else None,
+        dialer,
+        PoolSettings(answer_seconds=5),
+        asyncio.get_running_loop(),
+        Sweeper(time),  # type: ignore[arg-type]  # the two methods it uses
+        lambda *_: None,
+    )
+    return pool, dialer, time
+
+
+def begun(pool: Pool, version: Version) -> asyncio.Task[Response]:
+    return asyncio.create_task(pool.send(call(), version))
+
+
+async def test_fallback_nobody_waits_for_is_kept_and_expires() -> None:
+    pool, dialer, time = gated("http/1.1")
+    task = begun(pool, "auto")
+    await turns()
+    task.cancel()
+    await turns()
+    dialer.gate.set()
+    await turns()
+    assert pool.open_connections == 1
+    kept = pool.take_kept()
+    assert kept is not None
+    assert kept.deadline > time.time()
+    time.advance(91)
+    await turns()
+    assert dialer.made[0].is_closed
+    assert pool.open_connections == 0
+
+
+async def test_fallback_serves_one_of_those_who_wait() -> None:
+    pool, dialer, _ = gated("http/1.1")
+    tasks = [begun(pool, "auto"), begun(pool, "auto")]
+    dialer.gate.set()
+    await turns()
+    assert len(dialer.made) == 2
+    for transport in dialer.made:
+        assert transport.take().startswith(b"GET / HTTP/1.1")
+        reader = transport.get_protocol()
+        assert isinstance(reader, asyncio.Protocol)
+        reader.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    assert [await whole(await task) for task in tasks] == [b"ok", b"ok"]
+    pool.close()
+    await turns()
+    assert pool.open_connections == 0
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_http2_connection_of_a_closed_pool_is_closed(tls: bool) -> None:
+    pool, dialer, _ = gated("h2", tls=tls)
+    task = begun(pool, "h2")
+    await turns()
+    pool.close()
+    dialer.gate.set()
+    with pytest.raises(UpstreamError, match="the backend was removed") as caught:
+        await task
+    assert (caught.value.retryable, caught.value.sent) == (True, False)
+    assert dialer.made[0].is_closed
+    assert pool.open_connections == 0
+
+
+@pytest.mark.parametrize("alpn", ["h2", "http/1.1"])
+async def test_connection_lost_at_once_is_not_kept(alpn: str) -> None:
+    pool, dialer, _ = gated(alpn)
+    dialer.is_lost_at_once = True
+    task = begun(pool, "auto")
+    await turns()
+    task.cancel()
+    dialer.gate.set()
+    await turns()
+    assert len(dialer.made) == 1
+    assert pool.open_connections == 0
+
+
+async def test_http2_call_that_is_never_answered() -> None:
+    pool, dialer, time = gated("h2")
+    task = begun(pool, "h2")
+    dialer.gate.set()
+    await turns()
+    time.advance(7)
+    with pytest.raises(UpstreamError, match="upstream call timeout") as caught:
+        await task
+    assert (caught.value.status, caught.value.retryable) == (504, True)
+    assert pool.open_connections == 1
+    pool.close()
