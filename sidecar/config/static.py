@@ -137,11 +137,7 @@ def _is_address(host: str) -> bool:
 ENVIRONMENT: tuple[tuple[str, str, Parse], ...] = (
     ("IPV6_ENABLED", "enableIpv6", _flag),
     ("DNS_LOOKUP_FAMILY", "dns.lookupFamily", _family),
-    ("DNS_EDNS0", "dns.edns0", _flag),
-    ("LOCAL_XDS_PATH", "localXdsPath", _text),
-    ("CA_ADDRESS", "caAddress", _text),
     ("CA_AUTH_TOKEN", "caAuthToken", _text),
-    ("XDS_ADDRESS", "xdsAddress", _text),
     ("XDS_AUTH_TOKEN", "xdsAuthToken", _text),
     ("NAMESPACE", "namespace", _text),
     ("GATEWAY", "gateway", _text),
@@ -154,20 +150,32 @@ ENVIRONMENT: tuple[tuple[str, str, Parse], ...] = (
     ("ADMIN_ADDR", "adminAddr", _address),
     ("STATS_ADDR", "statsAddr", _address),
     ("READINESS_ADDR", "readinessAddr", _address),
-    ("SESSION_KEY", "session.key", _session_key),
     ("CONNECTION_MIN_TERMINATION_DEADLINE", "connectionMinTerminationDeadline", _duration),
     ("CONNECTION_TERMINATION_DEADLINE", "connectionTerminationDeadline", _duration),
     ("WORKER_THREADS", "workerThreads", _threads),
     ("FRONT_DOOR", "frontDoor", _door),
     ("RUST_LOG", "logging.level", _text),
     ("LOG_FORMAT", "logging.format", _format),
-    ("HTTP2_STREAM_WINDOW_SIZE", "hbone.windowSize", _size),
-    ("HTTP2_CONNECTION_WINDOW_SIZE", "hbone.connectionWindowSize", _size),
-    ("HTTP2_FRAME_SIZE", "hbone.frameSize", _size),
-    ("POOL_MAX_STREAMS_PER_CONNECTION", "hbone.poolMaxStreamsPerConn", _size),
-    ("POOL_UNUSED_RELEASE_TIMEOUT", "hbone.poolUnusedReleaseTimeout", _duration),
 )
 """Variable, key it overrides, and how it is read. An empty variable counts as unset."""
+
+NOT_BUILT: Mapping[str, str] = {
+    "XDS_ADDRESS": "xDS control plane",
+    "CA_ADDRESS": "mesh identity",
+    "LOCAL_XDS_PATH": "configuration file beside the main one",
+    "SESSION_KEY": "MCP gateway",
+    "DNS_EDNS0": "EDNS0",
+    "UI_READ_ONLY": "UI",
+    "HTTP2_STREAM_WINDOW_SIZE": "HBONE",
+    "HTTP2_CONNECTION_WINDOW_SIZE": "HBONE",
+    "HTTP2_FRAME_SIZE": "HBONE",
+    "POOL_MAX_STREAMS_PER_CONNECTION": "HBONE",
+    "POOL_UNUSED_RELEASE_TIMEOUT": "HBONE",
+}
+"""Variable and the feature it asks for, which is refused as its key in the file is.
+
+Not those that only say where the gateway runs: a pod sets them whether or not they are used.
+"""
 
 _CHECKS: tuple[tuple[str, Parse], ...] = (
     ("adminAddr", _address),
@@ -188,6 +196,7 @@ def static_config(
 
     The deprecated `tracing` and `logging.filter`/`fields` are left out: they become frontend
     policies. Problems are appended when a list is given; else the first is raised as ConfigError.
+    That of a variable in NOT_BUILT has the variable's name for its path.
     """
     found: list[ConfigError] = [] if problems is None else problems
     given: Json = {
@@ -200,6 +209,9 @@ def static_config(
         value = _get(given, key)
         if value is not None:
             _set(config, key, _parsed(str(value), parse, f"config.{key}", "", found))
+    for variable, feature in NOT_BUILT.items():
+        if env.get(variable):
+            found.append(ConfigError(variable, f"not supported yet ({feature})"))
     for variable, key, parse in ENVIRONMENT:
         value = env.get(variable)
         if value:

@@ -148,13 +148,22 @@ def _banner(source: Source, loaded: LoadedSnapshot, workers: int, config: Any) -
     return "\n".join(
         (
             f"agentgateway-sidecar {package_version()}: {source.name}",
-            f"  listening on    {', '.join(map(str, ports)) or 'no port'} ({routes} routes)",
+            f"  listening on    {', '.join(map(str, ports)) or 'no port'} ({_count(routes)})",
             f"  workers         {workers}, state in shared memory",
-            f"  admin           {config.get('adminAddr')}",
-            f"  stats           {config.get('statsAddr')}/metrics",
-            f"  readiness       {config.get('readinessAddr')}/healthz/ready",
+            f"  admin           {_place(config.get('adminAddr'))}",
+            f"  stats           {_place(config.get('statsAddr'), '/metrics')}",
+            f"  readiness       {_place(config.get('readinessAddr'), '/healthz/ready')}",
         )
     )
+
+
+def _count(routes: int) -> str:
+    return "1 route" if routes == 1 else f"{routes} routes"
+
+
+def _place(address: str, path: str = "") -> str:
+    """Where a service is found; one that is off has no path."""
+    return address if address == "off" else address + path
 
 
 def _print_problems(error: InvalidConfigError, output: str) -> None:

@@ -6,7 +6,6 @@ Source: spec/config.md sections 3.11 and 4.9; RFC 9113; with h2load.
 from __future__ import annotations
 
 import re
-import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 from tests.support.authority import Authority
 from tests.support.gateway import GatewayProcess, free_ports
 from tests.support.h2 import H2Upstream
+from tests.support.programs import needs_program
 from tests.support.upstream import Answer, Seen, Upstream
 
 PLAIN, TLS = free_ports(2)
@@ -202,7 +202,7 @@ def test_large_bodies_both_ways(clients: Clients) -> None:
         assert b"".join(answer.iter_bytes()) == b"body: " + body
 
 
-@pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not installed")
+@needs_program("h2load")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.usefixtures("gateway")
 def test_h2load(scheme: str) -> None:

@@ -6,7 +6,6 @@ Source: spec/config.md sections 1.4, 2.1, 3.11 and 7.2; with openssl s_client an
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -23,6 +22,7 @@ from tests.support.authority import Authority
 from tests.support.certificates import Pair
 from tests.support.client import fetch
 from tests.support.gateway import GatewayProcess, free_ports
+from tests.support.programs import needs_program
 from tests.support.upstream import Answer, Upstream
 
 PORT, MUTUAL, STRICT, BACK = free_ports(4)
@@ -290,7 +290,7 @@ def test_backend_tls(path: str, status: int) -> None:
         assert answer.text.startswith("upstream call failed: ")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@needs_program("openssl")
 @pytest.mark.parametrize(("alpn", "chosen"), [("h2,http/1.1", "h2"), ("http/1.1", "http/1.1")])
 @pytest.mark.usefixtures("gateway")
 def test_openssl_s_client(alpn: str, chosen: str, files: Files) -> None:
@@ -304,7 +304,7 @@ def test_openssl_s_client(alpn: str, chosen: str, files: Files) -> None:
     assert "TLSv1.3" in output
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@needs_program("curl")
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
 @pytest.mark.usefixtures("gateway")
 def test_curl(version: str, files: Files) -> None:

@@ -33,8 +33,8 @@ class FrontendHTTP(Model):
     """Most bytes of a body held whole, by whatever policy. Default 2 MiB."""
     http1_max_headers: Uint | None = None
     """Default 100."""
-    http1_idle_timeout: Duration = "10m0s"
-    """Default 10 minutes."""
+    http1_idle_timeout: Duration = "1m0s"
+    """Default 1 minute, where the reference waits 10."""
     http1_header_case: Annotated[
         Literal["lowercase", "preserve"], NotYet("header names as received", ("preserve",))
     ] = "lowercase"

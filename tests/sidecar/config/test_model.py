@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import jsonschema
@@ -14,8 +13,8 @@ from pydantic import ValidationError
 from sidecar.config.model.base import Choice, Model, NotYet, Renamed, camel
 from sidecar.config.model.root import Config
 from sidecar.config.schema import json_schema
+from tests.support.fixtures import CONFIGS, SHARED, EveryVariable, needs_fixtures
 
-SHARED = Path(__file__).parents[4] / "shared"
 REFERENCE = SHARED / "spec" / "config.schema.json"
 has_reference = pytest.mark.skipif(
     not REFERENCE.is_file(), reason="the reference's schema is not here"
@@ -138,17 +137,13 @@ def test_no_key_is_known_that_the_reference_lacks() -> None:
     assert sorted(extra) == []
 
 
-@has_reference
+@needs_fixtures
 def test_reference_configurations_fit_our_printed_schema() -> None:
     from sidecar.config.environment import expand
     from sidecar.config.yaml import Document
 
-    class EveryVariable(dict[str, str]):
-        def get(self, key: str, default: object = None) -> str:  # type: ignore[override]
-            return "x"
-
     validator = jsonschema.Draft202012Validator(json_schema())
-    for file in sorted((SHARED / "fixtures" / "configs").glob("*.yaml")):
+    for file in CONFIGS:
         data = Document(expand(file.read_text(), EveryVariable()).text).data
         assert list(validator.iter_errors(data)) == [], file.name
 

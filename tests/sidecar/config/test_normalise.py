@@ -17,6 +17,7 @@ from sidecar.config.snapshot import Snapshot
 from sidecar.config.targets import reference_target
 from sidecar.errors import ConfigError
 from tests.support.certificates import make_pair
+from tests.support.fixtures import CONFIGS, needs_fixtures
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "snapshot"
 IS_UPDATING = bool(os.environ.get("UPDATE_GOLDEN"))
@@ -70,12 +71,9 @@ def test_the_loader_gives_the_same(source: Path) -> None:
     assert snapshot_of(loaded.data).dump() == snapshot_of(parse(source.read_text())).dump()
 
 
+@needs_fixtures
 def test_every_configuration_of_the_reference_is_normalised() -> None:
-    folder = Path(os.environ.get("AGENTGATEWAY_FIXTURES", "fixtures"))
-    sources = sorted(folder.glob("configs/*.yaml"))
-    if not sources:
-        pytest.skip("no fixtures: set AGENTGATEWAY_FIXTURES to their folder")
-    for source in sources:
+    for source in CONFIGS:
         problems: list[ConfigError] = []
         normalise(parse(source.read_text()), problems, read_file=lambda _: PAIR.any(), env={})
         left = [str(one) for one in problems if "not supported yet" not in one.message]

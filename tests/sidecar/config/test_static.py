@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.local import Source
 from sidecar.config.normalise import normalise
+from sidecar.config.problems import InvalidConfigError
 from sidecar.config.snapshot import Snapshot
 from sidecar.config.static import static_config
 from sidecar.errors import ConfigError
+from sidecar.gateway.loading import Loader
 
 
 def normalised(data: dict[str, Any], env: dict[str, str]) -> tuple[Snapshot, list[str]]:
@@ -26,7 +29,6 @@ def test_the_environment_overrides_the_file() -> None:
         "CPU_LIMIT": "3",
         "RUST_LOG": "debug",
         "LOG_FORMAT": "json",
-        "POOL_MAX_STREAMS_PER_CONNECTION": "7",
         "STATS_ADDR": "",
         "FRONT_DOOR": "granian",
     }
@@ -38,7 +40,6 @@ def test_the_environment_overrides_the_file() -> None:
     assert config["workerThreads"] == 2
     assert config["frontDoor"] == "granian"
     assert config["logging"] == {"level": "debug", "format": "json"}
-    assert config["hbone"]["poolMaxStreamsPerConn"] == 7
 
 
 @pytest.mark.parametrize(("grace", "deadline"), [("11", "6s"), ("10", "9s"), ("1", "1s")])
@@ -110,9 +111,54 @@ def test_problems_of_the_environment(name: str) -> None:
     assert expected in found
 
 
+REFUSED = {
+    "XDS_ADDRESS": "xDS control plane",
+    "CA_ADDRESS": "mesh identity",
+    "LOCAL_XDS_PATH": "configuration file beside the main one",
+    "SESSION_KEY": "MCP gateway",
+    "DNS_EDNS0": "EDNS0",
+    "UI_READ_ONLY": "UI",
+    "HTTP2_STREAM_WINDOW_SIZE": "HBONE",
+    "HTTP2_CONNECTION_WINDOW_SIZE": "HBONE",
+    "HTTP2_FRAME_SIZE": "HBONE",
+    "POOL_MAX_STREAMS_PER_CONNECTION": "HBONE",
+    "POOL_UNUSED_RELEASE_TIMEOUT": "HBONE",
+}
+
+
+@pytest.mark.parametrize(("variable", "feature"), REFUSED.items())
+def test_variables_of_what_is_not_built_are_refused(variable: str, feature: str) -> None:
+    _, found = normalised({}, {variable: "hunter2"})
+    assert found == [f"{variable}: not supported yet ({feature})"]
+    assert normalised({}, {variable: ""})[1] == []
+    with pytest.raises(ConfigError) as caught:
+        static_config({}, {variable: "hunter2"})
+    assert caught.value.path == variable
+
+
+def test_every_refused_variable_is_reported() -> None:
+    _, found = normalised({}, dict.fromkeys(REFUSED, "1"))
+    assert [line.partition(":")[0] for line in found] == list(REFUSED)
+
+
+def test_the_loader_names_the_variable() -> None:
+    source = Source("f.yaml", content="gateways: {}\n")
+    with pytest.raises(InvalidConfigError) as caught:
+        Loader(source, {"XDS_ADDRESS": "http://istiod:15010"}).load()
+    (problem,) = caught.value.problems
+    line = problem.render("f.yaml")
+    assert line.endswith("XDS_ADDRESS: not supported yet (xDS control plane)")
+
+
+def test_variables_that_a_pod_sets_anyway_are_allowed() -> None:
+    names = ("NAMESPACE", "GATEWAY", "NETWORK", "TRUST_DOMAIN", "CLUSTER_ID", "SERVICE_ACCOUNT")
+    _, found = normalised({}, dict.fromkeys((*names, "NODE_NAME", "POD_NAME"), "a"))
+    assert found == []
+
+
 def test_secrets_are_not_shown() -> None:
-    _, (found,) = normalised({}, {"SESSION_KEY": "hunter2"})
-    assert found.startswith("config.session.key: environment variable SESSION_KEY")
+    _, (found,) = normalised({"config": {"session": {"key": "hunter2"}}}, {})
+    assert found.startswith("config.session.key: invalid value: ")
     assert "hunter2" not in found
 
 
