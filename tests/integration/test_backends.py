@@ -141,7 +141,7 @@ def test_what_cannot_be_reached(
     assert answer.status == status
     assert answer.text.startswith(text)
     assert answer.get("content-type") == "text/plain"
-    assert gateway.metric("agentgateway_requests_total", route=f"default{path}", reason=reason) == 1
+    gateway.wait_metric("agentgateway_requests_total", 1, route=f"default{path}", reason=reason)
 
 
 @pytest.mark.usefixtures("gateway")

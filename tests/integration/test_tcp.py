@@ -125,7 +125,7 @@ def test_octets_both_ways_and_half_close(gateway: GatewayProcess) -> None:
         sock.shutdown(socket.SHUT_WR)
         assert read_all(sock) == b"two"
     labels = {"bind": f"bind/{PLAIN}", "protocol": "tcp"}
-    assert gateway.metric("agentgateway_downstream_connections_total", **labels) == before + 1
+    gateway.wait_metric("agentgateway_downstream_connections_total", before + 1, **labels)
     gateway.wait_metric("agentgateway_downstream_received_bytes_total", 6, **labels)
     gateway.wait_metric("agentgateway_downstream_sent_bytes_total", 6, **labels)
 

@@ -171,12 +171,12 @@ def test_metrics(up: Upstream) -> None:
         }
         total = "agentgateway_requests_total"
         gateway.wait_metric(total, 3, **shop)
-        assert gateway.metric(total, status="503", reason="Upstream", **shop) == 1
-        assert gateway.metric(total, reason="DirectResponse", backend="unknown") == 1
+        gateway.wait_metric(total, 1, status="503", reason="Upstream", **shop)
+        gateway.wait_metric(total, 1, reason="DirectResponse", backend="unknown")
         lost = {"status": "404", "reason": "NotFound", "route": "unknown", "method": "PUT"}
-        assert gateway.metric(total, **lost) == 1
-        assert gateway.metric("agentgateway_response_bytes_total", **shop) == 15
-        assert gateway.metric("agentgateway_request_duration_seconds_count", **shop) == 3
+        gateway.wait_metric(total, 1, **lost)
+        gateway.wait_metric("agentgateway_response_bytes_total", 15, **shop)
+        gateway.wait_metric("agentgateway_request_duration_seconds_count", 3, **shop)
         assert (
             gateway.metric("agentgateway_request_duration_seconds_bucket", le="+Inf", **shop) == 3
         )
@@ -184,9 +184,9 @@ def test_metrics(up: Upstream) -> None:
             gateway.metric("agentgateway_upstream_call_duration_seconds_count", kind="Primary") == 3
         )
         assert gateway.metric("agentgateway_upstream_connect_duration_seconds_count") >= 1
-        assert gateway.metric("agentgateway_downstream_connections_total", protocol="http") == 5
-        assert gateway.metric("agentgateway_build_info") == 1
-        assert gateway.metric("agentgateway_config_synchronized") == 1
+        gateway.wait_metric("agentgateway_downstream_connections_total", 5, protocol="http")
+        gateway.wait_metric("agentgateway_build_info", 1)
+        gateway.wait_metric("agentgateway_config_synchronized", 1)
         text = gateway.metrics()
     assert "# TYPE agentgateway_requests_total counter" in text
     assert "# TYPE agentgateway_request_duration_seconds histogram" in text
