@@ -15,6 +15,7 @@ from typing import Final, Protocol, cast, final
 
 from sidecar.errors import SidecarError, UpstreamError
 from sidecar.http import h1
+from sidecar.http.chunked import ChunkedDecoder, FramingError, encode_chunk, encode_last_chunk
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response
 from sidecar.net.incoming import IncomingBody
@@ -116,7 +117,7 @@ class H1Client(asyncio.Protocol):
         self._is_head = False
         self._body: IncomingBody | None = None
         self._body_done = True
-        self._chunked: h1.ChunkedDecoder | None = None
+        self._chunked: ChunkedDecoder | None = None
         self._remaining = 0
         self._keep = True
         self._eof = False
@@ -312,7 +313,7 @@ class H1Client(asyncio.Protocol):
                 sent += len(data)
                 if length is not None and sent > length:
                     raise call_failed("request body longer than declared", retryable=False)
-                write(h1.encode_chunk(data) if length is None else data)
+                write(encode_chunk(data) if length is None else data)
                 if len(data) > _TELLING_BYTES:
                     # uvloop writes at the end of a turn and only then says that it is full.
                     del data
@@ -326,7 +327,7 @@ class H1Client(asyncio.Protocol):
                     self.deadline = self._sweeper.time() + self.answer_seconds
                 data = body.read_nowait() if length is None or sent < length else b""
             if length is None:
-                write(h1.encode_last_chunk(body.trailers))
+                write(encode_last_chunk(body.trailers))
             elif sent != length:
                 raise call_failed("request body shorter than declared", retryable=False)
             self._body_done = True
@@ -397,7 +398,7 @@ class H1Client(asyncio.Protocol):
         self._is_bounded = True
         switch(self.transport, BoundedReader(self))
         self._remaining = length
-        self._chunked = h1.ChunkedDecoder(LIMITS) if length == h1.CHUNKED else None
+        self._chunked = ChunkedDecoder(LIMITS) if length == h1.CHUNKED else None
         self.deadline = self._sweeper.time() + self.stall_seconds
         if rest:
             self._feed_body(rest)
@@ -409,7 +410,7 @@ class H1Client(asyncio.Protocol):
         if self._chunked is not None:
             try:
                 part = self._chunked.feed(data)
-            except h1.FramingError as error:
+            except FramingError as error:
                 self._fail(h1.bad_response(str(error)))
                 return
             if part:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import final
 
 from sidecar.http import h1
+from sidecar.http.chunked import ChunkedDecoder, FramingError
 from sidecar.net.host import Host
 from sidecar.net.incoming import IncomingBody
 
@@ -44,7 +45,7 @@ class Intake:
         self._remaining = length
         self._chunked = None
         if length == h1.CHUNKED:
-            self._chunked = h1.ChunkedDecoder(host.limits, drops_underscores=True)
+            self._chunked = ChunkedDecoder(host.limits, drops_underscores=True)
 
     def feed(self, data: bytes) -> bool:
         """Take octets (not empty); whether the body is complete.
@@ -64,7 +65,7 @@ class Intake:
         else:
             try:
                 take = decoder.feed(data)
-            except h1.FramingError as error:
+            except FramingError as error:
                 body.fail(h1.bad_request(str(error)))
                 return False
             if take:

@@ -11,6 +11,7 @@ from typing import Final, Protocol, final
 
 from sidecar.errors import RequestError, SidecarError, UpstreamError
 from sidecar.http import h1
+from sidecar.http.chunked import encode_chunk, encode_last_chunk
 from sidecar.http.message import Body, Request, Response
 
 _TELLING_BYTES: Final = 32 * 1024
@@ -178,7 +179,7 @@ class Sender:
     def _append(self, data: bytes, parts: list[bytes]) -> bool:
         if not data:
             if self._chunked:
-                parts.append(h1.encode_last_chunk(self._body.trailers if self._trailers else None))
+                parts.append(encode_last_chunk(self._body.trailers if self._trailers else None))
             elif not self._is_complete:
                 raise UpstreamError(502, "UpstreamFailure", "the response body is too short")
             return False
@@ -186,7 +187,7 @@ class Sender:
         if self._length is not None and self.sent > self._length:
             self.sent -= len(data)
             raise UpstreamError(502, "UpstreamFailure", "the response body is too long")
-        parts.append(h1.encode_chunk(data) if self._chunked else data)
+        parts.append(encode_chunk(data) if self._chunked else data)
         # Fast path: the promised length is reached, so nobody needs to be asked for more.
         return self._length is None or self.sent < self._length
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.errors import RequestError, UpstreamError
 from sidecar.http import h1
+from sidecar.http.chunked import ChunkedDecoder, FramingError, encode_chunk, encode_last_chunk
 from sidecar.http.headers import Headers
 from tests.support.hostile_http1 import SMUGGLED, get, post
 
@@ -220,14 +221,14 @@ Decoded = tuple[bytes, Headers | None, bytes] | None
 
 def decode(pieces: list[bytes]) -> Decoded | str:
     """Data, trailers and rest; None while incomplete; "refused"."""
-    decoder = h1.ChunkedDecoder(SMALL)
+    decoder = ChunkedDecoder(SMALL)
     data = b""
     try:
         for index, piece in enumerate(pieces):
             data += decoder.feed(piece)
             if decoder.done:
                 return data, decoder.trailers, decoder.rest + b"".join(pieces[index + 1 :])
-    except h1.FramingError:
+    except FramingError:
         return "refused"
     return None
 
@@ -284,7 +285,7 @@ def test_chunks_by_octets(data: bytes, cuts: list[int]) -> None:
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=5), st.integers(1, 7))
 def test_chunks_come_back(parts: list[bytes], cut: int) -> None:
     trailers = Headers([(b"x-sum", b"1"), (b"host", b"evil")])
-    coded = b"".join(map(h1.encode_chunk, parts)) + h1.encode_last_chunk(trailers) + b"rest"
+    coded = b"".join(map(encode_chunk, parts)) + encode_last_chunk(trailers) + b"rest"
     pieces = [coded[at : at + cut] for at in range(0, len(coded), cut)]
     assert decode(pieces) == (b"".join(parts), [(b"x-sum", b"1")], b"rest")
 
