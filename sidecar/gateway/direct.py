@@ -32,7 +32,7 @@ class DirectCall:
     served the long way, since the kept connection proved stale and nothing was acted on.
     """
 
-    __slots__ = ("_again", "_client", "_exchange", "_is_done", "_picked", "_reply")
+    __slots__ = ("_again", "_authority", "_client", "_exchange", "_is_done", "_picked", "_reply")
 
     def __init__(
         self,
@@ -41,7 +41,10 @@ class DirectCall:
         client: H1Client,
         reply: Callable[[Response], None],
         again: Callable[[], None],
+        authority: str,
     ) -> None:
+        """`authority`: the client's, which the call may have replaced by the backend's."""
+        self._authority = authority
         self._exchange = exchange
         self._picked = picked
         self._client = client
@@ -76,6 +79,8 @@ class DirectCall:
             and request.method in _IDEMPOTENT
         ):
             exchange.worker.in_flight -= 1
+            # The long way chooses the route anew, by the name that the client asked for.
+            request.authority = self._authority
             self._again()
             return
         if failure is None:

@@ -124,7 +124,16 @@ class Pipeline:
         client: H1Client,
         reply: Callable[[Response], None],
         again: Callable[[], None],
-    ) -> DirectCall:
+    ) -> DirectCall | None:
+        body = request.body
+        assert type(body) is FixedBody
+        authority = request.authority
+        try:
+            head = _call(request, backend, route, body).h1_head()
+        except UpstreamError:
+            request.authority = authority
+            client.close()
+            return None
         worker = self._worker
         exchange = Exchange(request, worker)
         exchange.labels = listener.labels
@@ -136,13 +145,10 @@ class Pipeline:
         gateway = exchange.gateway
         if gateway.observer is not None:
             gateway.observer.begin(request)
-        body = request.body
-        assert type(body) is FixedBody
-        call = _call(request, backend, route, body)
-        direct = DirectCall(exchange, picked, client, reply, again)
+        direct = DirectCall(exchange, picked, client, reply, again, authority)
         exchange.upstream_started_ns = worker.clock.monotonic_ns()
         picked.begin()
-        client.begin(call.h1_head(), body.peek(), request, request.method, direct, self.outbox)
+        client.begin(head, body.peek(), request, request.method, direct, self.outbox)
         return direct
 
     @staticmethod
