@@ -32,7 +32,6 @@ from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 
 from sidecar.errors import RequestError
-from sidecar.http.headers import Headers
 
 # A path that is its own canonical form, then an optional query. A segment begins with at most one
 # dot that something else follows. Characters: RFC 3986 pchar but `;` and `%`, which need care.
@@ -224,17 +223,3 @@ def _without_dots(segments: list[str]) -> list[str]:
     if segments[-1] in _DOTS:
         out.append("")
     return out
-
-
-def drop_underscored(headers: Headers) -> int:
-    """Remove every field whose name holds an underscore; tells how many went (hardening case 38).
-
-    Servers that map names to variables (CGI, WSGI) take `x_user` for `x-user`, so that a client
-    could forge a field that a policy sets or removes under its true name.
-    """
-    # Fast path: one search in the joined names.
-    if b"_" not in b"".join([name for name, _ in headers]):
-        return 0
-    before = len(headers)
-    headers[:] = [item for item in headers if b"_" not in item[0]]
-    return before - len(headers)

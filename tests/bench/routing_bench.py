@@ -52,7 +52,6 @@ def bench_canonical() -> None:
     timed("canonical path, %2F", lambda: canonical.resolve("/-/package/%40scope%2Fname"))
     timed("canonical path, dot segments", lambda: canonical.resolve("/a/b/../c"))
     timed("canonical authority, seen before", lambda: canonical.authority("Api.Example.com:8443"))
-    timed("underscored fields, 12 headers, none", lambda: canonical.drop_underscored(HEADERS))
 
 
 def bench_table() -> None:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import RequestError
-from sidecar.http.headers import Headers
 from sidecar.routing import canonical
 
 AUTHORITIES = [
@@ -255,19 +254,3 @@ def test_configured_paths() -> None:
 def test_configured_path_that_nothing_equals(text: str) -> None:
     with pytest.raises(ValueError):
         canonical.configured(text)
-
-
-@pytest.mark.parametrize(
-    ("names", "kept"),
-    [
-        pytest.param([b"x_user", b"x-user"], [b"x-user"], id="case-38-twin"),
-        pytest.param([b"x_user", b"accept"], [b"accept"], id="case-38-forged-before-it-is-set"),
-        pytest.param([b"_", b"a_b_c"], [], id="case-38-all"),
-        pytest.param([b"accept", b"x-user"], [b"accept", b"x-user"], id="case-38-none"),
-        pytest.param([], [], id="case-38-empty"),
-    ],
-)
-def test_underscored_fields_are_dropped(names: list[bytes], kept: list[bytes]) -> None:
-    headers = Headers((name, b"v") for name in names)
-    assert canonical.drop_underscored(headers) == len(names) - len(kept)
-    assert [name for name, _ in headers] == kept
