@@ -4,6 +4,7 @@ from shm.cells import Cell, Histogram, HistogramValue, Series, SeriesKind
 from shm.config import ConfigTable, WorkerState, WorkerStatus
 from shm.errors import (
     LockBrokenError,
+    LockTimeoutError,
     SegmentInUseError,
     SegmentMissingError,
     SegmentRefusedError,
@@ -20,6 +21,7 @@ __all__ = [
     "Histogram",
     "HistogramValue",
     "LockBrokenError",
+    "LockTimeoutError",
     "MetricsTable",
     "RobustLock",
     "Segment",

@@ -23,5 +23,9 @@ class LockBrokenError(ShmError):
     """The table behind a lock could not be repaired; its segment must be created anew."""
 
 
+class LockTimeoutError(ShmError):
+    """A living process holds the lock and does not go on."""
+
+
 class SnapshotGoneError(ShmError):
     """The snapshot of that generation is not there any more; read the current one."""

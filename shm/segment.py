@@ -6,6 +6,8 @@ Who may do what:
     creator   makes the segment and holds a shared flock on it; removes it in `close`.
     child     inherits the mapping over fork, and with it the flock; never removes anything.
     attacher  maps an existing segment after every check of `layout.read_header`.
+    heir      takes over a *kept* segment: one that outlives its instance, so that limits and spend
+              survive even the death of all processes at once.
 
 Invariants:
     S1  A segment is mapped only when its file is as long as its header says (H3), is ours
@@ -16,6 +18,8 @@ Invariants:
     S4  `sweep` removes an instance's segments only when nobody of it lives: every owner of this pid
         namespace is dead, and nobody holds a flock on those of another. The flock tells for a
         sidecar's container, which shares /dev/shm with its predecessor but not the pids.
+    S6  A kept segment is swept only when its owner is dead and its last sign of life (the header's
+        generation, ns since the epoch, renewed by `beat`) is a day old.
     S5  Judging a segment dead, removing it and creating one in its place happen under one lock of
         this user, so that nobody removes what has just been created anew.
 """
@@ -30,6 +34,7 @@ import os
 import re
 import stat
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +49,8 @@ from shm.errors import SegmentInUseError, SegmentMissingError, SegmentRefusedErr
 from shm.layout import GENERATION_OFFSET, HEADER_BYTES, OWNER_OFFSET, Header, Kind
 
 _PREFIX = "agw-"
+_KEPT_PREFIX = "agwk-"
+_KEPT_NS = 24 * 3600 * 1_000_000_000
 _INSTANCE = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TABLE = re.compile(r"[a-z0-9]{1,17}")
 _SHM_DIR = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
@@ -94,20 +101,22 @@ def _namespace() -> int:
     return Path("/proc/self/ns/pid").stat().st_ino
 
 
-def _instance_prefix(instance: str) -> str:
+def _instance_prefix(instance: str, prefix: str) -> str:
     if not _INSTANCE.fullmatch(instance):
         raise ShmError("instance: 1 to 128 letters, digits, dots, dashes and underscores")
-    return _PREFIX + hashlib.blake2b(instance.encode(), digest_size=8).hexdigest() + "-"
+    return prefix + hashlib.blake2b(instance.encode(), digest_size=8).hexdigest() + "-"
 
 
-def segment_name(instance: str, table: str) -> str:
+def segment_name(instance: str, table: str, *, kept: bool = False) -> str:
     """The POSIX name of an instance's table, at most 40 characters whatever the instance is called.
+
+    `kept`: it outlives its instance (S6).
 
     Raises: ShmError for an instance or table outside the allowed alphabet.
     """
     if not _TABLE.fullmatch(table):
         raise ShmError("table: 1 to 17 lower-case letters and digits")
-    return "/" + _instance_prefix(instance) + table
+    return "/" + _instance_prefix(instance, _KEPT_PREFIX if kept else _PREFIX) + table
 
 
 @final
@@ -117,12 +126,13 @@ class Segment:
     The mapping lives as long as its last view, so no view ever points to memory that is gone.
     """
 
-    __slots__ = ("_file", "_owned_name", "_view", "body", "header", "name")
+    __slots__ = ("_owned_name", "_view", "body", "file", "header", "name")
 
     def __init__(self, name: str, header: Header, file: mmap.mmap) -> None:
         self.name = name
         self.header = header
-        self._file = file
+        self.file = file
+        """The whole mapping, header included: slicing it is cheaper than slicing `body`."""
         self._view = memoryview(file)
         self._owned_name = ""
         self.body = self._view[HEADER_BYTES:]
@@ -166,6 +176,33 @@ class Segment:
             return cls(name, header, mmap.mmap(descriptor, size, access=access))
         finally:
             os.close(descriptor)
+
+    @classmethod
+    def inherit(cls, name: str, kind: Kind, *, from_living: bool = False) -> Self | None:
+        """Take over the kept segment that an earlier instance left; None when there is none.
+
+        `from_living`: also when its owner lives, which is the predecessor in an upgrade.
+        Raises: SegmentInUseError when the owner lives, SegmentRefusedError.
+        """
+        with _registry():
+            if not from_living and _is_held(_SHM_DIR / name[1:]):
+                raise SegmentInUseError(f"{name}: in use; does this instance run already?")
+            try:
+                segment = cls.attach(name, kind)
+            except SegmentMissingError:
+                return None
+            segment.adopt()
+        return segment
+
+    def beat(self) -> None:
+        """Renew the sign of life of a kept segment (S6)."""
+        self.generation_word[0] = time.time_ns()
+
+    def leave(self) -> None:
+        """Let go of the mapping, and leave a kept segment to the next instance."""
+        self.beat()
+        self._owned_name = ""
+        self.body = self._view[:0]
 
     def seal(self) -> None:
         """Open the segment to others (H1)."""
@@ -232,7 +269,23 @@ def _sweep() -> list[str]:
     for paths in instances.values():
         if not any(_is_held(path) for path in paths):
             removed += ["/" + path.name for path in paths if unlink("/" + path.name)]
+    for path in sorted(_SHM_DIR.glob(_KEPT_PREFIX + "*-*")):
+        if not _is_held(path) and _is_stale(path) and unlink("/" + path.name):
+            removed.append("/" + path.name)
     return removed
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether a kept segment of a dead owner has been of no use for long (S6)."""
+    try:
+        with path.open("rb") as file:
+            head = memoryview(file.read(HEADER_BYTES))
+    except OSError:
+        return False
+    if len(head) < HEADER_BYTES:
+        return True
+    beat = int.from_bytes(head[GENERATION_OFFSET : GENERATION_OFFSET + 8], sys.byteorder)
+    return time.time_ns() - beat > _KEPT_NS
 
 
 def _is_held(path: Path) -> bool:
