@@ -3,9 +3,9 @@
 Source: RFC 9112, RFC 9110; spec hardening section 4.3 A.
 
 Anything ambiguous raises RequestError or UpstreamError and is never repaired: two parsers that
-disagree about a message's end are how requests are smuggled. The whole head is checked by one
-possessive regular expression (linear time), then cut by a second one; together they cost what a
-callback parser in C costs, and accept exactly what is written here.
+disagree about a message's end are how requests are smuggled. A head ends at its first empty line;
+it is cut at its line ends, and sidecar.http.lines checks every line. What is accepted is exactly
+what is written in these two files.
 """
 
 from __future__ import annotations
@@ -16,93 +16,34 @@ from typing import Final, final
 
 from sidecar.errors import RequestError, UpstreamError
 from sidecar.http.headers import UNNOMINATABLE, Field, Headers
+from sidecar.http.lines import (
+    CODING,
+    CONNECTION,
+    DROP,
+    EXPECT,
+    HOST,
+    LENGTH,
+    TE,
+    TOKEN,
+    UPGRADE,
+    MalformedError,
+    VersionError,
+    known_first_line,
+    known_request_line,
+    known_response_line,
+    known_status_line,
+)
 
 CHUNKED: Final = -1
 """`length` of a message framed by chunks."""
 UNTIL_CLOSE: Final = -2
 """`length` of a response that ends with its connection."""
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-FIELDS = rb"((?:%s++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n" % _TOKEN
-_REQUEST = re.compile(rb"(%s++) ([\x21-\x7e]++) HTTP/(\d\.\d)\r\n%s" % (_TOKEN, FIELDS))
-_STATUS = re.compile(rb"HTTP/(\d\.\d) (\d\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n%s" % FIELDS)
+FIELDS = rb"((?:%s++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n" % TOKEN
+_HEAD_END: Final = b"\r\n\r\n"
 _BLANK_LINES = re.compile(rb"(?:\r\n)*+")
 LONE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _DIGITS: Final = frozenset(b"0123456789")
-
-_HOST, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _TE, _DROP, _PLAIN = range(9)
-
-
-_USUAL: Final = frozenset(
-    (
-        b"accept", b"accept-encoding", b"accept-language", b"cache-control", b"connection",
-        b"content-encoding", b"content-length", b"content-type", b"date", b"host", b"keep-alive",
-        b"origin", b"pragma",
-        b"server", b"te", b"transfer-encoding", b"upgrade", b"user-agent", b"vary", b"via",
-    )
-)  # fmt: skip
-"""Fields whose lines come again and again, and hold no secret."""
-_LINES_MAX: Final = 1024
-_LINE_MAX_BYTES: Final = 256
-
-
-@final
-class _Lines(dict[bytes, tuple[Field, int]]):
-    """Field line → (field with lower-case name, what it means). Lines are well formed.
-
-    Most lines of most messages are the same as last time: looking one up costs a third of cutting
-    it. Bounded, for clients choose them; only `_USUAL` ones stay.
-    """
-
-    def __init__(self, special: dict[bytes, int], *, drops_underscores: bool) -> None:
-        super().__init__()
-        self._special = special
-        self._drops_underscores = drops_underscores
-
-    def __missing__(self, line: bytes) -> tuple[Field, int]:
-        raw, _, value = line.partition(b":")
-        name = raw.lower()
-        meaning = self._special.get(name, _PLAIN)
-        # An underscore twin of a field we set would be the same variable to a CGI-like
-        # upstream (hardening case 38), so such fields are dropped as nginx does.
-        if self._drops_underscores and b"_" in name:
-            meaning = _DROP
-        found = (name, value.strip(b" \t")), meaning
-        if name in _USUAL and len(line) <= _LINE_MAX_BYTES:
-            if len(self) >= _LINES_MAX:
-                self.clear()
-            self[line] = found
-        return found
-
-
-_REQUEST_LINES: Final = _Lines(
-    {
-        b"host": _HOST,
-        b"content-length": _LENGTH,
-        b"transfer-encoding": _CODING,
-        b"connection": _CONNECTION,
-        b"upgrade": _UPGRADE,
-        b"expect": _EXPECT,
-        b"te": _TE,
-        b"proxy-connection": _DROP,
-        b"keep-alive": _DROP,
-        b"proxy-authenticate": _DROP,
-        b"trailer": _DROP,
-    },
-    drops_underscores=True,
-)
-_RESPONSE_LINES: Final = _Lines(
-    {
-        b"content-length": _LENGTH,
-        b"transfer-encoding": _CODING,
-        b"connection": _CONNECTION,
-        b"upgrade": _UPGRADE,
-        b"proxy-connection": _DROP,
-        b"keep-alive": _DROP,
-        b"trailer": _DROP,
-    },
-    drops_underscores=False,
-)
 
 
 def bad_request(message: str, status: int = 400) -> RequestError:
@@ -163,66 +104,66 @@ def parse_request(data: bytes, limits: HeadLimits) -> RequestHead | None:
     `data` is not empty and starts at the request line (see `skip_blank`).
     Raises RequestError, `close` set.
     """
-    # Fast path: one match decides that the head is complete and well formed.
-    match = _REQUEST.match(data)
-    if match is None:
+    end = data.find(_HEAD_END)
+    if end < 0 or end + 4 > limits.block_bytes:
         _explain_request(data, limits)
         return None
-    size = match.end()
-    if size > limits.block_bytes or match.end(3) > limits.line_bytes:
+    lines = data[:end].split(b"\r\n")
+    first = lines.pop(0)
+    if len(first) > limits.line_bytes:
         _refuse_size(data, limits)
-    method, target, version, block = match.groups()
-    if version not in (b"1.1", b"1.0"):
-        raise bad_request("HTTP version not supported", 505)
-    lines = block.split(b"\r\n")
-    if len(lines) > limits.count + 1:
-        raise bad_request("too many header fields", 431)
-    return _request_head(method, target, version == b"1.1", lines, size)
+    try:
+        method, target, is_11 = known_first_line(first)
+        if len(lines) > limits.count:
+            raise bad_request("too many header fields", 431)
+        fields = list(map(known_request_line, lines))
+    except MalformedError:
+        raise bad_request("malformed request head") from None
+    except VersionError:
+        raise bad_request("HTTP version not supported", 505) from None
+    return _request_head(method, target, is_11, fields, end + 4)
 
 
 def _request_head(  # noqa: C901 - one pass, one branch a field; a call each would cost more
-    method: bytes, target: bytes, is_11: bool, lines: list[bytes], size: int
+    method: str, target: str, is_11: bool, fields: list[tuple[Field, int]], size: int
 ) -> RequestHead:
     headers = Headers()
     host: bytes | None = None
     length = 0
     has_length = has_coding = expects = trailers = False
     connection = upgrade = b""
-    known = _REQUEST_LINES
-    lines.pop()  # what stands behind the last line end
-    for line in lines:
-        field, special = known[line]
-        if special == _PLAIN:
+    for field, special in fields:
+        if not special:
             headers.append(field)
             continue
         value = field[1]
-        if special == _DROP:
+        if special == DROP:
             continue
-        if special == _HOST:
+        if special == HOST:
             if host is not None:
                 raise bad_request("more than one Host field")
             host = value
-        elif special == _LENGTH:
+        elif special == LENGTH:
             if has_length:
                 raise bad_request("more than one Content-Length field")
             length = parse_length(value)
             has_length = True
             headers.append(field)
-        elif special == _CODING:
+        elif special == CODING:
             if has_coding:
                 raise bad_request("more than one Transfer-Encoding field")
             has_coding = True
             if value.lower() != b"chunked":
                 raise bad_request("transfer coding not supported", 501)
-        elif special == _CONNECTION:
+        elif special == CONNECTION:
             connection = connection + b"," + value.lower() if connection else value.lower()
-        elif special == _UPGRADE:
+        elif special == UPGRADE:
             upgrade = value.lower()
-        elif special == _EXPECT:
+        elif special == EXPECT:
             if value.lower() != b"100-continue":
                 raise bad_request("expectation failed", 417)
             expects = True
-        elif special == _TE:
+        elif special == TE:
             trailers = b"trailers" in value.lower()
     if has_coding:
         if not is_11:
@@ -245,8 +186,8 @@ def _request_head(  # noqa: C901 - one pass, one branch a field; a call each wou
             wanted = upgrade.decode("latin-1")
         drop_nominated(headers, options)
     return RequestHead(
-        method.decode("ascii"),
-        target.decode("ascii"),
+        method,
+        target,
         "HTTP/1.1" if is_11 else "HTTP/1.0",
         headers,
         host,
@@ -329,10 +270,10 @@ def _explain_request(data: bytes, limits: HeadLimits) -> None:
         raise bad_request("malformed request head")
 
 
-_PARTIAL_LINE = re.compile(rb"%s*+(?: (?:[\x21-\x7e]*+(?: [HTP/0-9.]*+\r?)?)?)?" % _TOKEN)
+_PARTIAL_LINE = re.compile(rb"%s*+(?: (?:[\x21-\x7e]*+(?: [HTP/0-9.]*+\r?)?)?)?" % TOKEN)
 _PARTIAL = re.compile(
     rb"%s++ [\x21-\x7e]++ HTTP/\d\.\d\r\n(?:%s++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
-    rb"(?:%s++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?|\r)?" % (_TOKEN, _TOKEN, _TOKEN)
+    rb"(?:%s++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?|\r)?" % (TOKEN, TOKEN, TOKEN)
 )
 
 
@@ -343,56 +284,56 @@ def bad_response(message: str) -> UpstreamError:
 
 def parse_response(data: bytes, is_head: bool, limits: HeadLimits) -> ResponseHead | None:
     """The response head at the start of `data`, None while incomplete. Raises UpstreamError."""
-    match = _STATUS.match(data)
-    if match is None:
-        end = data.find(b"\r\n\r\n")
-        if len(data) > limits.block_bytes and not 0 <= end <= limits.block_bytes:
+    end = data.find(_HEAD_END)
+    if end < 0:
+        if len(data) > limits.block_bytes:
             raise bad_response("response head too large")
-        if end >= 0 or LONE_CR_OR_LF.search(data) or not data.startswith(b"HTTP/1"[: len(data)]):
+        if LONE_CR_OR_LF.search(data) or not data.startswith(b"HTTP/1"[: len(data)]):
             raise bad_response("malformed response head")
         return None
-    if match.end() > limits.block_bytes:
+    if end + 4 > limits.block_bytes:
         raise bad_response("response head too large")
-    version, status_text, block = match.groups()
-    if version not in (b"1.1", b"1.0"):
-        raise bad_response("unexpected HTTP version")
-    if status_text < b"100":
-        raise bad_response("invalid status")
-    lines = block.split(b"\r\n")
+    lines = data[:end].split(b"\r\n")
     if len(lines) > limits.count + 1:
         raise bad_response("too many header fields")
-    return _response_head(int(status_text), version == b"1.1", lines, is_head, match.end())
+    try:
+        status, is_11 = known_status_line(lines.pop(0))
+        fields = list(map(known_response_line, lines))
+    except MalformedError:
+        raise bad_response("malformed response head") from None
+    except VersionError:
+        raise bad_response("unexpected HTTP version") from None
+    if status < 100:
+        raise bad_response("invalid status")
+    return _response_head(status, is_11, fields, is_head, end + 4)
 
 
 def _response_head(  # noqa: C901 - as _request_head
-    status: int, is_11: bool, lines: list[bytes], is_head: bool, size: int
+    status: int, is_11: bool, fields: list[tuple[Field, int]], is_head: bool, size: int
 ) -> ResponseHead:
     headers = Headers()
     declared: int | None = None
     coded = False
     connection = upgrade = b""
-    known = _RESPONSE_LINES
-    lines.pop()
-    for line in lines:
-        field, special = known[line]
-        if special == _PLAIN:
+    for field, special in fields:
+        if not special:
             headers.append(field)
             continue
         value = field[1]
-        if special == _DROP:
+        if special == DROP:
             continue
-        if special == _LENGTH:
+        if special == LENGTH:
             length = _response_length(value)
             if declared is not None and declared != length:
                 raise bad_response("conflicting Content-Length fields")
             declared = length
-        elif special == _CODING:
+        elif special == CODING:
             if coded or value.lower() != b"chunked":
                 raise bad_response("transfer coding not supported")
             coded = True
-        elif special == _CONNECTION:
+        elif special == CONNECTION:
             connection = connection + b"," + value.lower() if connection else value.lower()
-        elif special == _UPGRADE:
+        elif special == UPGRADE:
             upgrade = value.lower()
     keep_alive = is_11
     if connection == b"keep-alive":
@@ -462,4 +403,6 @@ def status_line(status: int) -> bytes:
 
 def encode_fields(headers: list[tuple[bytes, bytes]]) -> bytes:
     """Header lines without the ones that frame a message, which the sender writes itself."""
-    return b"".join([b"%b: %b\r\n" % field for field in headers if field[0] not in _SKIP])
+    lines = [b": ".join(field) for field in headers if field[0] not in _SKIP]
+    lines.append(b"")
+    return b"\r\n".join(lines)

@@ -95,6 +95,10 @@ UNNOMINATABLE = frozenset(
         b"x-forwarded-for",
         b"x-forwarded-proto",
         b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-client-cert",
+        b"x-real-ip",
         b"traceparent",
         b"tracestate",
     )

@@ -178,6 +178,11 @@ class Connection:
     extra: dict[str, object] = field(default_factory=dict)
 
 
+Ending = Callable[["Request", "Response | None"], None]
+"""What a policy settles at the end of an exchange: after the last octet of the response, when it
+was cut, or with None when the client left before there was one. It does not wait."""
+
+
 @final
 class Request:
     """One request, as the pipeline sees and changes it.
@@ -197,11 +202,14 @@ class Request:
         "authority",
         "body",
         "connection",
+        "endings",
         "expects_continue",
         "headers",
         "method",
         "on_informational",
+        "received_authority",
         "received_body_bytes",
+        "received_target",
         "response_headers",
         "route",
         "scheme",
@@ -232,6 +240,9 @@ class Request:
         self._host_of = ""
         self._host = ""
         self.target = target
+        self.received_authority = authority
+        self.received_target = target
+        """With `received_authority` what the client asked for, whatever policies made of it."""
         self.version = version
         self.headers = headers
         self.body = body
@@ -246,6 +257,8 @@ class Request:
         self.state: dict[str, object] = {}
         self.response_headers: list[tuple[bytes, bytes]] = []
         """Queued by policies (CORS, rate limit): they overwrite equal names at the very end."""
+        self.endings: tuple[Ending, ...] = ()
+        """Called once each when the exchange is over, however it ended: see Ending."""
         self.route: object | None = None
         """The compiled route once it is chosen (sidecar.gateway.compile.Route)."""
         self.trace: object | None = None
@@ -255,6 +268,11 @@ class Request:
     def path(self) -> str:
         """The target without its query, as received."""
         return self.target.partition("?")[0]
+
+    @property
+    def received_path(self) -> str:
+        """The path that the client asked for."""
+        return self.received_target.partition("?")[0]
 
     @property
     def query(self) -> str:

@@ -27,6 +27,8 @@ _IDLE, _WAIT, _BODY, _TUNNEL, _DEAD = range(5)
 _TELLING_BYTES: Final = 32 * 1024
 _INFORMATIONAL_MAX: Final = 16
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))
+_NO_BODY: Final = FixedBody()
+"""Stands in a response until its own is made."""
 LIMITS: Final = h1.HeadLimits(block_bytes=64 * 1024, count=200)
 """An upstream is trusted further than a client, not without end."""
 
@@ -359,8 +361,9 @@ class H1Client(asyncio.Protocol):
 
     def _take_head(self, head: h1.ResponseHead, rest: bytes) -> None:
         self._keep = head.keep_alive
-        response = Response(head.status, head.headers, None, version=head.version)
+        response = Response(head.status, head.headers, _NO_BODY, version=head.version)
         if head.status == 101:
+            response.body = FixedBody()
             self._upgrade(head, response, rest)
         elif head.length == 0:
             # HEAD and 304 declare the length of a body they do not carry.

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, final
 
 from sidecar.errors import UpstreamError
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response
+from sidecar.net import h2_client
 from sidecar.net.dialer import Address, Dialer, DialSettings, UpstreamTls
 from sidecar.net.h1_client import H1Client, call_failed
 from sidecar.net.h2_client import H2Client
@@ -22,6 +23,7 @@ from sidecar.net.sweep import Sweeper
 Version = Literal["h1", "h2", "auto"]
 """`auto` lets ALPN decide; without TLS it is HTTP/1.1."""
 
+_TRAILERS_WANTED: Final = (b"connection: te", b"te: trailers")
 _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
 
 
@@ -41,28 +43,56 @@ class Call:
     wants_trailers: bool = False
 
     def h1_head(self) -> bytes:
-        """Request line and fields, up to where the framing field goes. Raises UpstreamError."""
-        lines = [b"%b: %b\r\n" % field for field in self.headers if field[0] not in _FRAMING]
-        count = len(lines) + 2
-        if self.wants_trailers:
-            lines.append(b"connection: te\r\nte: trailers\r\n")
-            count += 2
-        elif self.upgrade:
-            lines.append(b"connection: upgrade\r\nupgrade: %b\r\n" % self.upgrade.encode("latin-1"))
-            count += 2
-        line = f"{self.method} {self.target} HTTP/1.1\r\nhost: {self.authority}\r\n"
-        head = line.encode("latin-1", "replace") + b"".join(lines)
-        named = self.method + self.target + self.authority
-        # Policies and expressions may have built these octets; none may end a line early.
-        if (
-            head.count(b"\n") != count
-            or head.count(b"\r") != count
-            or b"\0" in head
-            or not (named.isascii() and named.isprintable())
-            or " " in named
-        ):
-            raise UpstreamError(500, "Internal", "invalid http: a rewritten request is malformed")
-        return head
+        """See the function."""
+        return h1_head(
+            self.method,
+            self.target,
+            self.authority,
+            self.headers,
+            self.upgrade,
+            self.wants_trailers,
+        )
+
+
+def h1_head(
+    method: str,
+    target: str,
+    authority: str,
+    headers: Headers,
+    upgrade: str,
+    wants_trailers: bool,
+) -> bytes:
+    """Request line and fields, up to where the framing field goes. Raises UpstreamError."""
+    return request_line(method, target, authority) + field_lines(headers, upgrade, wants_trailers)
+
+
+def request_line(method: str, target: str, authority: str) -> bytes:
+    """The request line and the Host field. Raises UpstreamError."""
+    named = method + target + authority
+    # Policies and expressions may have built these octets; none may end a line early.
+    if not (named.isascii() and named.isprintable()) or " " in named:
+        raise _malformed()
+    return f"{method} {target} HTTP/1.1\r\nhost: {authority}\r\n".encode()
+
+
+def field_lines(headers: Headers, upgrade: str = "", wants_trailers: bool = False) -> bytes:
+    """The fields of a request but for those of its framing. Raises UpstreamError."""
+    lines = [b": ".join(field) for field in headers if field[0] not in _FRAMING]
+    if wants_trailers:
+        lines += _TRAILERS_WANTED
+    elif upgrade:
+        lines += (b"connection: upgrade", b"upgrade: " + upgrade.encode("latin-1"))
+    count = len(lines)
+    lines.append(b"")
+    fields = b"\r\n".join(lines)
+    # As in `request_line`.
+    if fields.count(b"\n") != count or fields.count(b"\r") != count or b"\0" in fields:
+        raise _malformed()
+    return fields
+
+
+def _malformed() -> UpstreamError:
+    return UpstreamError(500, "Internal", "invalid http: a rewritten request is malformed")
 
 
 @final
@@ -88,6 +118,8 @@ class Pool:
         "_dialer",
         "_h2",
         "_h2_connecting",
+        "_h2_settings",
+        "_h2_waiting",
         "_idle",
         "_live",
         "_loop",
@@ -121,6 +153,9 @@ class Pool:
         self._live: set[H1Client] = set()
         self._h2: list[H2Client] = []
         self._h2_connecting: asyncio.Task[H2Client | None] | None = None
+        self._h2_settings = replace(h2_client.SETTINGS, idle_seconds=settings.idle_seconds)
+        self._h2_waiting = 0
+        """Calls that wait for the connection being made."""
 
     async def send(self, call: Call, version: Version) -> Response:
         """One exchange, on a kept connection where there is one. Raises UpstreamError."""
@@ -221,7 +256,11 @@ class Pool:
             if not client.can_take:
                 continue
             head = (call.method, call.scheme, call.authority, call.target, call.headers)
-            return await client.request(call.request, head=head, body=call.body)
+            try:
+                return await client.request(call.request, head=head, body=call.body)
+            finally:
+                if self.closed:
+                    client.close()
         raise call_failed("no HTTP/2 stream to be had", sent=False)
 
     def _take_h2(self) -> H2Client | None:
@@ -237,7 +276,11 @@ class Pool:
             task = self._loop.create_task(self._open_h2(version))
             self._h2_connecting = task
             task.add_done_callback(self._h2_connected)
-        return await asyncio.shield(task)
+        self._h2_waiting += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._h2_waiting -= 1
 
     def _h2_connected(self, task: asyncio.Task[H2Client | None]) -> None:
         self._h2_connecting = None
@@ -271,11 +314,15 @@ class Pool:
         return None
 
     def _keep_h2(self, client: H2Client) -> H2Client:
-        """Offer a fresh connection to all, unless it is gone already. Raises UpstreamError."""
+        """Offer a fresh connection to all, unless it is gone already.
+
+        When the backend was removed meanwhile, it is for those alone who wait, for they end on the
+        configuration that they began with; they close it.
+        """
         if self.closed:
-            client.close()  # nobody would close it later
-            raise call_failed("the backend was removed", sent=False)
-        if not client.transport.is_closing():
+            if not self._h2_waiting:
+                client.close()
+        elif not client.transport.is_closing():
             self._h2.append(client)
         return client
 
@@ -284,6 +331,7 @@ class Pool:
             self._loop,
             self._sweeper,
             on_closed=self._h2_lost,
+            settings=self._h2_settings,
             answer_seconds=self._settings.answer_seconds,
         )
 
@@ -299,8 +347,8 @@ class Pool:
         for client in self._idle:
             client.close()
         self._idle.clear()
-        for h2_client in list(self._h2):
-            h2_client.close()
+        for multiplexed in list(self._h2):
+            multiplexed.close()
 
     @property
     def open_connections(self) -> int:

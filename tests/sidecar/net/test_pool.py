@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import h2.config
+import h2.connection
 import pytest
 
 from sidecar.errors import UpstreamError
@@ -16,6 +20,7 @@ from sidecar.net.dialer import Address, DialSettings, DirectDialer, UpstreamTls
 from sidecar.net.pool import Call, Pool, PoolSettings, Version
 from sidecar.net.sweep import Sweeper
 from tests.support.downstream import PlainTransport
+from tests.support.h2 import H2Upstream
 from tests.support.origin import Origin, Recorded, Stream, answer
 from tests.support.stream import ManualTime, turns
 
@@ -308,17 +313,77 @@ async def test_fallback_serves_one_of_those_who_wait() -> None:
 
 
 @pytest.mark.parametrize("tls", [True, False])
-async def test_http2_connection_of_a_closed_pool_is_closed(tls: bool) -> None:
+async def test_calls_that_wait_for_http2_outlive_their_pool(tls: bool) -> None:
     pool, dialer, _ = gated("h2", tls=tls)
-    task = begun(pool, "h2")
+    tasks = [begun(pool, "h2"), begun(pool, "h2")]
     await turns()
     pool.close()
     dialer.gate.set()
-    with pytest.raises(UpstreamError, match="the backend was removed") as caught:
-        await task
-    assert (caught.value.retryable, caught.value.sent) == (True, False)
+    await turns()
+    (transport,) = dialer.made
+    assert not transport.is_closed
+    client = transport.get_protocol()
+    assert isinstance(client, asyncio.Protocol)
+    server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    server.initiate_connection()
+    server.receive_data(transport.take())
+    for stream_id in (1, 3):
+        server.send_headers(stream_id, [(":status", "200")])
+        server.send_data(stream_id, b"ok", end_stream=True)
+    client.data_received(server.data_to_send())
+    assert [await whole(await task) for task in tasks] == [b"ok", b"ok"]
+    await turns()
+    assert transport.is_closed
+    assert pool.open_connections == 0
+
+
+async def test_http2_connection_of_a_closed_pool_that_nobody_waits_for_is_closed() -> None:
+    pool, dialer, _ = gated("h2")
+    task = begun(pool, "h2")
+    await turns()
+    task.cancel()
+    await turns()
+    pool.close()
+    dialer.gate.set()
+    await turns()
     assert dialer.made[0].is_closed
     assert pool.open_connections == 0
+
+
+class WatchedUpstream(H2Upstream):
+    """Tells of each connection that has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Semaphore(0)
+
+    def _converse(self, sock: socket.socket) -> None:
+        super()._converse(sock)
+        self.ended.release()
+
+
+async def test_http2_connection_expires_when_idle() -> None:
+    with WatchedUpstream() as origin:
+        loop = asyncio.get_running_loop()
+        sweeper, connected = Sweeper(loop), []
+        pool = Pool(
+            Address("127.0.0.1", origin.port),
+            None,
+            DirectDialer(loop),
+            PoolSettings(idle_seconds=0.1),
+            loop,
+            sweeper,
+            lambda seconds, transport: connected.append(transport),
+        )
+        for _ in range(2):
+            response = await pool.send(call(), "h2")
+            assert response.status == 200
+            await whole(response)
+            assert await asyncio.to_thread(origin.ended.acquire, timeout=10)
+            assert pool.open_connections == 0
+        pool.close()
+        sweeper.close()
+    assert connected == ["plaintext", "plaintext"]
 
 
 @pytest.mark.parametrize("alpn", ["h2", "http/1.1"])
