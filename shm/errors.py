@@ -29,3 +29,11 @@ class LockTimeoutError(ShmError):
 
 class SnapshotGoneError(ShmError):
     """The snapshot of that generation is not there any more; read the current one."""
+
+
+class TableFullError(ShmError):
+    """No room for another key, and every slot is live; nothing has changed."""
+
+
+class ValueTooLongError(ShmError):
+    """The value does not fit into a slot; nothing has changed."""

@@ -54,8 +54,6 @@ _KEPT_NS = 24 * 3600 * 1_000_000_000
 _INSTANCE = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TABLE = re.compile(r"[a-z0-9]{1,17}")
 _SHM_DIR = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
-_UNFINISHED_SECONDS = 60.0
-"""A segment without magic is being created; older than this, its creator died."""
 _OWNER = struct.Struct("=3Q")
 
 
@@ -311,8 +309,6 @@ def _is_descriptor_held(descriptor: int) -> bool:
         owner = Identity(*_OWNER.unpack_from(head, OWNER_OFFSET))
         if owner.is_local():
             return owner.is_alive()
-    elif time.time() - info.st_mtime < _UNFINISHED_SECONDS:
-        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -321,20 +317,31 @@ def _is_descriptor_held(descriptor: int) -> bool:
 
 
 def _create_file(name: str, size_bytes: int) -> int:
-    """A new file of real pages (S2) with our shared flock on it."""
+    """A new file of real pages (S2)."""
     descriptor = _create_name(name)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.posix_fallocate(descriptor, 0, size_bytes)
     except OSError as exc:
         os.close(descriptor)
         unlink(name)
         if exc.errno in (errno.ENOSPC, errno.ENOMEM):
-            raise ShmError(
-                f"{name}: no room for {size_bytes} bytes in {_SHM_DIR}; mount a larger one"
-            ) from exc
+            raise ShmError(_no_room(name, size_bytes)) from exc
         raise ShmError(f"{name}: {exc.strerror}") from exc
     return descriptor
+
+
+def _no_room(name: str, size_bytes: int) -> str:
+    """What happened, and how to enlarge /dev/shm wherever this runs."""
+    room = os.statvfs(_SHM_DIR)
+    free = room.f_bavail * room.f_frsize
+    size = room.f_blocks * room.f_frsize
+    wanted = f"{-(-(size - free + size_bytes) // 2**20)}m"
+    return (
+        f"{name}: no room for {size_bytes} bytes in {_SHM_DIR}, {free} of its {size} are free."
+        f" Enlarge it to {wanted} or more: mount -o remount,size={wanted} {_SHM_DIR};"
+        f" docker run --shm-size={wanted}; in Kubernetes mount an emptyDir with medium: Memory and"
+        f" sizeLimit at {_SHM_DIR}"
+    )
 
 
 def _create_name(name: str) -> int:
@@ -352,12 +359,15 @@ def _create_name(name: str) -> int:
 
 
 def _create_exclusively(name: str) -> int:
+    """A new file with our shared flock on it: one without magic or flock has lost its creator."""
     try:
-        return int(posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600).fd)
+        descriptor = int(posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600).fd)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except posix_ipc.ExistentialError:
         raise
     except (OSError, posix_ipc.Error) as exc:
         raise ShmError(f"{name}: {exc}") from exc
+    return descriptor
 
 
 @contextmanager

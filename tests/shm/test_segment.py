@@ -224,13 +224,28 @@ def test_sweep_asks_the_flock_about_another_pid_namespace(name: str) -> None:
     assert name in sweep()
 
 
-def test_sweep_spares_a_segment_in_the_making_and_takes_an_old_one() -> None:
-    name = segment_name(f"test-unfinished-{os.getpid()}", "table")
-    path = file_of(name)
-    path.touch(0o600)
-    assert name not in sweep()
-    os.utime(path, (0, 0))
+def test_a_segment_in_the_making_is_its_living_creators(name: str) -> None:
+    ready, done = os.pipe()
+
+    creator = os.fork()
+    if creator == 0:
+        segment = Segment.create(name, KIND, 64)
+        os.write(done, segment.name[:1].encode())
+        signal.pause()
+        os._exit(0)
+    os.read(ready, 1)
+    try:
+        assert name not in sweep()
+        with pytest.raises(SegmentInUseError):
+            make(name)
+    finally:
+        os.kill(creator, signal.SIGKILL)
+        os.waitpid(creator, 0)
+    make(name).close()
+    file_of(name).touch(0o600)
     assert name in sweep()
+    os.close(ready)
+    os.close(done)
 
 
 def test_sweep_leaves_what_is_not_a_plain_file() -> None:

@@ -1,0 +1,186 @@
+"""What a slot of the leases table holds, and its arithmetic. No I/O, no lock.
+
+Source: design section 5; Gray and Cheriton, "Leases", 1989. Rules and invariants: `shm.leases`.
+
+Slot, 166 bytes; written and read under its stripe's lock:
+
+    offset size type  a bucket's lease                    a budget's
+    0      16   -     key, that of `rates`                key, that of `budgets`
+    16     8    i64   allowance: all that was granted     what may be spent in the window
+    24     8    i64   taken of it, ever                   what others have spent in the window
+    32     8    i64   left in the store when it last answered, for whoever asks first
+    40     8    u64   last refill, ns (monotonic)         window start, ns (epoch)
+    48     8    u64   last answer, ns (monotonic); 0: none yet
+    56     8    u64   end of the lease, ns (monotonic)
+    64     8    u64   until when a refusal needs no question, ns (monotonic)
+    72     8    u64   number of the last message sent
+    80     8    u64   until when a process is asking, ns (monotonic); 0: none is
+    88     8    u64   last use, ns (monotonic)
+    96     8    u64   made, ns (epoch)                    resets of the budget
+    104    8    u64   not evicted before, ns (monotonic)
+    112    8    i64   the last grant                      the same
+    120    8    u64   capacity                            amount
+    128    8    u64   refill                              spent, as last reported
+    136    8    u64   interval, ns                        window, ns
+    144    1    u8    1: the debt is carried              0
+    145    1    u8    1                                   2
+    146    16   -     the name on all machines
+    162    4    u32   CRC-32
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple, final
+
+from shm.bucket import Ask as RateAsk
+from shm.bucket import Limit, Verdict, judged, refilled
+
+SLOT: Final = struct.Struct("=16sqqqQQQQQQQQQqQQQBB16s")
+BUCKET: Final = 1
+BUDGET: Final = 2
+_SECOND_NS: Final = 1_000_000_000
+
+
+@final
+class Slot(NamedTuple):
+    """A slot, field by field; see the module."""
+
+    key: bytes
+    allowance: int
+    used: int
+    pool: int
+    since: int
+    told: int
+    expires: int
+    dry: int
+    sequence: int
+    claim: int
+    touched: int
+    birth: int
+    keep: int
+    chunk: int
+    amount: int
+    refill: int
+    interval: int
+    carries: int
+    kind: int
+    name: bytes
+
+    @property
+    def left(self) -> int:
+        """Of a bucket's lease; below 0: debt."""
+        return self.allowance - self.used
+
+
+def slot_in(raw: bytes) -> Slot:
+    """The value of a slot."""
+    return Slot._make(SLOT.unpack_from(raw))
+
+
+def new_bucket(ask: RateAsk, now_ns: int, wall_ns: int) -> Slot:
+    """The lease of a bucket of which nothing is granted yet; alone it would be full."""
+    limit = ask.limit
+    return Slot(
+        key=ask.key,
+        allowance=0,
+        used=0,
+        pool=limit.capacity,
+        since=now_ns,
+        told=0,
+        expires=0,
+        dry=0,
+        sequence=0,
+        claim=0,
+        touched=now_ns,
+        birth=wall_ns,
+        keep=now_ns + _SECOND_NS,
+        chunk=0,
+        amount=limit.capacity,
+        refill=limit.refill,
+        interval=limit.interval_ns,
+        carries=limit.carry_debt,
+        kind=BUCKET,
+        name=ask.name,
+    )
+
+
+def new_budget(
+    key: bytes, name: bytes, amount: int, window: tuple[int, int], now_ns: int, end_ns: int
+) -> Slot:
+    """The lease of a budget in this window: start and length; `end_ns`: its end, monotonic."""
+    start_ns, length_ns = window
+    return Slot(
+        key=key,
+        allowance=0,
+        used=0,
+        pool=amount,
+        since=start_ns,
+        told=0,
+        expires=0,
+        dry=0,
+        sequence=0,
+        claim=0,
+        touched=now_ns,
+        birth=0,
+        keep=end_ns,
+        chunk=0,
+        amount=amount,
+        refill=0,
+        interval=length_ns,
+        carries=0,
+        kind=BUDGET,
+        name=name,
+    )
+
+
+def limited(slot: Slot, limit: Limit, now_ns: int) -> Slot:
+    """A bucket's lease under the limit of now, its pool as of now."""
+    level, since = refilled(slot.pool, slot.since, slot.amount, slot.refill, slot.interval, now_ns)
+    if (slot.amount, slot.refill, slot.interval, slot.carries) != (
+        *(limit.capacity, limit.refill, limit.interval_ns),
+        limit.carry_debt,
+    ):
+        # Asked anew: what the store has left was told of the old limit.
+        slot = slot._replace(
+            amount=limit.capacity,
+            refill=limit.refill,
+            interval=limit.interval_ns,
+            carries=int(limit.carry_debt),
+            dry=0,
+        )
+        level = min(level, limit.capacity)
+    return slot._replace(pool=level, since=since)
+
+
+def ended(slot: Slot, now_ns: int) -> Slot:
+    """A bucket's lease; what is left of it goes back to the store when it has ended (L3)."""
+    left = slot.left
+    if left <= 0 or now_ns < slot.expires:
+        return slot
+    return slot._replace(allowance=slot.used, pool=min(slot.pool + left, slot.amount))
+
+
+def taken(slot: Slot, cost: int, alone: bool) -> Slot | None:
+    """The lease after a take; None: it has not that much. `alone`: take from the pool as well."""
+    left = slot.left
+    if 0 <= cost <= left and left > 0:
+        return slot._replace(used=slot.used + cost)
+    if not alone or cost < 0 or not max(cost, 1) <= left + slot.pool:
+        return None
+    own = max(cost - left, 0)
+    return slot._replace(
+        allowance=slot.allowance + own, pool=slot.pool - own, used=slot.used + cost
+    )
+
+
+def verdict_on(slot: Slot, ask: RateAsk, now_ns: int, allowed: bool) -> Verdict:
+    """The verdict: by what is left here and, as far as known, in the store."""
+    level = min(slot.left + max(slot.pool, 0), slot.amount)
+    return judged(ask, level, slot.since, now_ns, allowed)
+
+
+def is_over(raw: bytes, now_ns: int) -> bool:
+    """Whether a slot carries no information any more: its lease has ended, and so has its time."""
+    slot = slot_in(raw)
+    return now_ns >= max(slot.keep, slot.expires, slot.claim)

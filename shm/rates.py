@@ -1,0 +1,297 @@
+"""Token buckets of all workers: check and take are one critical section, so a limit is exact.
+
+Source: design section 5 (`rates`); spec config section 3.10 (discrete refills).
+
+A bucket is a slot of 96 bytes: see `shm.bucket`. With tags and the room that keeps both groups from
+being full a key costs 111 bytes: 1,000,000 keys, 111 MB.
+
+A bucket is made full by its first use, which also anchors it: refills come at anchor + n intervals,
+each of them whole. Invariants:
+    R1  level ≤ capacity. Only `take` and `settle` lower it, only refills, refunds and `reset`
+        raise it; a refusal changes nothing.
+    R2  Time that lies before `since` refills nothing. If it lies more than an interval and more
+        than `LATE_NS` before, the clock was set back, and `since` becomes that time. So a step back
+        gives no token, what the clock goes through again counts for as long as it really takes, and
+        nobody waits for a refill longer than two intervals and `LATE_NS`.
+    R3  A full bucket says nothing that a new one would not, but when its next refill is due; that
+        is what `is_expired` means (T5). Losing it delays a refill, and never brings one early.
+    R4  A take with another limit than the slot's counts the old refills up to now, then goes on by
+        the new limit: a full bucket stays full, another keeps its level, at most the new capacity.
+        Another interval anchors the bucket anew. `settle` goes by the slot's limit: the answer to
+        an old request does not bring the old limit back.
+    R5  `take_all` locks stripes by rising index. A stripe's changes happen whole or not at all; who
+        dies between two stripes has taken from the first only: its own request, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Self, final
+
+from shm.bucket import (
+    FIELDS_BYTES,
+    HEAD,
+    LABEL_AT,
+    LATE_NS,
+    LIMIT,
+    LIMIT_AT,
+    MAX_TOKENS,
+    UNKNOWN,
+    Ask,
+    Limit,
+    Row,
+    Verdict,
+    advanced,
+    fitted,
+    is_full,
+    judged,
+    refilled,
+    row_of,
+    seconds,
+)
+from shm.layout import Kind
+from shm.segment import segment_name
+from shm.table import KEY_BYTES, HashTable, Stripe, TableStats
+
+KIND: Final = Kind("rates", 1)
+
+
+@final
+class RateTable:
+    """The table, in the process that made it and, over fork, in its children.
+
+    Times are CLOCK_MONOTONIC in ns. Every method may raise LockTimeoutError and LockBrokenError.
+    """
+
+    __slots__ = ("_stripe", "key", "table")
+
+    def __init__(self, table: HashTable) -> None:
+        self.table = table
+        self._stripe = table.stripe
+        self.key = table.key
+        """The key of these parts, 16 bytes; the caller may keep it."""
+
+    @classmethod
+    def create(cls, instance: str, keys: int) -> Self:
+        """A new table with room for `keys` buckets. Raises: SegmentInUseError, ShmError."""
+        name = segment_name(instance, KIND.name)
+        return cls(HashTable.create(name, KIND, FIELDS_BYTES, keys, is_full))
+
+    @classmethod
+    def open(cls, instance: str, keys: int, *, from_living: bool = False) -> Self:
+        """The kept table of an earlier instance, or a new one that is kept.
+
+        `from_living`: also take it over from a predecessor that still runs. One that cannot be
+        used, or has room for another number of keys, is replaced: `table.refusal` says why.
+        Raises: SegmentInUseError, ShmError.
+        """
+        name = segment_name(instance, KIND.name, kept=True)
+        return cls(HashTable.open(name, KIND, FIELDS_BYTES, keys, is_full, from_living=from_living))
+
+    @classmethod
+    def attach(cls, instance: str, *, kept: bool = False) -> Self:
+        """A running instance's table. Raises: SegmentMissingError, SegmentRefusedError."""
+        return cls(HashTable.attach(segment_name(instance, KIND.name, kept=kept), KIND, is_full))
+
+    def close(self) -> None:
+        """Remove the table, if this process owns it."""
+        self.table.segment.close()
+
+    def leave(self) -> None:
+        """Let go of a kept table; the next instance finds it."""
+        self.table.segment.leave()
+
+    def beat(self) -> None:
+        """Renew the sign of life of a kept table; at least once an hour."""
+        self.table.segment.beat()
+
+    def take(self, ask: Ask, now_ns: int) -> Verdict:
+        """Take the cost if it is there. Exact over all processes."""
+        key, _, limit, cost, _ = ask
+        with self._stripe(key) as stripe:
+            at = stripe.find(key)
+            raw = stripe.read(at) if at >= 0 else b""
+            if not raw:
+                return _begun(stripe, ask, now_ns)
+            _, level, since, _ = HEAD.unpack_from(raw)
+            tail = raw[LIMIT_AT:FIELDS_BYTES]
+            is_same = tail.startswith(limit.encoded)
+            # Fast path: nothing to count but the cost.
+            if not is_same or not 0 <= now_ns - since < limit.interval_ns:
+                level, since = advanced(raw, limit, now_ns)
+                tail = limit.encoded + raw[LABEL_AT:FIELDS_BYTES]
+            allowed = 0 <= cost <= level and level > 0
+            if allowed and (cost or not is_same):
+                level -= cost
+                stripe.write(at, raw, HEAD.pack(key, level, since, seconds(now_ns)) + tail)
+        return judged(ask, level, since, now_ns, allowed)
+
+    def take_all(self, asks: Sequence[Ask], now_ns: int) -> list[Verdict]:
+        """Take all costs, or none when a bucket refuses or is not known.
+
+        `allowed` says what each bucket could give; the whole is allowed when all of them are. Asks
+        of one key add up, under the limit of the first. To go on without one that is not known, ask
+        again for the others.
+        """
+        if len(asks) == 1:
+            return [self.take(asks[0], now_ns)]
+        stripes = {self._stripe(ask.key) for ask in asks}
+        held: list[Stripe] = []
+        try:
+            for stripe in sorted(stripes, key=_number):
+                # One by one: when one raises, those before it must be known.
+                held.append(stripe.__enter__())  # noqa: PERF401 - R5
+            return self._taken(asks, now_ns)
+        finally:
+            for stripe in held:
+                stripe.__exit__(None, None, None)
+
+    def _taken(self, asks: Sequence[Ask], now_ns: int) -> list[Verdict]:
+        """`take_all`, with all stripes locked."""
+        buckets = {ask.key: self._bucket(ask, now_ns) for ask in reversed(asks)}
+        if None in buckets.values():
+            # Room first: making it may free a full bucket, be it another of ours.
+            for ask in asks:
+                _make_room(self._stripe(ask.key), ask, now_ns)
+            buckets = {ask.key: self._bucket(ask, now_ns) for ask in reversed(asks)}
+        verdicts = [_tried(ask, buckets[ask.key], now_ns) for ask in asks]
+        if all([verdict.allowed for verdict in verdicts]):  # noqa: C419 - a list is quicker
+            for bucket in buckets.values():
+                if bucket is not None:
+                    bucket.store(now_ns)
+            return verdicts
+        return [
+            _untaken(ask, verdict, buckets[ask.key], now_ns)
+            for ask, verdict in zip(asks, verdicts, strict=True)
+        ]
+
+    def settle(self, ask: Ask, now_ns: int, delta: int) -> None:
+        """Correct an earlier take of the bucket: above 0 it charges, below 0 it gives back.
+
+        A bucket that is gone was full; if there is no room to charge it anew, that is counted among
+        the table's refusals.
+        """
+        key, label, limit, _, _ = ask
+        with self._stripe(key) as stripe:
+            at = stripe.find(key)
+            raw = stripe.read(at) if at >= 0 else b""
+            if raw:
+                capacity, refill, interval_ns, _ = LIMIT.unpack_from(raw, LIMIT_AT)
+                tail = raw[LIMIT_AT:FIELDS_BYTES]
+                _, level, since, _ = HEAD.unpack_from(raw)
+                level, since = refilled(level, since, capacity, refill, interval_ns, now_ns)
+            else:
+                level, since, capacity = limit.capacity, now_ns, limit.capacity
+                tail = limit.encoded + fitted(label)
+            level = min(max(level - delta, -MAX_TOKENS if limit.carry_debt else 0), capacity)
+            fields = HEAD.pack(key, level, since, seconds(now_ns)) + tail
+            if raw:
+                stripe.write(at, raw, fields)
+            elif level < capacity:
+                at = stripe.place(key, now_ns)
+                if at >= 0:
+                    stripe.insert(at, fields)
+
+    def peek(self, key: bytes, now_ns: int) -> Row | None:
+        """The bucket as of now; None: it was never used, or was full and is gone."""
+        with self._stripe(key) as stripe:
+            at = stripe.find(key)
+            raw = stripe.read(at) if at >= 0 else b""
+        return row_of(raw, now_ns) if raw else None
+
+    def rows(self, now_ns: int) -> Iterator[Row]:
+        """All buckets, each consistent in itself."""
+        return (row_of(raw, now_ns) for raw in self.table.raws())
+
+    def reset(self, key: bytes) -> bool:
+        """Make the bucket full, with its next use as the anchor; False when it is not there."""
+        return self.table.remove(key)
+
+    def tidy(self, now_ns: int) -> int:
+        """Free buckets that are full again, in one stripe, each time the next; how many.
+
+        Only for the count of slots in use to mean something: room is made without it. Takes up to
+        4 ms, and the lock for 0.3 ms at a time.
+        """
+        return self.table.expire_next(now_ns)
+
+    def stats(self) -> TableStats:
+        """How full the table is, and what befell it. Takes no lock."""
+        return self.table.stats()
+
+    def _bucket(self, ask: Ask, now_ns: int) -> _Bucket | None:
+        stripe = self._stripe(ask.key)
+        at = stripe.find(ask.key)
+        raw = stripe.read(at) if at >= 0 else b""
+        if not raw:
+            return None
+        level, since = advanced(raw, ask.limit, now_ns)
+        return _Bucket(stripe, at, raw, ask.limit, level, level, since)
+
+
+@final
+@dataclass(slots=True)
+class _Bucket:
+    """A bucket in hand, its stripe locked."""
+
+    stripe: Stripe
+    at: int
+    raw: bytes
+    limit: Limit
+    found: int
+    """The level before this take."""
+    level: int
+    since: int
+
+    def store(self, now_ns: int) -> None:
+        head = HEAD.pack(self.raw[:KEY_BYTES], self.level, self.since, seconds(now_ns))
+        label = self.raw[LABEL_AT:FIELDS_BYTES]
+        self.stripe.write(self.at, self.raw, head + self.limit.encoded + label)
+
+
+def _number(stripe: Stripe) -> int:
+    return stripe.index
+
+
+def _begun(stripe: Stripe, ask: Ask, now_ns: int) -> Verdict:
+    """The first take of a bucket."""
+    key, label, limit, cost, _ = ask
+    allowed = 0 <= cost <= limit.capacity
+    level = limit.capacity - cost if allowed else limit.capacity
+    if allowed:
+        at = stripe.place(key, now_ns)
+        if at < 0:
+            return UNKNOWN
+        head = HEAD.pack(key, level, now_ns, seconds(now_ns))
+        stripe.insert(at, head + limit.encoded + fitted(label))
+    return judged(ask, level, now_ns, now_ns, allowed)
+
+
+def _make_room(stripe: Stripe, ask: Ask, now_ns: int) -> None:
+    """Insert a bucket that is not there yet, full; nothing when the table has no room."""
+    if stripe.find(ask.key) < 0:
+        at = stripe.place(ask.key, now_ns)
+        if at >= 0:
+            head = HEAD.pack(ask.key, ask.limit.capacity, now_ns, seconds(now_ns))
+            stripe.insert(at, head + ask.limit.encoded + fitted(ask.label))
+
+
+def _tried(ask: Ask, bucket: _Bucket | None, now_ns: int) -> Verdict:
+    """Take from the bucket in hand; the slot stays as it is."""
+    if bucket is None:
+        return UNKNOWN
+    allowed = 0 <= ask.cost <= bucket.level and bucket.level > 0
+    if allowed:
+        bucket.level -= ask.cost
+    return judged(ask, bucket.level, bucket.since, now_ns, allowed)
+
+
+def _untaken(ask: Ask, verdict: Verdict, bucket: _Bucket | None, now_ns: int) -> Verdict:
+    """The verdict, with the numbers of a bucket that gave nothing."""
+    if bucket is None:
+        return verdict
+    return judged(ask, bucket.found, bucket.since, now_ns, verdict.allowed)
+
+
+__all__ = ["LATE_NS", "Ask", "Limit", "RateTable", "Row", "Verdict"]
