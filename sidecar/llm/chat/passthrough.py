@@ -1,0 +1,132 @@
+"""A same-format stream goes by untouched; this reads from its bytes what telemetry needs.
+
+Source: spec llm section 2.16.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, final
+
+from sidecar.errors import SidecarError, UpstreamError
+from sidecar.http.eventstream import EventStreamDecoder
+from sidecar.http.sse import MAX_EVENT_BYTES, SseDecoder, SseEvent
+from sidecar.llm.chat.base import UsageReader, WireFormat
+from sidecar.llm.chat.framing import Framing, frame_event
+from sidecar.llm.shape import parse_object
+from sidecar.llm.usage import Usage
+
+_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
+"""Not `"usage":null`, which OpenAI puts into every chunk but the last."""
+_USAGE_MARKS: Final = {
+    "completions": _USAGE,
+    "messages": re.compile(rb'"usage"\s*:\s*\{|"message_start"'),
+    "responses": _USAGE,
+    "generateContent": re.compile(rb'"usageMetadata"'),
+    "detect": re.compile(
+        rb'"usage"\s*:\s*\{|"usageMetadata"|TokenCount"|_token_count"|"tokens"|"bytes"'
+    ),
+}
+"""What is in every event that a reader needs for usage. Formats not here are read whole."""
+_CUMULATIVE: Final = "generateContent"
+"""Each event repeats the usage so far, so that only the last one is worth decoding."""
+
+
+@final
+class StreamTap:
+    """Feed it the bytes as they pass. It never raises and never holds more than one event.
+
+    A stream that cannot be read (`is_broken`) still passes on; it only has no usage from there.
+    """
+
+    __slots__ = (
+        "_frames",
+        "_has_text",
+        "_is_cumulative",
+        "_last",
+        "_mark",
+        "_reader",
+        "_sse",
+        "is_broken",
+    )
+
+    def __init__(
+        self,
+        wire_format: WireFormat,
+        framing: Framing,
+        *,
+        with_content: bool = False,
+        limit_bytes: int = MAX_EVENT_BYTES,
+    ) -> None:
+        self._reader: UsageReader = wire_format.reader(with_content=with_content)
+        takes_all = with_content and wire_format.name != "detect"  # which never takes content
+        self._mark = None if takes_all else _USAGE_MARKS.get(wire_format.name)
+        self._is_cumulative = wire_format.name == _CUMULATIVE
+        self._last: bytes | None = None
+        """Data of the last event with usage, not decoded yet."""
+        self._has_text = False
+        self._sse = SseDecoder(limit_bytes) if framing == "sse" else None
+        self._frames = EventStreamDecoder(limit_bytes)
+        self.is_broken = False
+
+    @property
+    def usage(self) -> Usage:
+        """What has been seen so far."""
+        self._flush()
+        return self._reader.usage
+
+    def feed(self, data: bytes) -> bool:
+        """True when these bytes brought generated text for the first time."""
+        if self.is_broken:
+            return False
+        had_text = self._has_text
+        try:
+            if self._sse is None:
+                self._read_frames(data)
+            else:
+                for event in self._sse.feed(data):
+                    # Fast path: after the first text only events with usage are decoded.
+                    if self._has_text and self._mark is not None:
+                        self._skim(event)
+                    else:
+                        self._read_event(event.event, event.data)
+        except SidecarError:
+            self.is_broken = True
+        return self._has_text and not had_text
+
+    def finish(self) -> None:
+        """The end of the stream. An event without its blank line is no event to a client, but the
+        provider charges for what it says, so it is read."""
+        if self._sse is None or self.is_broken:
+            return
+        self._flush()
+        rest = self._sse.finish() + SseDecoder().feed(self._sse.pending + b"\n\n")
+        for event in rest:
+            self._read_event(event.event, event.data)
+
+    def _flush(self) -> None:
+        if self._last is not None:
+            self._read_event(b"", self._last)
+            self._last = None
+
+    def _skim(self, event: SseEvent) -> None:
+        if self._mark is None or not self._mark.search(event.data):
+            return
+        if self._is_cumulative:
+            self._last = event.data
+        else:
+            self._read_event(event.event, event.data)
+
+    def _read_event(self, name: bytes, data: bytes) -> None:
+        value = parse_object(data)
+        if value is not None and self._reader.feed(name.decode(errors="replace"), value):
+            self._has_text = True
+
+    def _read_frames(self, data: bytes) -> None:
+        for frame in self._frames.feed(data):
+            try:
+                event = frame_event(frame)
+            except UpstreamError:
+                continue  # a payload that is not JSON has no usage
+            if self._reader.feed(event.name, event.data):
+                self._has_text = True

@@ -1,0 +1,101 @@
+"""Which format a request path means, and what else a path says: model and streaming.
+
+Source: spec llm sections 0 (route types), 1.2 and 2.14; Gemini, Vertex and Bedrock URL formats.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, final
+from urllib.parse import unquote
+
+LLM_MODE: Final[Mapping[str, str]] = {
+    "/v1/chat/completions": "completions",
+    "/v1/messages": "messages",
+    "/v1/messages/count_tokens": "anthropicTokenCount",
+    ":rawPredict": "messages",
+    ":streamRawPredict": "messages",
+    ":generateContent": "generateContent",
+    ":streamGenerateContent": "generateContent",
+    ":countTokens": "geminiCountTokens",
+    "/v1/responses": "responses",
+    "/v1/responses/compact": "detect",
+    "/v1/images/generations": "detect",
+    "/v1/images/edits": "detect",
+    "/v1/images/variations": "detect",
+    "/v1/embeddings": "embeddings",
+    "/v1/rerank": "rerank",
+    "/v2/rerank": "rerank",
+    "*": "passthrough",
+}
+"""The map of `llm` mode. A model's `passthrough: detect` changes `*` alone."""
+
+_STREAMS: Final = (
+    ":streamGenerateContent",
+    ":streamRawPredict",
+    "/converse-stream",
+    "/invoke-with-response-stream",
+)
+_MODEL: Final = re.compile(
+    r"/(?:models|tunedModels)/(?P<google>[^/:]+):[A-Za-z]+$"
+    r"|/model/(?P<bedrock>[^/]+)/(?:invoke|invoke-with-response-stream|converse|converse-stream)$"
+)
+_SAFE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
+MAX_MODEL_CHARS: Final = 256
+
+
+@final
+class RouteTypes:
+    """A `routes` map: path suffix → format. The longest suffix that fits wins, `*` comes last."""
+
+    __slots__ = ("_default", "_suffixes")
+
+    def __init__(self, routes: Mapping[str, str]) -> None:
+        """`routes` empty: everything is chat completions, as in routing mode without a map."""
+        suffixes = [suffix for suffix in routes if suffix != "*"]
+        self._suffixes = tuple(
+            (suffix, routes[suffix]) for suffix in sorted(suffixes, key=len, reverse=True)
+        )
+        self._default = routes.get("*", "completions")
+
+    def resolve(self, path: str) -> str:
+        """The format of a path (without its query)."""
+        for suffix, name in self._suffixes:
+            if path.endswith(suffix):
+                return name
+        return self._default
+
+
+def model_of(path: str) -> str | None:
+    """The model that a Gemini, Vertex or Bedrock path names.
+
+    None when it names none, or one that is not safe to be put into another path again.
+    """
+    found = _MODEL.search(path)
+    if found is None:
+        return None
+    model = unquote(found["google"] or found["bedrock"])
+    if len(model) > MAX_MODEL_CHARS or ".." in model or not _SAFE.fullmatch(model):
+        return None
+    return model
+
+
+def with_model(path: str, model: str) -> str:
+    """The same path with another model in it; unchanged when it names none."""
+    found = _MODEL.search(path)
+    if found is None:
+        return path
+    group = "google" if found["google"] else "bedrock"
+    encoded = model.replace("%", "%25").replace("/", "%2F")
+    return path[: found.start(group)] + encoded + path[found.end(group) :]
+
+
+def is_stream(path: str) -> bool:
+    """Whether the path itself asks for a stream."""
+    return path.endswith(_STREAMS)
+
+
+def is_sse_query(query: str) -> bool:
+    """Whether `alt=sse` is asked for, without which Google would stream a JSON list."""
+    return "alt=sse" in query.split("&")

@@ -1,0 +1,1 @@
+"""Conversions between wire formats, one file a pair, no I/O."""

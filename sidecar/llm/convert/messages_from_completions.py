@@ -1,0 +1,226 @@
+"""An OpenAI chat completion as an Anthropic message, whole and streamed.
+
+Source: spec llm section 2.6; Anthropic API reference (messages, streaming); OpenAI API reference
+(chat).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, final
+
+import orjson
+
+from sidecar.errors import UpstreamError
+from sidecar.llm.convert import messages_events as events
+from sidecar.llm.convert import provider_error
+from sidecar.llm.convert.base import Context, Json, StreamEvent
+from sidecar.llm.shape import (
+    joined_text,
+    to_count,
+    to_object,
+    to_objects,
+    to_optional_count,
+    to_text,
+)
+
+_STOP: Final = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "function_call": "tool_use",
+    "content_filter": "refusal",
+}
+
+
+def usage_of(usage: Json, service_tier: object = None) -> Json:
+    """OpenAI's usage in Anthropic's terms: cached tokens are counted apart from the others."""
+    details = to_object(usage.get("prompt_tokens_details"), "usage.prompt_tokens_details")
+    read = to_optional_count(details.get("cached_tokens"), "usage.cached_tokens")
+    written = to_optional_count(details.get("cache_write_tokens"), "usage.cache_write_tokens")
+    sent = to_count(usage.get("prompt_tokens"), "usage.prompt_tokens")
+    out: Json = {
+        "input_tokens": max(sent - (read or 0) - (written or 0), 0),
+        "output_tokens": to_count(usage.get("completion_tokens"), "usage.completion_tokens"),
+    }
+    if written is not None:
+        out["cache_creation_input_tokens"] = written
+    if read is not None:
+        out["cache_read_input_tokens"] = read
+    if service_tier is not None:
+        out["service_tier"] = service_tier
+    return out
+
+
+def response_of(body: Json, context: Context) -> Json:
+    """The message. Raises: UpstreamError 502 for an answer without a choice."""
+    choices = to_objects(body.get("choices"), "choices")
+    if not choices:
+        raise UpstreamError(502, "UpstreamFailure", "the provider's answer holds no choice")
+    message = to_object(choices[0].get("message"), "choices[0].message")
+    content: list[Json] = []
+    text = joined_text(message.get("content"), "message.content")
+    if not text:
+        text = to_text(message.get("refusal"), "message.refusal")
+    if text:
+        content.append({"type": "text", "text": text})
+    for index, call in enumerate(to_objects(message.get("tool_calls"), "message.tool_calls")):
+        function = to_object(call.get("function"), f"tool_calls[{index}].function")
+        name = to_text(function.get("name"), f"tool_calls[{index}].function.name")
+        arguments = to_text(function.get("arguments"), f"tool_calls[{index}].function.arguments")
+        content.append(
+            {
+                "type": "tool_use",
+                "id": call.get("id") or f"tool_call_{index}",
+                "name": context.tool_names.get(name, name),
+                "input": _input(arguments),
+            }
+        )
+    return {
+        "id": body.get("id"),
+        "type": "message",
+        "role": "assistant",
+        "content": content,
+        "model": body.get("model"),
+        "stop_reason": _STOP.get(str(choices[0].get("finish_reason")), "end_turn"),
+        "stop_sequence": None,
+        "usage": usage_of(to_object(body.get("usage"), "usage"), body.get("service_tier")),
+    }
+
+
+def _input(arguments: str) -> Any:
+    """Arguments as Anthropic has them; what was cut off in the middle stays a string."""
+    if not arguments.strip():
+        return {}
+    try:
+        return orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return arguments
+
+
+# --- stream ---------------------------------------------------------------------------------
+
+
+@final
+class MessageStream:
+    """Anthropic's events out of chunks.
+
+    States: before the first chunk → started → ended (message_delta and message_stop are out). It
+    ends when the finish reason and the usage are both known, or at `[DONE]`. The text block is
+    closed when a tool begins; tool blocks stay open to the end, since chunks may interleave them.
+    """
+
+    __slots__ = (
+        "_context",
+        "_ended",
+        "_finish",
+        "_next",
+        "_started",
+        "_text",
+        "_tools",
+        "_usage",
+    )
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._started = False
+        self._ended = False
+        self._finish = ""
+        self._usage: Json | None = None
+        self._next = 0
+        """Index of the next block."""
+        self._text = -1
+        """Index of the open text block."""
+        self._tools: dict[int, int] = {}
+        """Index of a call → index of its open block."""
+
+    def feed(self, event: StreamEvent) -> list[bytes]:
+        """See StreamConversion."""
+        data = event.data
+        if self._ended:
+            return []
+        if data is None:
+            return self._end()
+        if data.get("error"):
+            self._ended = True
+            error = provider_error.of_json(data)
+            status = provider_error.stream_status(error)
+            return [events.frame(provider_error.as_anthropic(status, error))]
+        frames: list[bytes] = []
+        if not self._started:
+            self._started = True
+            frames.append(events.message_start(data.get("id"), data.get("model")))
+        for choice in to_objects(data.get("choices"), "choices"):
+            if to_count(choice.get("index"), "choices.index") == 0:
+                frames += self._choice(choice)
+        if data.get("usage"):
+            self._usage = to_object(data["usage"], "usage")
+        if self._finish and self._usage is not None:
+            frames += self._end()
+        return frames
+
+    def finish(self) -> list[bytes]:
+        """See StreamConversion."""
+        if self._ended:
+            return []
+        if self._finish:
+            return self._end()
+        self._ended = True
+        error = provider_error.ProviderError(provider_error.EARLY_END)
+        return [events.frame(provider_error.as_anthropic(502, error))]
+
+    def _choice(self, choice: Json) -> list[bytes]:
+        delta = to_object(choice.get("delta"), "delta")
+        frames: list[bytes] = []
+        text = joined_text(delta.get("content"), "delta.content") or to_text(
+            delta.get("refusal"), "delta.refusal"
+        )
+        if text:
+            frames += self._text_delta(text)
+        for call in to_objects(delta.get("tool_calls"), "delta.tool_calls"):
+            frames += self._call(call)
+        if choice.get("finish_reason"):
+            self._finish = to_text(choice["finish_reason"], "finish_reason")
+        return frames
+
+    def _text_delta(self, text: str) -> list[bytes]:
+        frames: list[bytes] = []
+        if self._text < 0:
+            self._text = self._next
+            self._next += 1
+            frames.append(events.block_start(self._text, {"type": "text", "text": ""}))
+        frames.append(events.text_delta(self._text, text))
+        return frames
+
+    def _call(self, call: Json) -> list[bytes]:
+        frames: list[bytes] = []
+        number = to_count(call.get("index"), "tool_calls.index")
+        function = to_object(call.get("function"), "tool_calls.function")
+        if number not in self._tools:
+            frames += self._close_text()
+            self._tools[number] = self._next
+            self._next += 1
+            name = to_text(function.get("name"), "tool_calls.function.name")
+            block: Json = {
+                "type": "tool_use",
+                "id": call.get("id") or f"tool_call_{number}",
+                "name": self._context.tool_names.get(name, name),
+                "input": {},
+            }
+            frames.append(events.block_start(self._tools[number], block))
+        arguments = to_text(function.get("arguments"), "tool_calls.function.arguments")
+        if arguments:
+            frames.append(events.input_delta(self._tools[number], arguments))
+        return frames
+
+    def _close_text(self) -> list[bytes]:
+        if self._text < 0:
+            return []
+        closed, self._text = self._text, -1
+        return [events.block_stop(closed)]
+
+    def _end(self) -> list[bytes]:
+        self._ended = True
+        frames = self._close_text()
+        frames += [events.block_stop(block) for block in sorted(self._tools.values())]
+        reason = _STOP.get(self._finish, "end_turn")
+        return frames + events.message_end(reason, usage_of(self._usage or {}))

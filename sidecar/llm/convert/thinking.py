@@ -1,0 +1,80 @@
+"""Between OpenAI's reasoning effort and Anthropic's thinking budget.
+
+Source: spec llm section 2.2; Anthropic API reference (extended thinking).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.llm.convert.base import Context, Json
+from sidecar.llm.shape import to_object
+
+BUDGETS: Final = {
+    "minimal": 1024,
+    "low": 1024,
+    "medium": 2048,
+    "high": 4096,
+    "xhigh": 8192,
+    "max": 16384,
+}
+MIN_BUDGET: Final = 1024
+"""The least that Anthropic accepts."""
+_MIN_TOP_P: Final = 0.95
+"""The least that Anthropic accepts beside thinking."""
+
+
+def budget_of(effort: object) -> int | None:
+    """Tokens to think with; None for `none` and for what is not an effort."""
+    return BUDGETS.get(effort) if isinstance(effort, str) else None
+
+
+def effort_of(budget_tokens: int) -> str:
+    """The greatest effort whose budget is not above this one; `low` below all."""
+    if budget_tokens < BUDGETS["medium"]:
+        return "low"
+    efforts = ("medium", "high", "xhigh", "max")
+    return max((e for e in efforts if BUDGETS[e] <= budget_tokens), key=BUDGETS.__getitem__)
+
+
+def thinking_of(effort: object, max_tokens: int) -> Json | None:
+    """Anthropic's `thinking` for an effort: its budget has to be below the limit of the answer."""
+    budget = budget_of(effort)
+    if budget is None:
+        return None
+    budget = min(budget, max_tokens - 1)
+    return {"type": "enabled", "budget_tokens": budget} if budget >= MIN_BUDGET else None
+
+
+def settle_thinking(out: Json, context: Context) -> None:
+    """Edit a messages request: leave out what Anthropic refuses beside thinking.
+
+    A tool round in the history must begin with the thinking that led to it, and a forced tool
+    cannot be thought about: there the thinking goes. Else the sampling settings go.
+    """
+    if "thinking" not in out:
+        return
+    choice = to_object(out.get("tool_choice"), "tool_choice")
+    if _is_unthought_round(out["messages"]) or choice.get("type") in ("any", "tool"):
+        context.drop("reasoning effort in a tool round")
+        del out["thinking"]
+        return
+    if out.get("temperature") not in (None, 1):
+        context.drop("temperature with reasoning")
+        del out["temperature"]
+    top_p = out.get("top_p")
+    if isinstance(top_p, int | float) and top_p < _MIN_TOP_P:
+        context.drop("top_p with reasoning")
+        del out["top_p"]
+
+
+def _is_unthought_round(messages: list[Json]) -> bool:
+    """Whether the messages end in results of tools that were called without visible thinking."""
+    for message in reversed(messages):
+        blocks = message["content"]
+        kinds = [block["type"] for block in blocks] if isinstance(blocks, list) else []
+        if message["role"] == "assistant":
+            return "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking")
+        if kinds != ["tool_result"] * len(kinds) or not kinds:
+            return False
+    return False

@@ -1,0 +1,215 @@
+"""What a call costs: the catalogue of prices, and the sums.
+
+Source: spec llm section 4.7.
+
+An operator's sources are merged, the later over the earlier; a model that they price is priced by
+them alone. What they do not name is looked up in the default table. Either is asked for the model
+that answered, then for the one that was asked for, exactly; then without the date of its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final, Literal, final
+
+from sidecar.errors import ConfigError
+from sidecar.llm.default_prices import DefaultPrices
+from sidecar.llm.prices import CAMEL, RATES, ModelPrices, Prices, Rates, parse, parse_text
+from sidecar.llm.usage import Usage
+
+Status = Literal["Exact", "Unpriced", "Missing", "NoCatalog"]
+_DATE: Final = re.compile(r"(?:[-@](?:20\d{2}-\d{2}-\d{2}|20\d{6})|-latest)$")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of a call, each counted in one place only."""
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    input_audio: int = 0
+    output_audio: int = 0
+
+    @property
+    def context(self) -> int:
+        """All that went in: what limits, budgets and telemetry call input tokens."""
+        return self.input + self.cache_read + self.cache_write + self.input_audio
+
+    @property
+    def generated(self) -> int:
+        """All that came out."""
+        return self.output + self.reasoning + self.output_audio
+
+
+def tokens_of(usage: Usage, *, excludes_cache: bool) -> Tokens:
+    """Sort out what a provider reported. `excludes_cache`: its input leaves out cached tokens."""
+    read = usage.cached_input_tokens or 0
+    write = usage.cache_creation_input_tokens or 0
+    audio = usage.input_audio_tokens or 0
+    plain = (usage.input_tokens or 0) - audio - (0 if excludes_cache else read + write)
+    thought = usage.reasoning_tokens or 0
+    spoken = usage.output_audio_tokens or 0
+    said = (usage.output_tokens or 0) - thought - spoken
+    # Providers that count otherwise than they say must not make a class negative.
+    return Tokens(max(0, plain), max(0, said), read, write, thought, audio, spoken)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of one call. `pico_usd`: by class of tokens, in the order of `Rates`; empty unless
+    `status` is Exact. Unpriced: the catalogue knows the model, but not a rate that the call needs.
+    """
+
+    status: Status
+    pico_usd: tuple[int, ...] = ()
+    rates: Rates | None = None
+
+    @property
+    def nano_usd(self) -> int | None:
+        """The total, rounded to the nearest; None when it is not known."""
+        return (sum(self.pico_usd) + 500) // 1000 if self.status == "Exact" else None
+
+    def parts(self) -> dict[str, Decimal]:
+        """`total` and each class, exact USD, by camel-case name; empty when not known."""
+        if self.status != "Exact":
+            return {}
+        found = {"total": _usd(sum(self.pico_usd))}
+        found.update(zip(_CAMEL, map(_usd, self.pico_usd), strict=True))
+        return found
+
+    def rates_usd(self) -> dict[str, Decimal]:
+        """The rates applied, USD for 1,000,000 tokens, by camel-case name."""
+        return {} if self.rates is None else self.rates.as_usd()
+
+
+_CAMEL: Final = tuple(CAMEL[name] for name in RATES)
+
+
+def _usd(pico: int) -> Decimal:
+    return Decimal(pico).scaleb(-12)
+
+
+def price(tokens: Tokens, prices: ModelPrices) -> Cost:
+    """The cost under one model's prices, with their tiers and fallbacks."""
+    rates = prices.at(tokens.context)
+    plain, said = rates.input, rates.output
+    due = (
+        (tokens.input, plain),
+        (tokens.output, said),
+        (tokens.cache_read, plain if rates.cache_read is None else rates.cache_read),
+        (tokens.cache_write, plain if rates.cache_write is None else rates.cache_write),
+        (tokens.reasoning, said if rates.reasoning is None else rates.reasoning),
+        (tokens.input_audio, plain if rates.input_audio is None else rates.input_audio),
+        (tokens.output_audio, said if rates.output_audio is None else rates.output_audio),
+    )
+    if plain is None and said is None:
+        return Cost("Unpriced")
+    amounts: list[int] = []
+    for count, rate in due:
+        if rate is None and count:
+            return Cost("Unpriced")
+        amounts.append(count * (rate or 0))
+    return Cost("Exact", tuple(amounts), rates)
+
+
+@final
+class Catalog:
+    """Prices by provider (telemetry name) and model. Immutable but for its default table's memory.
+
+    `defaults` None: only what the operator's sources say.
+    """
+
+    def __init__(self, prices: Prices, defaults: DefaultPrices | None = None) -> None:
+        self._prices = prices
+        self._defaults = defaults
+
+    def cost(
+        self,
+        provider: str,
+        requested: str,
+        usage: Usage,
+        now_seconds: int,
+        *,
+        excludes_cache: bool,
+    ) -> Cost:
+        """The cost of a call to the model `requested`; `usage.provider_model` answered."""
+        if not self._prices and self._defaults is None:
+            return Cost("NoCatalog")
+        found = self.find(provider, usage.provider_model or requested, requested, now_seconds)
+        if found is None:
+            return Cost("Missing")
+        return price(tokens_of(usage, excludes_cache=excludes_cache), found)
+
+    def find(
+        self, provider: str, answered: str, requested: str, now_seconds: int
+    ) -> ModelPrices | None:
+        """The prices of the model that answered, else of the one requested."""
+        if self._prices:
+            for name in _candidates(answered, requested):
+                found = self._prices.get((provider, name))
+                if found is not None:
+                    return found
+        if self._defaults is None:
+            return None
+        found = self._defaults.find(provider, answered, now_seconds)
+        if found is None and requested != answered:
+            found = self._defaults.find(provider, requested, now_seconds)
+        return found
+
+    def tags(self, provider: str, model: str) -> frozenset[str]:
+        """What the operator's sources say that a model can do."""
+        found = self._prices.get((provider, model))
+        return frozenset() if found is None else found.tags
+
+    def entries(self) -> Mapping[tuple[str, str], ModelPrices]:
+        """The operator's prices, merged."""
+        return self._prices
+
+
+def _candidates(answered: str, requested: str) -> Iterator[str]:
+    yield answered
+    yield requested
+    for name in (answered, requested):
+        undated = _DATE.sub("", name)
+        if undated != name:
+            yield undated
+
+
+def load(
+    sources: Sequence[Mapping[str, Any]],
+    read: Callable[[str], bytes],
+    defaults: DefaultPrices | None = None,
+    path: str = "config.modelCatalog",
+) -> Catalog:
+    """A catalogue of `{file}` and `{inline}` sources, the later over the earlier.
+
+    `read` gives a file's content or raises OSError. Raises: ConfigError with the source's place;
+    who reloads keeps the catalogue he has.
+    """
+    merged: Prices = {}
+    for index, source in enumerate(sources):
+        for key, found in _source(source, read, f"{path}[{index}]").items():
+            known = merged.get(key)
+            merged[key] = found if known is None else found.over(known)
+    return Catalog(merged, defaults)
+
+
+def _source(source: Mapping[str, Any], read: Callable[[str], bytes], path: str) -> Prices:
+    name = source.get("file")
+    if name is not None:
+        try:
+            return parse_text(read(name), f"{path}.file")
+        except OSError as exc:
+            raise ConfigError(f"{path}.file", f"cannot be read: {exc.strerror}") from exc
+    inline = source.get("inline")
+    if isinstance(inline, str):
+        return parse_text(inline, f"{path}.inline")
+    return parse(inline, f"{path}.inline")

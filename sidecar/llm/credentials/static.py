@@ -1,0 +1,81 @@
+"""A fixed key, or several, each in its place: header, query parameter or cookie.
+
+Source: spec config sections 0.3 and 3.12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, final
+from urllib.parse import quote, quote_plus, unquote_plus
+
+from sidecar.errors import ConfigError
+from sidecar.llm.credentials.base import Outgoing
+
+Data = Mapping[str, Any]
+Put = Callable[[Outgoing], None]
+DEFAULT_LOCATION: Final[Data] = {"header": {"name": "authorization", "prefix": "Bearer "}}
+
+
+def placing(location: Data | None, value: str, path: str) -> Put:
+    """What writes a credential into its place. Raises: ConfigError."""
+    location = location or DEFAULT_LOCATION
+    if not value or any(not 32 <= ord(char) < 127 for char in value):
+        raise ConfigError(path, "the key is empty or holds characters that no header can hold")
+    if (header := location.get("header")) is not None:
+        name = header["name"].lower().encode()
+        return partial(_header, name, ((header.get("prefix") or "") + value).encode())
+    if (parameter := location.get("queryParameter")) is not None:
+        return partial(_query, parameter["name"], value)
+    if (cookie := location.get("cookie")) is not None:
+        name = quote(cookie["name"], safe="!#$&'*+.^`|")
+        return partial(_cookie, f"{name}={quote(value, safe=_COOKIE_SAFE)}".encode())
+    raise ConfigError(path, "a credential cannot be written to an expression")
+
+
+_COOKIE_SAFE: Final = "!#$&'()*+-./:<=>?@[]^_`{|}~"
+
+
+def _header(name: bytes, value: bytes, request: Outgoing) -> None:
+    request.headers.set(name, value)
+
+
+def _query(name: str, value: str, request: Outgoing) -> None:
+    path, _, query = request.target.partition("?")
+    kept = [one for one in query.split("&") if one and unquote_plus(one.partition("=")[0]) != name]
+    kept.append(f"{quote_plus(name)}={quote_plus(value)}")
+    request.target = f"{path}?{'&'.join(kept)}"
+
+
+def _cookie(pair: bytes, request: Outgoing) -> None:
+    name = pair.partition(b"=")[0]
+    kept: list[bytes] = []
+    for line in request.headers.get_all(b"cookie"):
+        parts = (part.strip() for part in line.split(b";"))
+        kept += [part for part in parts if part and part.partition(b"=")[0] != name]
+    request.headers.set(b"cookie", b"; ".join([*kept, pair]))
+
+
+@final
+class StaticKeys:
+    """Keys that the configuration holds."""
+
+    is_last = False
+
+    def __init__(self, puts: Sequence[Put], *, explicit_place: bool) -> None:
+        self._puts = tuple(puts)
+        self.explicit_place = explicit_place
+
+    def apply_nowait(self, request: Outgoing) -> bool:
+        """See Credential."""
+        for put in self._puts:
+            put(request)
+        return True
+
+    async def apply(self, request: Outgoing) -> None:
+        """See Credential."""
+        self.apply_nowait(request)
+
+    def close(self) -> None:
+        """See Credential."""

@@ -1,0 +1,129 @@
+"""Prices for when the operator names none: the table of the `genai-prices` package, offline.
+
+Source: https://github.com/pydantic/genai-prices (its data is part of the package).
+
+The package knows each maker's spellings of a name, dated ones among them. Its table takes about
+30 MB, so that it is loaded when the first catalogue that uses it is made, not on import.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Final, final
+
+from sidecar.llm.prices import ModelPrices, Rates, rounded
+
+_PROVIDERS: Final = {
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "gcp.gemini": "google",
+    "gcp.vertex_ai": "google",
+    "aws.bedrock": "aws",
+    "azure": "azure",
+    "copilot": "github-copilot",
+    "togetherai": "together",
+    "xai": "x-ai",
+}
+"""Telemetry names that differ from the package's."""
+_PREFIXES: Final = (
+    "publishers/google/models/",
+    "publishers/anthropic/models/",
+    "models/",
+    "google/",
+    "anthropic/",
+)
+_UNITS: Final = {
+    "input": "input_mtok",
+    "output": "output_mtok",
+    "cache_read": "cache_read_mtok",
+    "cache_write": "cache_write_mtok",
+    "reasoning": "output_reasoning_mtok",
+    "input_audio": "input_audio_mtok",
+    "output_audio": "output_audio_mtok",
+}
+_REMEMBERED: Final = 4096
+_MAX_NAME: Final = 512
+
+
+@final
+class DefaultPrices:
+    """The package's table, looked up by the gateway's names. Nothing is downloaded."""
+
+    def __init__(self) -> None:
+        from genai_prices.data import providers
+
+        self._all: Any = providers
+        self._by_id = {provider.id: provider for provider in providers}
+        # Names come from clients and providers: the memory of them is bounded.
+        self._model = lru_cache(_REMEMBERED)(self._find)
+        self._converted = lru_cache(_REMEMBERED)(_fixed)
+
+    def find(self, provider: str, model: str, now_seconds: int) -> ModelPrices | None:
+        """The prices that hold at this time (seconds since 1970); None when there are none."""
+        found = self._model(provider, model)
+        if found is None:
+            return None
+        if not isinstance(found.prices, list):
+            return self._converted(_Key(found))
+        return _converted(found.get_prices(datetime.fromtimestamp(now_seconds, UTC)))
+
+    def _find(self, provider: str, model: str) -> Any:
+        entry = self._by_id.get(_PROVIDERS.get(provider, provider))
+        if entry is None or len(model) > _MAX_NAME:
+            return None
+        if entry.id == "google":
+            for prefix in _PREFIXES:
+                model = model.removeprefix(prefix)
+        return entry.find_model(model, all_providers=self._all)
+
+
+@final
+class _Key:
+    """A model of the package as a key: by identity, since it has no hash."""
+
+    __slots__ = ("model",)
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __hash__(self) -> int:
+        return id(self.model)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and other.model is self.model
+
+
+def _fixed(key: _Key) -> ModelPrices:
+    return _converted(key.model.prices)
+
+
+def _converted(prices: Any) -> ModelPrices:
+    values = {ours: getattr(prices, theirs, None) for ours, theirs in _UNITS.items()}
+    known = {ours: value for ours, value in values.items() if value is not None}
+    starts = sorted(
+        {
+            tier.start
+            for value in known.values()
+            if not isinstance(value, Decimal)
+            for tier in value.tiers
+        }
+    )
+    tiers = tuple((start, _rates(known, start)) for start in starts)
+    return ModelPrices(_rates(known, -1), tiers)
+
+
+def _rates(known: dict[str, Any], start: int) -> Rates:
+    return Rates(**{name: rounded(_at(value, start)) for name, value in known.items()})
+
+
+def _at(value: Any, start: int) -> Decimal:
+    """A price of calls with more than `start` tokens of input."""
+    if isinstance(value, Decimal):
+        return value
+    price: Decimal = value.base
+    for tier in value.tiers:
+        if tier.start <= start:
+            price = tier.price
+    return price

@@ -1,0 +1,174 @@
+"""Prices of models: the catalogue's format, and the arithmetic of one model's rates.
+
+Source: spec llm section 4.7.
+
+Amounts are exact: a rate is USD for 1,000,000 tokens with at most six decimals, so that one token
+costs a whole number of pico-USD, and sums are sums of integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, final
+
+import orjson
+
+from sidecar.errors import ConfigError
+
+Data = Mapping[str, Any]
+PICO: Final = 10**12
+_MAX_RATE: Final = Decimal(10) ** 9
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Pico-USD for one token; None: the catalogue says nothing."""
+
+    input: int | None = None
+    output: int | None = None
+    cache_read: int | None = None
+    cache_write: int | None = None
+    reasoning: int | None = None
+    input_audio: int | None = None
+    output_audio: int | None = None
+
+    def over(self, base: Rates) -> Rates:
+        """These, and `base` where they say nothing."""
+        return Rates(*(_first(getattr(self, name), getattr(base, name)) for name in RATES))
+
+    def as_usd(self) -> dict[str, Decimal]:
+        """Camel-case name to USD for 1,000,000 tokens, those that are known."""
+        values = ((CAMEL[name], getattr(self, name)) for name in RATES)
+        return {name: Decimal(value).scaleb(-6) for name, value in values if value is not None}
+
+
+RATES: Final = tuple(item.name for item in fields(Rates))
+CAMEL: Final = {
+    name: name.split("_")[0] + "".join(part.title() for part in name.split("_")[1:])
+    for name in RATES
+}
+_NAMES: Final = {camel: name for name, camel in CAMEL.items()}
+
+
+def _first(value: int | None, other: int | None) -> int | None:
+    return other if value is None else value
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModelPrices:
+    """One model's rates. `tiers`: `(context_over, rates)`, rising; a tier's rates are whole."""
+
+    rates: Rates
+    tiers: tuple[tuple[int, Rates], ...] = ()
+    tags: frozenset[str] = frozenset()
+
+    def at(self, context_tokens: int) -> Rates:
+        """The rates of a call with this much input, caches and audio included."""
+        found = self.rates
+        for over, rates in self.tiers:
+            if context_tokens <= over:
+                break
+            found = rates
+        return found
+
+    def over(self, base: ModelPrices) -> ModelPrices:
+        """These on top of `base`: rates by field, tiers if there are any, tags added."""
+        rates = self.rates.over(base.rates)
+        return ModelPrices(rates, self.tiers or base.tiers, self.tags | base.tags)
+
+
+Prices = dict[tuple[str, str], ModelPrices]
+"""(provider, model) to its prices."""
+
+
+def parse_text(text: bytes | str, path: str) -> Prices:
+    """A catalogue as JSON text. Raises: ConfigError."""
+    try:
+        data = orjson.loads(text)
+    except orjson.JSONDecodeError as exc:
+        raise ConfigError(path, f"not JSON: {exc.msg} at line {exc.lineno}") from exc
+    return parse(data, path)
+
+
+def parse(data: object, path: str) -> Prices:
+    """A catalogue `{providers: {<provider>: {models: {<model>: {rates, tiers, tags}}}}}`.
+
+    Raises: ConfigError.
+    """
+    found: Prices = {}
+    root = _mapping(data, path, ("providers",))
+    for provider, entry in _mapping(root.get("providers"), f"{path}.providers").items():
+        place = f"{path}.providers.{provider}"
+        models = _mapping(entry, place, ("models",)).get("models")
+        for model, value in _mapping(models, f"{place}.models").items():
+            found[(provider, model)] = _model(value, f"{place}.models.{model}")
+    return found
+
+
+def _model(value: object, path: str) -> ModelPrices:
+    data = _mapping(value, path, ("rates", "tiers", "tags"))
+    tiers: list[tuple[int, Rates]] = []
+    for index, item in enumerate(_list(data.get("tiers"), f"{path}.tiers")):
+        place = f"{path}.tiers[{index}]"
+        tier = _mapping(item, place, ("contextOver", "rates"))
+        over = tier.get("contextOver")
+        if not isinstance(over, int) or isinstance(over, bool) or over < 0:
+            raise ConfigError(f"{place}.contextOver", "a whole number, not negative, expected")
+        if tiers and over <= tiers[-1][0]:
+            raise ConfigError(f"{place}.contextOver", "must be more than that of the tier before")
+        tiers.append((over, _rates(tier.get("rates"), f"{place}.rates")))
+    tags = _list(data.get("tags"), f"{path}.tags")
+    if not all(isinstance(tag, str) for tag in tags):
+        raise ConfigError(f"{path}.tags", "a list of strings expected")
+    rates = _rates(data.get("rates"), f"{path}.rates")
+    return ModelPrices(rates, tuple(tiers), frozenset(tags))
+
+
+def _rates(value: object, path: str) -> Rates:
+    data = _mapping(value, path, tuple(_NAMES))
+    given = {name: item for name, item in data.items() if item is not None}
+    return Rates(**{_NAMES[name]: _money(item, f"{path}.{name}") for name, item in given.items()})
+
+
+def _money(value: object, path: str) -> int:
+    """Decimal text in USD for 1,000,000 tokens, as pico-USD for one."""
+    if not isinstance(value, str):
+        raise ConfigError(path, "a decimal number as text expected")
+    try:
+        amount = Decimal(value)
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0 or amount > _MAX_RATE or not value.isascii():
+        raise ConfigError(path, "a decimal number, not negative, expected")
+    scaled = amount.scaleb(6)
+    if scaled != int(scaled):
+        raise ConfigError(path, "at most six decimals")
+    return int(scaled)
+
+
+def rounded(amount: Decimal) -> int:
+    """USD for 1,000,000 tokens as pico-USD for one, rounded: for prices with more decimals."""
+    return int(amount.scaleb(6).to_integral_value())
+
+
+def _mapping(value: object, path: str, known: tuple[str, ...] | None = None) -> Data:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(path, "a mapping expected")
+    for key in value:
+        if known is not None and key not in known:
+            raise ConfigError(path, f"unknown field `{key}`")
+    return value
+
+
+def _list(value: object, path: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ConfigError(path, "a list expected")
+    return value

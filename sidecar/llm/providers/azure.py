@@ -1,0 +1,137 @@
+"""Microsoft Azure: Azure OpenAI resources and Foundry projects.
+
+Source: spec llm section 1.2; Azure OpenAI and Foundry REST references.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from sidecar.llm.providers.address import Site, segment, unsupported
+from sidecar.llm.providers.base import (
+    COMPLETIONS,
+    COUNT,
+    EMBEDDINGS,
+    MESSAGES,
+    RERANK,
+    RESPONSES,
+    UNTOUCHED,
+    Authority,
+    Call,
+    DefaultAuth,
+    ErrorFamily,
+    Json,
+    KeyPlace,
+    Target,
+)
+
+_OPENAI: Final = {
+    COMPLETIONS: "chat/completions",
+    RESPONSES: "responses",
+    EMBEDDINGS: "embeddings",
+    RERANK: "rerank",
+}
+_CLAUDE: Final = {
+    MESSAGES: "/anthropic/v1/messages",
+    COUNT: "/anthropic/v1/messages/count_tokens",
+}
+_OPENAI_FORMATS: Final = frozenset(_OPENAI)
+_CLAUDE_FORMATS: Final = frozenset((*_CLAUDE, EMBEDDINGS, RERANK))
+_ANTHROPIC: Final = ((b"anthropic-version", b"2023-06-01"),)
+_KEYS: Final = KeyPlace(b"api-key", never=(b"eyJ",))
+"""Tokens of Microsoft Entra are JWTs and stay bearer tokens."""
+_CLAUDE_KEYS: Final = KeyPlace(b"x-api-key", never=(b"eyJ",))
+_OURS: Final = frozenset(("api-version",))
+
+
+@final
+class Azure:
+    """One resource. `project`: of Foundry, by default the resource's name."""
+
+    kind = "azure"
+    name = "azure"
+
+    def __init__(
+        self,
+        site: Site,
+        resource: str,
+        *,
+        is_foundry: bool,
+        api_version: str | None = None,
+        project: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        self.model = model
+        self._site = site
+        self._is_foundry = is_foundry
+        self._version = api_version or "v1"
+        self._project = segment(project or resource)
+        if is_foundry:
+            self._authority = site.at(f"{resource}.services.ai.azure.com")
+            self.auth = DefaultAuth("azure", "https://ai.azure.com/.default")
+        else:
+            self._authority = site.at(f"{resource}.openai.azure.com")
+            self.auth = DefaultAuth("azure", "https://cognitiveservices.azure.com/.default")
+
+    def authorities(self) -> tuple[Authority, ...]:
+        """See Provider."""
+        return (self._authority,)
+
+    def _is_claude(self, model: str) -> bool:
+        return self._is_foundry and model.startswith("claude")
+
+    def formats(self, model: str) -> frozenset[str]:
+        """See Provider."""
+        return _CLAUDE_FORMATS if self._is_claude(model) else _OPENAI_FORMATS
+
+    def dialect(self, format: str, model: str) -> str:
+        """See Provider."""
+        return ""
+
+    def target(self, call: Call) -> Target:
+        """See Provider."""
+        site = self._site
+        if call.format in UNTOUCHED:
+            return self._untouched(call)
+        if call.format not in self.formats(call.model):
+            raise unsupported("Azure", call.format)
+        if call.format in _CLAUDE:
+            path = site.prepended(call, _CLAUDE[call.format])
+            return Target(self._authority, path, _ANTHROPIC, key_place=_CLAUDE_KEYS)
+        where, query = self._openai(call, _OPENAI[call.format])
+        path = site.prepended(call, where, query, _OURS if query else frozenset())
+        return Target(self._authority, path, key_place=_KEYS)
+
+    def _untouched(self, call: Call) -> Target:
+        if "/anthropic/" in call.path:
+            path = self._site.prepended(call, "")
+            return Target(self._authority, path, _ANTHROPIC, key_place=_CLAUDE_KEYS)
+        return Target(self._authority, self._site.prepended(call, ""), key_place=_KEYS)
+
+    def _openai(self, call: Call, suffix: str) -> tuple[str, str]:
+        if self._is_foundry:
+            return f"/api/projects/{self._project}/openai/v1/{suffix}", ""
+        version = self._version
+        if version == "v1":
+            return f"/openai/v1/{suffix}", ""
+        if version == "preview":
+            return f"/openai/v1/{suffix}", "api-version=preview"
+        query = f"api-version={segment(version)}"
+        if call.format == RESPONSES:
+            return "/openai/responses", query
+        return f"/openai/deployments/{segment(call.model)}/{suffix}", query
+
+    def edit(self, body: Json, call: Call) -> None:
+        """See Provider."""
+
+    def error_family(self, format: str, model: str) -> ErrorFamily:
+        """See Provider."""
+        return "anthropic" if format in _CLAUDE else "openai"
+
+    def excludes_cache(self, format: str, model: str) -> bool:
+        """See Provider."""
+        return self._is_claude(model) and format not in _OPENAI
+
+    def settings(self, model: str) -> Json:
+        """See Provider."""
+        return {}
