@@ -28,6 +28,10 @@ GATEWAY = "default"
 _OWN_GATEWAY_KEYS = ("protocol", "tls", *sorted(GATEWAY_KINDS))
 
 
+_NOWHERE = (Place("nowhere", "", None, "HTTP"), Place("nowhere", "", None, "TLS"))
+"""Where routes are made that cannot be attached, HTTP and TCP: only to be checked."""
+
+
 @final
 @dataclass(slots=True)
 class _Counted:
@@ -201,13 +205,36 @@ def attached_routes(data: Node, places: Places, maker: RouteMaker, run: Run) -> 
     for section, is_tcp in (("routes", False), ("tcpRoutes", True)):
         for path, route in items(data, section):
             references = _references(route, places, is_tcp=is_tcp)
-            if not references:
+            if not references and not run.known.has_lost_gateway(GATEWAY):
                 shown = route.get("name") or "<unnamed>"
                 run.problem(f"{path}.gateways", f"{section}.{shown} must set gateways")
             bare = {key: value for key, value in route.items() if key != "gateways"}
-            for counted in _resolve(references, places, f"{path}.gateways", run, is_tcp=is_tcp):
-                maker.make(bare, counted.routes, counted.place, path, run)
+            found = _resolve(references, places, f"{path}.gateways", run, is_tcp=is_tcp)
+            # A route that is attached to nothing, which is a fault, may have others of its own.
+            first = ""
+            for counted in found or [_Counted(_NOWHERE[is_tcp])]:
+                made = maker.make(bare, counted.routes, counted.place, path, run, first)
+                first = first or made
                 counted.routes += 1
+
+
+def places_of(given: str | list[str], places: Places, path: str, run: Run) -> list[Place]:
+    """The HTTP listeners that a section of the document attaches to."""
+    references = [given] if isinstance(given, str) else list(given)
+    return [one.place for one in _resolve(references, places, path, run, is_tcp=False)]
+
+
+def own_port(port: int, name: str, node: Node, path: str, run: Run) -> Place:
+    """A port with one listener, for a section of the document that names no gateway.
+
+    `node`: may hold `tls`.
+    """
+    bind = f"bind/{port}"
+    key = f"{GATEWAY}/{GATEWAY}/{bind}/{name}"
+    protocol = "HTTPS" if node.get("tls") is not None else "HTTP"
+    _listener(key, name, protocol, bind, {"tls": node.get("tls")}, {}, path, run)
+    _bind(bind, {"port": port}, {key: protocol}, path, run)
+    return Place(key, key, None, protocol)
 
 
 def _references(route: Node, places: Places, *, is_tcp: bool) -> list[str]:
@@ -227,12 +254,13 @@ def _resolve(
     found: dict[str, _Counted] = {}
     for reference in references:
         if reference not in places.by_reference:
-            run.problem(path, f"unknown gateway reference {reference}")
+            if not run.known.has_lost_gateway(reference):
+                run.problem(path, f"unknown gateway reference {reference}")
             continue
         fitting = [
             counted for counted in places.by_reference[reference] if counted.place.has_tcp == is_tcp
         ]
-        if not fitting:
+        if not fitting and not run.known.has_lost_gateway(reference):
             kind = "TCP" if is_tcp else "HTTP"
             run.problem(path, f"gateway reference {reference} has no {kind} listeners")
         found.update({counted.place.prefix: counted for counted in fitting})

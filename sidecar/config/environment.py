@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
+UNSET = "\ue000"
+"""Stands for a variable that is not set: a private character, which no text needs."""
 _REFERENCE = re.compile(r"\$(?:\$|\{([^}]*)\}|(\w+))")
 _SCHEMA_COMMENT = re.compile(r"^([ \t]*#[ \t]*yaml-language-server:[^\n]*?)\$(schema)", re.M)
 
@@ -74,8 +76,8 @@ def _value(match: re.Match[str], env: Mapping[str, str], missing: list[Missing])
     if default is not None:
         return default
     missing.append(Missing(name, match.start()))
-    # What stands in is never used: a missing variable fails the load.
-    return ""
+    # Where it ends up nothing is looked at, and the load fails.
+    return UNSET
 
 
 def _split_default(braced: str) -> tuple[str, str | None]:

@@ -26,6 +26,8 @@ from sidecar.config.scalars import (
     VALUE_PATTERN,
 )
 
+UNKNOWN_KEY = "extra_forbidden"
+"""pydantic's name for it."""
 _EXPECTED = {
     "string_type": "a string",
     "int_type": "an integer",
@@ -83,12 +85,23 @@ def findings(
     """Translate `ValidationError.errors()` of a model that stands at `prefix`."""
     found = [_finding(model, error, prefix) for error in errors]
     refused = {one.parts for one in found if one.kind == NOT_YET}
-    return [one for one in found if not _is_moot(one, refused)]
+    # A misspelt key is one fault: that the right one is absent is its other side.
+    meant = {meant_parts(one) for one in found if one.hint and one.kind == UNKNOWN_KEY}
+    return [
+        one
+        for one in found
+        if not (_is_moot(one, refused) or (one.kind == "missing" and one.parts in meant))
+    ]
+
+
+def meant_parts(one: Finding) -> tuple[Key, ...]:
+    """The place that was meant by an unknown key with a hint."""
+    return (*one.parts[:-1], one.hint)
 
 
 def ignorable(model: type[BaseModel], error: Mapping[str, Any]) -> bool:
     """Whether the error is an unknown key where those are ignored, and no slip of a known one."""
-    if error["type"] != "extra_forbidden":
+    if error["type"] != UNKNOWN_KEY:
         return False
     *parent, key = _clean(error["loc"])
     known, is_open = _keys_at(model, tuple(parent))
@@ -119,7 +132,7 @@ def _clean(loc: tuple[Key, ...]) -> tuple[Key, ...]:
 def _finding(model: type[BaseModel], error: Mapping[str, Any], prefix: tuple[Key, ...]) -> Finding:
     kind = error["type"]
     parts = _clean(error["loc"])
-    at_key = kind in ("extra_forbidden", NOT_YET) or "[key]" in error["loc"]
+    at_key = kind in (UNKNOWN_KEY, NOT_YET) or "[key]" in error["loc"]
     message, hint = _words(model, error, parts, is_secret=any(map(_is_secret, parts)))
     return Finding(prefix + parts, message, hint, at_key, kind)
 
@@ -128,7 +141,7 @@ def _words(
     model: type[BaseModel], error: Mapping[str, Any], parts: tuple[Key, ...], *, is_secret: bool
 ) -> tuple[str, str]:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
-    if kind == "extra_forbidden":
+    if kind == UNKNOWN_KEY:
         known, _ = _keys_at(model, parts[:-1])
         return f"unknown field `{parts[-1]}`", closest(str(parts[-1]), known)
     if kind == "missing":

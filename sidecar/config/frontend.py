@@ -17,6 +17,8 @@ from sidecar.config.snapshot import Json
 from sidecar.config.targets import host_target
 from sidecar.errors import ConfigError
 
+_DEPRECATED = {"accessLog": "config.logging", "tracing": "config.tracing"}
+"""Policy that other keys may ask for, and where these are."""
 _PORTS = {"http": 80, "https": 443, "grpc": 4317}
 _PROTOCOLS = {"grpc": "grpc", "http": "http", "http/protobuf": "http"}
 _ENDPOINTS = ("OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -30,7 +32,8 @@ def frontend_policies(data: Node, env: Mapping[str, str], run: Run) -> None:
     _merge_tracing(data, env, payloads, run)
     _check(payloads, run)
     for kind, payload in payloads.items():
-        run.make("frontend", kind, {"policy": payload}, f"frontendPolicies.{kind}")
+        place = f"frontendPolicies.{kind}" if given.get(kind) is not None else _DEPRECATED[kind]
+        run.make("frontend", kind, {"policy": payload}, place)
 
 
 def _check(payloads: dict[str, Any], run: Run) -> None:

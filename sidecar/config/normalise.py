@@ -11,16 +11,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
+from sidecar.config.ai import target_of
 from sidecar.config.attach import attached_routes, binds, gateways, route_groups
 from sidecar.config.discovery import services, workloads
 from sidecar.config.frontend import frontend_policies
+from sidecar.config.llm import llm_gateway
 from sidecar.config.payloads import policies
+from sidecar.config.pruning import Pruning
 from sidecar.config.routes import RouteMaker
 from sidecar.config.run import Known, Node, ReadFile, Run, items, read_path
 from sidecar.config.snapshot import Json, Snapshot
 from sidecar.config.static import static_config
 from sidecar.config.targeting import check_targets
-from sidecar.config.targets import backend_target
 from sidecar.config.validate import check_backend_scope, check_policy, check_ports
 from sidecar.errors import ConfigError
 
@@ -41,32 +43,41 @@ class Normaliser:
         self._env = os.environ if env is None else env
         self._maker = RouteMaker()
 
-    def normalise(self, data: Node, problems: list[ConfigError]) -> Snapshot:
+    def normalise(
+        self, data: Node, problems: list[ConfigError], pruning: Pruning | None = None
+    ) -> Snapshot:
         """Turn `data` into a snapshot, appending every problem found.
 
         `data`: plain values, checked by the schema, canonical camelCase keys, defaults not filled.
         The snapshot shares parts of it, so it must not change any more. With problems the snapshot
-        must not be used: parts of it are stand-ins.
+        must not be used: parts of it are stand-ins, and what one resource would replace stands
+        beside it, to be checked too. `pruning`: what earlier stages left out of `data`.
         """
         with _without_collection():
-            return self._normalised(data, problems)
+            return self._normalised(data, problems, pruning)
 
-    def _normalised(self, data: Node, problems: list[ConfigError]) -> Snapshot:
-        run = Run(problems, Known.of(data), self._read_file)
+    def _normalised(
+        self, data: Node, problems: list[ConfigError], pruning: Pruning | None
+    ) -> Snapshot:
+        run = Run(problems, Known.of(data, pruning), self._read_file)
         self._maker.begin()
         config = static_config(data, self._env, problems)
         run.make("static", "config", {"config": config}, "config")
+        _catalog(data, run)
         frontend_policies(data, self._env, run)
         check_ports(data, run)
         places = gateways(data, run)
         binds(data, self._maker, run)
         attached_routes(data, places, self._maker, run)
         route_groups(data, self._maker, run)
+        llm_gateway(data, places, run)
         _backends(data, run)
         _policies(data, run)
         services(data, run)
         workloads(data, run)
         check_targets(data, run)
+        if problems or pruning is not None:
+            _restore(run)
         return Snapshot(run.resources, tuple(run.warnings), run.places)
 
 
@@ -93,12 +104,33 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
+def _restore(run: Run) -> None:
+    """Put what was replaced under keys of its own: the fault may be that there are two."""
+    for number, (resource, place) in enumerate(run.shadowed):
+        key = f"{resource.kind}/{resource.name}#{number}"
+        run.resources[key] = resource
+        run.places[key] = place
+
+
+def _catalog(data: Node, run: Run) -> None:
+    """`config.modelCatalog`, its files read: a changed file is a changed resource."""
+    sources: list[Json] = []
+    for path, entry in items(data.get("config") or {}, "modelCatalog", "config"):
+        if "file" in entry:
+            text = run.file_text(entry["file"], f"{path}.file")
+            sources.append({"inline": text or "{}"})
+        else:
+            sources.append({"inline": entry["inline"]})
+    if sources:
+        run.make("catalog", "prices", {"sources": sources}, "config")
+
+
 def _backends(data: Node, run: Run) -> None:
     for path, entry in items(data, "backends"):
         own = entry.get("policies") or {}
         check_backend_scope(own, f"{path}.policies", run, scope="named")
         backend: Json = {
-            "target": backend_target(entry, path, run),
+            "target": target_of(entry, path, run),
             "policies": policies(own, f"{path}.policies", run),
         }
         run.make("backend", entry["name"], backend, path)

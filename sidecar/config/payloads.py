@@ -47,14 +47,47 @@ def _mirror(payload: Node, path: str, run: Run) -> Json:
     return dict(payload)
 
 
+def _calling_out(payload: Node, path: str, run: Run) -> Json:
+    """A policy with its destination among its own keys, or alternatives of it."""
+    entries = payload.get("conditional")
+    if entries is None:
+        simple_target(payload, path, run)
+        return _with_policies(payload, path, run)
+    made = [
+        _calling_out(entry, f"{path}.conditional[{index}]", run)
+        for index, entry in enumerate(entries)
+    ]
+    return {**payload, "conditional": made}
+
+
 def tracing(payload: Node, path: str, run: Run) -> Json:
     """`frontendPolicies.tracing`: its destination stands among its own keys."""
     simple_target(payload, path, run)
     return _with_policies(payload, path, run)
 
 
+_LATER = {
+    "passthrough": "credentials of clients shown to backends",
+    "jwtSign": "tokens signed for backends",
+    "oauthTokenExchange": "token exchange",
+    "crossAppAccess": "cross-app access",
+}
+
+
+def _credential(payload: Any, path: str, run: Run) -> Json:
+    """`backendAuth`, in the form of a mapping."""
+    if isinstance(payload, str):
+        return {payload: {}}
+    for kind, feature in _LATER.items():
+        if payload.get(kind) is not None:
+            run.problem(f"{path}.{kind}", f"not supported yet ({feature})")
+    return dict(payload)
+
+
 _HANDLERS: dict[str, Callable[[Any, str, Run], Json]] = {
+    "backendAuth": _credential,
     "backendTLS": backend_tls,
     "backendTunnel": _tunnel,
+    "remoteRateLimit": _calling_out,
     "requestMirror": _mirror,
 }

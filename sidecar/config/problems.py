@@ -66,12 +66,18 @@ class Problem:
 
 
 class InvalidConfigError(ConfigError):
-    """A configuration was refused; `problems` holds every reason, in the order of the file."""
+    """A configuration was refused; `problems` holds every reason, in the order of the file.
 
-    def __init__(self, file: str, problems: Sequence[Problem]) -> None:
+    `warnings`: what would have been said of it had it been accepted, as far as that is known.
+    """
+
+    def __init__(
+        self, file: str, problems: Sequence[Problem], warnings: Sequence[Problem] = ()
+    ) -> None:
         super().__init__("", "\n".join(problem.render(file) for problem in problems))
         self.file = file
         self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
 
 
 def closest(word: str, candidates: Iterable[str]) -> str:

@@ -14,15 +14,18 @@ from typing import Any, final
 import orjson
 import re2
 
+from sidecar.config.ai import target_of
 from sidecar.config.payloads import policies
 from sidecar.config.run import Node, Run, items
 from sidecar.config.scalars import check_hostname
 from sidecar.config.snapshot import Json, Resource
-from sidecar.config.targets import backend_name, backend_target
+from sidecar.config.targets import backend_name
 from sidecar.config.validate import check_backend_scope
 from sidecar.errors import ConfigError
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_STATEFUL = frozenset({"budgets", "localRateLimit"})
+"""Policies that a route on several listeners has once, not once for each."""
 _PSEUDO = frozenset({":method", ":scheme", ":authority", ":path"})
 
 DEFAULT_MATCH: Json = {
@@ -150,14 +153,16 @@ def _backends(item: Node, key: str, path: str, run: Run) -> list[Json]:
             {
                 "name": backend_name(entry, key, index),
                 "weight": 1 if weight is None else weight,
-                "target": backend_target(entry, where, run),
+                "target": target_of(entry, where, run),
                 "policies": policies(own, f"{where}.policies", run),
             }
         )
     return result
 
 
-def _make(item: Node, default_name: str, place: Place, path: str, run: Run) -> Resource | None:
+def _make(
+    item: Node, default_name: str, place: Place, path: str, run: Run, same: str
+) -> Resource | None:
     name = item.get("name") or default_name
     namespace = item.get("namespace") or "default"
     rule = item.get("ruleName")
@@ -178,6 +183,8 @@ def _make(item: Node, default_name: str, place: Place, path: str, run: Run) -> R
     else:
         data["group"] = place.group
         data["matches"] = _matches(item, path, run)
+    if same and not _STATEFUL.isdisjoint(item.get("policies") or ()):
+        data["same"] = same
     try:
         return Resource.of("tcproute" if place.has_tcp else "route", key, data)
     except ConfigError as error:
@@ -194,7 +201,7 @@ class _Kept:
     references: tuple[tuple[str, str], ...]
 
 
-_Key = tuple[str, str, str, bytes]
+_Key = tuple[str, str, str, str, bytes]
 
 
 @final
@@ -215,35 +222,32 @@ class RouteMaker:
         """A new run: what the run before last used, and the last one did not, is forgotten."""
         self._last, self._now = self._now, {}
 
-    def make(self, item: Node, index: int, place: Place, path: str, run: Run) -> None:
-        """Make the route, or take the one made before, and keep it in the run.
+    def make(
+        self, item: Node, index: int, place: Place, path: str, run: Run, same: str = ""
+    ) -> str:
+        """Make the route, or take the one made before, and keep it in the run; its key or "".
 
         `index` is the number of routes already at the place, which names a route without a name.
+        `same`: the key of the first route that was made of this item, for another listener.
         """
         default_name = f"tcproute{index}" if place.has_tcp else f"route{index}"
         shown_name = "" if item.get("name") else default_name
-        key = (place.prefix, place.protocol, shown_name, _content(item))
+        key = (place.prefix, place.protocol, shown_name, same, _content(item))
         kept = self._now.get(key) or self._last.get(key)
         if kept is not None and all(run.known.has(*name) for name in kept.references):
             run.keep(kept.resource, path)
             self._now[key] = kept
-            return
-        fresh = self._fresh(item, default_name, place, path, run)
-        if fresh is not None:
-            self._now[key] = fresh
-
-    def _fresh(
-        self, item: Node, default_name: str, place: Place, path: str, run: Run
-    ) -> _Kept | None:
-        """Make the route; what to remember of it, if it may be remembered."""
+            return kept.resource.name
         run.references.clear()
         before = run.events
-        resource = _make(item, default_name, place, path, run)
+        resource = _make(item, default_name, place, path, run, same)
         if resource is None:
-            return None
+            return ""
         is_clean = run.events == before
         run.keep(resource, path)
-        return _Kept(resource, tuple(run.references)) if is_clean else None
+        if is_clean:
+            self._now[key] = _Kept(resource, tuple(run.references))
+        return resource.name
 
 
 def _content(item: Node) -> bytes:

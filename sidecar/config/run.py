@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, final
 
 from sidecar.config.problems import render_path
+from sidecar.config.pruning import Pruning
+from sidecar.config.scalars import shown_path
 from sidecar.config.snapshot import Json, Resource
 from sidecar.errors import ConfigError
 
@@ -39,24 +41,57 @@ class Known:
     services: frozenset[str] = frozenset()
     """`namespace/hostname`."""
     groups: frozenset[str] = frozenset()
+    unsure: frozenset[str] = frozenset()
+    """Kinds any name of which may exist, because faults hide some."""
+    pruning: Pruning | None = None
+    """What faults left out of the document, if anything: its names are known all the same."""
 
     @classmethod
-    def of(cls, data: Node) -> Known:
+    def of(cls, data: Node, pruning: Pruning | None = None) -> Known:
         """Collect the names a document defines."""
+        given = {
+            section: data.get(section) or () if pruning is None else pruning.entries(section)
+            for _, section in _SECTIONS
+        }
         return cls(
-            frozenset(entry["name"] for entry in data.get("backends") or ()),
+            _names(given["backends"]),
+            frozenset(f"{one.get('namespace')}/{one.get('hostname')}" for one in given["services"]),
+            _names(given["routeGroups"]),
             frozenset(
-                f"{entry.get('namespace')}/{entry.get('hostname')}"
-                for entry in data.get("services") or ()
+                kind for kind, section in _SECTIONS if pruning and pruning.is_unknown(section)
             ),
-            frozenset(entry["name"] for entry in data.get("routeGroups") or ()),
+            pruning,
         )
 
     def has(self, kind: str, name: str) -> bool:
         """Whether `kind` ("backend", "service" or "group") has the name."""
         if kind == "backend":
-            return name in self.backends
-        return name in (self.services if kind == "service" else self.groups)
+            found = name in self.backends
+        else:
+            found = name in (self.services if kind == "service" else self.groups)
+        return found or kind in self.unsure
+
+    def has_lost_gateway(self, reference: str) -> bool:
+        """Whether `gateway` or `gateway/listener` may be right, and only what it names is not."""
+        if self.pruning is None:
+            return False
+        place = ("gateways", reference.partition("/")[0])
+        return (
+            self.pruning.is_unknown("gateways")
+            or self.pruning.is_sore(place)
+            or self.pruning.has_cut_below(place)
+        )
+
+    def has_lost(self, *sections: str) -> bool:
+        """Whether faults left something out of these top-level sections."""
+        return self.pruning is not None and self.pruning.has_lost(*sections)
+
+
+_SECTIONS = (("backend", "backends"), ("service", "services"), ("group", "routeGroups"))
+
+
+def _names(entries: Iterable[Node]) -> frozenset[str]:
+    return frozenset(str(entry.get("name")) for entry in entries)
 
 
 @final
@@ -73,6 +108,7 @@ class Run:
         "problems",
         "references",
         "resources",
+        "shadowed",
         "warnings",
     )
 
@@ -84,6 +120,8 @@ class Run:
         self.warnings: list[ConfigError] = []
         self.resources: dict[str, Resource] = {}
         self.places: dict[str, str] = {}
+        self.shadowed: list[tuple[Resource, str]] = []
+        """What later resources with the same key replaced, and its place."""
         self.references: list[tuple[str, str]] = []
         """(kind, name) of each name looked up: a result that is kept depends on them."""
         self.events = 0
@@ -127,6 +165,7 @@ class Run:
         key = f"{resource.kind}/{resource.name}"
         if key in self.resources:
             self.warn(path, f"replaces an earlier {resource.kind} with the key {resource.name}")
+            self.shadowed.append((self.resources[key], self.places[key]))
         self.resources[key] = resource
         self.places[key] = path
 
@@ -137,7 +176,7 @@ class Run:
             self._contents[file_path] = self._read(file_path)
         text, reason = self._contents[file_path]
         if text is None:
-            self.problem(path, f"cannot read `{file_path}`: {reason}")
+            self.problem(path, f"cannot read `{shown_path(file_path)}`: {reason}")
         return text
 
     def _read(self, file_path: str) -> tuple[str | None, str]:

@@ -187,6 +187,11 @@ def _note_file(path: str, info: ValidationInfo) -> str:
     return path
 
 
+def shown_path(path: str) -> str:
+    """A path as messages may show it: a key that was put in the place of its path is not shown."""
+    return path if path.isprintable() else path.partition("\n")[0][:11] + "…"
+
+
 def _read(path: Any, info: ValidationInfo, where: str) -> str:
     if type(path) is not str:
         raise PydanticCustomError("type", "{expected}", {"expected": f"a path in `{where}`"})
@@ -195,9 +200,9 @@ def _read(path: Any, info: ValidationInfo, where: str) -> str:
     try:
         text: str = info.context.read(path)
     except OSError as error:
-        reason = {"path": path, "reason": error.strerror or "unreadable"}
+        reason = {"path": shown_path(path), "reason": error.strerror or "unreadable"}
     except UnicodeDecodeError:
-        reason = {"path": path, "reason": "the file is not UTF-8 text"}
+        reason = {"path": shown_path(path), "reason": "the file is not UTF-8 text"}
     else:
         return text
     raise PydanticCustomError("file", "cannot read `{path}`: {reason}", reason)

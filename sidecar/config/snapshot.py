@@ -225,19 +225,25 @@ def read_record(buffer: Buffer, record: Record) -> Json:
 
 
 def diff(
-    old: Mapping[str, bytes], buffer: Buffer, every: int = 512
+    old: Mapping[str, bytes], buffer: Buffer, every: int = 256
 ) -> Generator[None, None, Difference]:
     """Compare a buffer with the digests a worker runs on: `old` is key to digest.
 
-    A generator that yields after each `every` records, so that an event loop can run in between;
-    its return value (`StopIteration.value`) is the Difference. Raises ConfigError.
+    A generator that yields after the first record, for which the whole index is checked, and then
+    after each `every` records, so that an event loop can run in between; its return value
+    (`StopIteration.value`) is the Difference. Raises ConfigError.
     """
     changed: list[Record] = []
     seen: set[str] = set()
-    for count, record in enumerate(read_index(buffer), 1):
+    known = 0
+    for count, record in enumerate(read_index(buffer)):
         seen.add(record.key)
-        if old.get(record.key) != record.digest:
+        digest = old.get(record.key)
+        known += digest is not None
+        if digest != record.digest:
             changed.append(record)
         if count % every == 0:
             yield
-    return Difference(tuple(changed), tuple([key for key in old if key not in seen]))
+    # Fast path: mostly nothing has gone, and then nobody needs to look for it.
+    removed = () if known == len(old) else tuple([key for key in old if key not in seen])
+    return Difference(tuple(changed), removed)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sidecar.config.model.static import sqlite_path
 from sidecar.config.run import Node
 from sidecar.config.scalars import duration_ns
 from sidecar.config.snapshot import Json
@@ -49,12 +50,14 @@ DEFAULTS: Json = {
         "poolMaxStreamsPerConn": 100,
         "poolUnusedReleaseTimeout": "5m",
     },
+    "state": {"rateKeys": 100_000, "keep": False},
 }
 """Without those that depend on others: see `_derived`."""
 
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)%")
 _LOOKUP_FAMILIES = ("All", "Auto", "V4Preferred", "V4Only", "V6Only")
 _MAX_U32 = 2**32 - 1
+_MAX_KEYS = 100_000_000
 
 Parse = Callable[[str], Any]
 """Text of a variable to the value of a key. Raises ValueError with what would be right."""
@@ -114,6 +117,12 @@ def _threads(value: str) -> int | str:
     return int(value)
 
 
+def _keys(value: str) -> int:
+    if not (value.isascii() and value.isdigit()) or not 0 < int(value[:11]) <= _MAX_KEYS:
+        raise ValueError(f"a number from 1 to {_MAX_KEYS}")
+    return int(value)
+
+
 def _address(value: str) -> str:
     """`ip:port`, `localhost:port`, `unix:/path` or `off`."""
     host, _, port = value.rpartition(":")
@@ -154,6 +163,10 @@ ENVIRONMENT: tuple[tuple[str, str, Parse], ...] = (
     ("CONNECTION_TERMINATION_DEADLINE", "connectionTerminationDeadline", _duration),
     ("WORKER_THREADS", "workerThreads", _threads),
     ("FRONT_DOOR", "frontDoor", _door),
+    ("STATE_RATE_KEYS", "state.rateKeys", _keys),
+    ("STATE_KEEP", "state.keep", _flag),
+    ("STATE_BUDGET_KEYS", "state.budgetKeys", _keys),
+    ("STATE_JOURNAL", "state.journal", _text),
     ("RUST_LOG", "logging.level", _text),
     ("LOG_FORMAT", "logging.format", _format),
 )
@@ -268,6 +281,10 @@ def _derive(config: dict[str, Any], env: Mapping[str, str], found: list[ConfigEr
             config[key] = f"{wildcard}:{port}"
     if config.get("connectionTerminationDeadline") is None:
         config["connectionTerminationDeadline"] = _termination_deadline(env, found)
+    database = sqlite_path(_get(config, "database.url"))
+    if database is not None and config["state"].get("journal") is None:
+        # Not in the file itself: it may be the reference's, whose tables are its own.
+        config["state"]["journal"] = f"{database}.budgets"
     limit = env.get("CPU_LIMIT", "")
     if not limit:
         return

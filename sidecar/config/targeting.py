@@ -19,7 +19,9 @@ from sidecar.config.snapshot import Json
 def check_targets(data: Node, run: Run) -> None:
     """Warn of each entry of `policies` whose target is not there. Runs after all else was made."""
     for path, entry in items(data, "policies"):
-        for kind, exists in _EXISTS.items():
+        for kind, (exists, sections) in _EXISTS.items():
+            if run.known.has_lost(*sections):
+                continue
             target = entry["target"].get(kind)
             if isinstance(target, dict) and not exists(target, run):
                 run.warn(f"{path}.target.{kind}", "names nothing here, so the policy has no effect")
@@ -60,8 +62,11 @@ def _has_backend(target: Node, run: Run) -> bool:
     return run.known.has("backend", name.removeprefix("/"))
 
 
-_EXISTS: dict[str, Callable[[Node, Run], bool]] = {
-    "gateway": _has_gateway,
-    "route": _has_route,
-    "backend": _has_backend,
+_LISTENERS = ("binds", "gateways")
+_ROUTES = (*_LISTENERS, "routes", "tcpRoutes", "routeGroups")
+_EXISTS: dict[str, tuple[Callable[[Node, Run], bool], tuple[str, ...]]] = {
+    "gateway": (_has_gateway, _LISTENERS),
+    "route": (_has_route, _ROUTES),
+    "backend": (_has_backend, (*_ROUTES, "backends", "services")),
 }
+"""Kind of target → whether it exists, and the sections it may be defined in."""

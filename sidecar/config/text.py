@@ -6,14 +6,14 @@ Source: spec config section 0.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 import orjson
 
-from sidecar.config.environment import Expanded, expand
+from sidecar.config.environment import UNSET, Expanded, expand
 from sidecar.config.explain import Finding
 from sidecar.config.problems import InvalidConfigError, Key, Problem, in_file_order, render_path
 from sidecar.config.yaml import Document, YamlError
@@ -59,15 +59,22 @@ class Text:
         self._name = source.name
         self._source = source.read()
         self._expanded: Expanded = expand(self._source, env)
-        self._refuse_missing()
+        self.faults: list[Problem] = [
+            Problem("", f"environment variable `{one.name[:60]}` is not set", *self._at(one.offset))
+            for one in self._expanded.missing
+        ]
+        """Variables that are not set, or else keys given twice, the last of which counts."""
         try:
             self.document = Document(self._expanded.text, read)
         except YamlError as error:
-            problems = [
+            # With a variable's text it might be other YAML.
+            self.faults = self.faults or [
                 Problem("", fault.message, *self._line(fault.place.offset if fault.place else None))
                 for fault in error.faults
             ]
-            raise InvalidConfigError(self._name, problems) from None
+            if error.rest is None:
+                raise InvalidConfigError(self._name, self.faults) from None
+            self.document = Document.of(self._expanded.text, error.rest)
 
     def problems(self, found: Iterable[Finding]) -> list[Problem]:
         """Findings with their lines, in the order of the file."""
@@ -76,13 +83,9 @@ class Text:
             for one in found
         )
 
-    def _refuse_missing(self) -> None:
-        problems = [
-            Problem("", f"environment variable `{one.name[:60]}` is not set", *self._at(one.offset))
-            for one in self._expanded.missing
-        ]
-        if problems:
-            raise InvalidConfigError(self._name, problems)
+    def places_of_unset(self) -> Iterator[tuple[Key, ...]]:
+        """Where text or a key depends on a variable that is not set."""
+        return _unset_in(self.document.data, ())
 
     def _place(self, one: Finding) -> tuple[int, int]:
         place = self.document.place(one.parts, key=one.at_key)
@@ -94,6 +97,17 @@ class Text:
     def _at(self, offset: int) -> tuple[int, int]:
         start = self._source.rfind("\n", 0, offset) + 1
         return self._source.count("\n", 0, offset) + 1, offset - start + 1
+
+
+def _unset_in(node: Any, at: tuple[Key, ...]) -> Iterator[tuple[Key, ...]]:
+    if isinstance(node, str) and UNSET in node:
+        yield at
+    elif isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(key, str) and UNSET in key:
+                yield (*at, key)
+            else:
+                yield from _unset_in(value, (*at, key))
 
 
 def resolve(path: str, data: Any) -> tuple[Key, ...]:

@@ -53,6 +53,8 @@ CONDITIONAL_KINDS = (
     "remoteRateLimit",
 )
 MAX_CONDITIONAL = 64
+LLM_PORT = 4000
+"""Of `llm` where nothing else is said."""
 
 
 def check_conditional(policies: Node, path: str, run: Run) -> None:
@@ -109,6 +111,9 @@ def check_ports(data: Node, run: Run) -> None:
             run.problem(f"{path}.port", "port 0 is only possible with mode: internal")
         else:
             claim(bind["port"], path, f"{path}.port")
+    port = llm_port(data)
+    if port is not None:
+        claim(port, "llm", "llm.port")
     for path in wildcards[1:]:
         run.problem(
             path,
@@ -121,6 +126,17 @@ def check_ports(data: Node, run: Run) -> None:
             run.problem(path, f"gateways.{name}.port is required")
         else:
             claim(gateway["port"], path, f"{path}.port")
+
+
+def llm_port(data: Node) -> int | None:
+    """The port that the `llm` section takes for itself, if it takes one."""
+    llm = data.get("llm")
+    if llm is None or llm.get("gateways"):
+        return None
+    has_own = llm.get("port") is not None or llm.get("tls") is not None
+    if not has_own and "default" in (data.get("gateways") or {}):
+        return None
+    return int(llm.get("port") or LLM_PORT)
 
 
 def is_wildcard(bind: Node) -> bool:

@@ -73,11 +73,15 @@ class Fault:
 
 
 class YamlError(Exception):
-    """The text could not be read; `faults` says why."""
+    """The text could not be read; `faults` says why.
 
-    def __init__(self, faults: list[Fault]) -> None:
+    `rest`: what it says all the same, and where; None when the reading had to stop.
+    """
+
+    def __init__(self, faults: list[Fault], rest: tuple[Any, Marks] | None = None) -> None:
         super().__init__("; ".join(fault.message for fault in faults))
         self.faults = faults
+        self.rest = rest
 
 
 Marks = dict[int, dict[Key, tuple[Place, Place]]]
@@ -93,6 +97,13 @@ class Document:
         self._text = text
         self._located: tuple[Any, Marks] | None = None
         self.data: Any = parse(text, Builder()) if read is None else read(text)
+
+    @classmethod
+    def of(cls, text: str, rest: tuple[Any, Marks]) -> Document:
+        """What a YamlError left of a text."""
+        document = cls(text, lambda _: rest[0])
+        document._located = rest
+        return document
 
     def place(self, parts: tuple[Key, ...], *, key: bool = False) -> Place | None:
         """Where the value of a path stands, or its key; of the nearest parent when it is absent."""
@@ -208,7 +219,7 @@ class Builder:
             elif kind is StreamEndEvent:
                 break
         if self._faults:
-            raise YamlError(self._faults)
+            raise YamlError(self._faults, (self._root, self._marks or {}))
         return self._root
 
     def _scalar(self, event: Any) -> None:

@@ -9,13 +9,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sidecar.config.model.base import Choice, Model
+from sidecar.config.model.base import Choice, Model, NotYet
 from sidecar.config.model.callout import CalloutPolicies
 from sidecar.config.model.connection import SimpleReference
 from sidecar.config.model.matching import HeaderMatch
 from sidecar.config.model.traffic import HeaderModifier
 from sidecar.config.scalars import (
     BytesText,
+    Duration,
     Expression,
     HeaderOrPseudo,
     Int32,
@@ -355,10 +356,33 @@ class PromptCaching(Model):
     """Messages at the end that are left out. Default 0."""
 
 
+PROMPT_GUARDS = NotYet("prompt guards")
+
+
+class Failover(Model):
+    """Ours: the same request at another provider, when one fails before the answer has begun."""
+
+    enabled: bool = True
+    """Default true."""
+    max_attempts: Annotated[int, Field(ge=1, le=16)] = 3
+    """How many providers one request may ask, 1 to 16. Default 3."""
+    attempt_timeout: Duration | None = None
+    """Bound until an answer, or the first event of a stream, is there. Default: the route's."""
+
+
+Lossy = Literal["drop", "reject"]
+
+
 class AIPolicy(Model):
     """What is done with LLM requests. Levels merge by field."""
 
-    prompt_guard: PromptGuard | None = None
+    failover: Failover | None = None
+    """Ours: when another provider is asked. Default: after a failure, 429 or 5xx."""
+    stream_idle_timeout: Duration | None = None
+    """Ours: silence after which a streamed answer ends with an error. Default 5 minutes."""
+    lossy: Lossy | None = None
+    """Ours: whether what the provider's format cannot say is dropped or refused. Default drop."""
+    prompt_guard: Annotated[PromptGuard | None, PROMPT_GUARDS] = None
     """Guards."""
     defaults: dict[str, Any] | None = None
     """Fields set when absent."""

@@ -13,7 +13,7 @@ from sidecar.config.model.ai import AIProvider
 from sidecar.config.model.base import OPEN, Choice, Model, NotYet, branch, by_key
 from sidecar.config.model.connection import ServiceReference
 from sidecar.config.model.mcp import McpBackend
-from sidecar.config.model.policies import LLM, MCP, BackendPolicies, TcpBackendPolicies
+from sidecar.config.model.policies import MCP, BackendPolicies, TcpBackendPolicies
 from sidecar.config.scalars import Expression, Target, Uint
 
 
@@ -113,7 +113,7 @@ class RouteBackend(Choice):
     """The destination that the request names."""
     mcp: Annotated[McpBackend | None, MCP] = None
     """MCP servers."""
-    ai: Annotated[AIBackend | None, LLM] = None
+    ai: AIBackend | None = None
     """LLM providers."""
     aws: Annotated[AwsBackend | None, AWS] = None
     """A service of AWS."""
@@ -160,7 +160,7 @@ class NamedBackend(Choice):
     """`forward`, or a path: the gateway's own admin service."""
     mcp: Annotated[McpBackend | None, MCP] = None
     """MCP servers."""
-    ai: Annotated[AIBackend | None, LLM] = None
+    ai: AIBackend | None = None
     """LLM providers."""
     aws: Annotated[AwsBackend | None, AWS] = None
     """A service of AWS."""

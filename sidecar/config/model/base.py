@@ -25,6 +25,8 @@ from sidecar.config.scalars import Expression
 MAX_CONDITIONAL = 64
 NOT_YET = "not_yet"
 """Type of the error that `NotYet` raises."""
+NOTHING_CHOSEN = "nothing_chosen"
+"""Type of the error of a `Choice` none of whose fields is given."""
 TAG_MARK = "\0"
 """Begins the name of every union branch, so that error locations can be told from keys."""
 
@@ -79,7 +81,8 @@ class Choice(Model):
             (name,) = given
             if getattr(self, name) is not None:
                 return self
-        raise PydanticCustomError("choice", "{expected}", {"expected": self._expectation()})
+        kind = "choice" if given else NOTHING_CHOSEN
+        raise PydanticCustomError(kind, "{expected}", {"expected": self._expectation()})
 
     @classmethod
     def _expectation(cls) -> str:

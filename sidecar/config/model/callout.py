@@ -395,11 +395,10 @@ BackendKey = Annotated[
     Discriminator(by_key("value")),
 ]
 
-BackendAuthPolicy = Annotated[
+BackendAuthPolicy = (
     Annotated[
         Annotated[BackendAuth, branch("map")] | Annotated[Literal["copilot"], branch("text")],
         Discriminator(by_shape),
     ]
-    | None,
-    NotYet("backend credentials"),
-]
+    | None
+)

@@ -193,13 +193,29 @@ class RateLimit(Model):
     """A token bucket, full at the start."""
 
     max_tokens: Uint = 0
-    """What it holds. Default 0."""
+    """What it holds: at least 1."""
     tokens_per_fill: Uint = 0
-    """What each fill adds. Default 0."""
+    """What each fill adds: at least 1, at most `maxTokens`."""
     fill_interval: Duration
     """Time between fills."""
     type: RateLimitType = "requests"
     """Whether requests or LLM tokens count. Default requests."""
+    key: (
+        Annotated[
+            Annotated[Expression, branch("text")] | Annotated[list[Expression], branch("list")],
+            Discriminator(by_shape),
+        ]
+        | None
+    ) = None
+    """Ours: CEL, or a list of it; requests with equal values share a bucket. Default: all do."""
+    on_missing_key: Literal["shared", "reject", "skip"] = "shared"
+    """Ours: requests without a key share one bucket (default), get 429, or have no limit."""
+    cost: Expression | None = None
+    """Ours: CEL, a whole number. Default 1, or the LLM tokens used."""
+    debt: Literal["carry", "forgive"] | None = None
+    """Ours, for tokens: whether use beyond the level is paid from later fills. Default carry."""
+    failure_mode: FailureMode = "failClosed"
+    """Ours: when the table has no room for another key. Default: 500."""
 
 
 class ConditionalRateLimit(RateLimit, Conditioned):

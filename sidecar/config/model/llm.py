@@ -10,16 +10,25 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field
 
-from sidecar.config.model.ai import AzureResourceType, CustomProvider, PromptCaching, PromptGuard
+from sidecar.config.model.ai import (
+    PROMPT_GUARDS,
+    AzureResourceType,
+    CustomProvider,
+    Failover,
+    Lossy,
+    PromptCaching,
+    PromptGuard,
+)
 from sidecar.config.model.base import Choice, Model, Renamed, branch, by_shape
+from sidecar.config.model.budgets import BudgetsPolicy
 from sidecar.config.model.callout import BackendAuthPolicy, Tunnel
 from sidecar.config.model.connection import BackendTLS, HealthPolicy
 from sidecar.config.model.external import RateLimit, RemoteRateLimit, spelled
 from sidecar.config.model.listeners import ServerTLS
 from sidecar.config.model.matching import HeaderMatch
-from sidecar.config.model.policies import GatewayPolicies
+from sidecar.config.model.policies import TUNNEL, GatewayPolicies
 from sidecar.config.model.traffic import HeaderModifier, RuleSet
-from sidecar.config.scalars import Expression, Port, Secret, StringOrList, Uint
+from sidecar.config.scalars import Duration, Expression, Port, Secret, StringOrList, Uint
 
 
 class LlmParams(Model):
@@ -120,7 +129,7 @@ class LlmDefaults(Renamed):
     """A credential for the provider."""
     health: HealthPolicy | None = None
     """What counts as a failure."""
-    backend_tunnel: Tunnel | None = None
+    backend_tunnel: Annotated[Tunnel | None, TUNNEL] = None
     """A proxy on the way."""
     prompt_caching: PromptCaching | None = None
     """Cache points."""
@@ -165,7 +174,7 @@ class LlmModel(LlmDefaults):
     """Who may use it."""
     final_transformation: dict[str, Expression] | None = None
     """Request fields set by CEL after conversion."""
-    guardrails: PromptGuard | None = None
+    guardrails: Annotated[PromptGuard | None, PROMPT_GUARDS] = None
     """Guards."""
     matches: list[LlmMatch] = Field(default_factory=list)
     """One of which must hold. Default: any request."""
@@ -242,12 +251,14 @@ class VirtualModel(Model):
 class LlmPolicies(GatewayPolicies):
     """Policies of the LLM gateway."""
 
-    guardrails: PromptGuard | None = None
+    guardrails: Annotated[PromptGuard | None, PROMPT_GUARDS] = None
     """Guards of all models."""
     local_rate_limit: list[RateLimit] = Field(default_factory=list)
     """Limits that the gateway keeps."""
     remote_rate_limit: RemoteRateLimit | None = None
     """Limits that another service keeps."""
+    budgets: BudgetsPolicy | None = None
+    """Ours: limits of what is spent."""
 
 
 class LlmConfig(Model):
@@ -267,3 +278,9 @@ class LlmConfig(Model):
     """Names that stand for models."""
     policies: LlmPolicies | None = None
     """Policies of all of them."""
+    failover: Failover | None = None
+    """Ours: when another target of a virtual model is asked. Default: after a failure, 429, 5xx."""
+    stream_idle_timeout: Duration | None = None
+    """Ours: silence after which a streamed answer ends with an error. Default 5 minutes."""
+    lossy: Lossy | None = None
+    """Ours: whether what a provider's format cannot say is dropped or refused. Default drop."""

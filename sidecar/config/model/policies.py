@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from sidecar.config.model.ai import AIPolicy
 from sidecar.config.model.auth import ApiKeys, BasicAuth, JwtAuth, McpAuthentication, Oidc
 from sidecar.config.model.base import Choice, Model, NotYet, branch, by_shape
+from sidecar.config.model.budgets import BudgetsPolicy
 from sidecar.config.model.callout import BackendAuthPolicy, Empty, Tunnel
 from sidecar.config.model.connection import (
     BackendHTTP,
@@ -55,9 +56,7 @@ EXT_AUTHZ = NotYet("external authorization")
 EXT_PROC = NotYet("external processing")
 MCP = NotYet("MCP gateway")
 A2A = NotYet("A2A")
-LLM = NotYet("LLM gateway")
 TUNNEL = NotYet("tunnel through a proxy")
-RATE_LIMIT = NotYet("rate limits")
 
 
 class GatewayPolicies(Model):
@@ -108,10 +107,12 @@ class RoutePolicies(GatewayPolicies):
     """Repeated attempts."""
     delay: DelayPolicy | None = None
     """A pause."""
-    local_rate_limit: Annotated[LocalRateLimitPolicy | None, RATE_LIMIT] = None
+    local_rate_limit: LocalRateLimitPolicy | None = None
     """Limits that the gateway keeps."""
-    remote_rate_limit: Annotated[RemoteRateLimitPolicy | None, RATE_LIMIT] = None
+    remote_rate_limit: RemoteRateLimitPolicy | None = None
     """Limits that another service keeps."""
+    budgets: BudgetsPolicy | None = None
+    """Ours: limits of what is spent."""
     mcp_authentication: Annotated[McpAuthentication | None, MCP] = None
     """OAuth for MCP clients."""
     mcp_authorization: Annotated[RuleSet | None, MCP] = None
@@ -120,7 +121,7 @@ class RoutePolicies(GatewayPolicies):
     """Guards of MCP messages."""
     a2a: Annotated[Empty | None, A2A] = None
     """Agent-to-agent traffic."""
-    ai: Annotated[AIPolicy | None, LLM] = None
+    ai: AIPolicy | None = None
     """LLM traffic."""
     backend_tls: Annotated[BackendTLS | None, Field(alias="backendTLS")] = None
     """TLS to the backends."""
@@ -183,7 +184,7 @@ class BackendPolicies(Model):
     """An endpoint picker."""
     session_affinity: Annotated[SessionAffinity | None, NotYet("session affinity")] = None
     """Sticky endpoints."""
-    ai: Annotated[AIPolicy | None, LLM] = None
+    ai: AIPolicy | None = None
     """LLM traffic."""
 
 

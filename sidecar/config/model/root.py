@@ -15,7 +15,7 @@ from sidecar.config.model.discovery import Service, Workload
 from sidecar.config.model.frontend import FrontendPolicies
 from sidecar.config.model.listeners import Bind, Gateway
 from sidecar.config.model.llm import LlmConfig
-from sidecar.config.model.policies import LLM, MCP, TargetedPolicy
+from sidecar.config.model.policies import MCP, TargetedPolicy
 from sidecar.config.model.routes import AttachedRoute, AttachedTcpRoute, RouteGroup
 from sidecar.config.model.simple import McpConfig, UiConfig
 from sidecar.config.model.static import StaticConfig
@@ -46,7 +46,7 @@ class Config(Model):
     """HTTP routes attached to gateways."""
     tcp_routes: list[AttachedTcpRoute] = Field(default_factory=list)
     """TCP routes attached to gateways."""
-    llm: Annotated[LlmConfig | None, LLM] = None
+    llm: LlmConfig | None = None
     """The simplified LLM gateway."""
     mcp: Annotated[McpConfig | None, MCP] = None
     """The simplified MCP gateway."""

@@ -5,15 +5,20 @@ Source: spec config section 8.1. Environment variables win over them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Discriminator, Field
+from pydantic import AfterValidator, Discriminator, Field
+from pydantic_core import PydanticCustomError
 
-from sidecar.config.model.base import Choice, Model, NotYet, branch, by_shape
+from sidecar.config.model.base import NOT_YET, Choice, Model, NotYet, branch, by_shape
 from sidecar.config.model.connection import Keepalives
 from sidecar.config.scalars import (
     Duration,
     Expression,
+    FilePath,
     HeaderName,
     Secret,
     StringBoolFloat,
@@ -21,6 +26,7 @@ from sidecar.config.scalars import (
     StringOrList,
     Uint,
     Uint32,
+    duration_ns,
 )
 
 CONTROL_PLANE = NotYet("xDS control plane")
@@ -95,7 +101,7 @@ class CatalogSource(Choice):
 
     CHOICES: ClassVar[frozenset[str]] = frozenset(("file", "inline"))
 
-    file: str | None = None
+    file: FilePath | None = None
     """A JSON file, watched."""
     inline: (
         Annotated[
@@ -114,6 +120,22 @@ class DatabaseConfig(Model):
     """`sqlite://…` or `postgres://…`; it may hold a password."""
     max_connections: Annotated[Uint32, Field(ge=1)] | None = None
     """Default 5."""
+
+
+def _is_file(database: DatabaseConfig) -> DatabaseConfig:
+    # Budgets are all that is kept in one so far, and they need a file that stays.
+    if sqlite_path(database.url) is None:
+        raise PydanticCustomError(NOT_YET, "{feature}", {"feature": "databases but SQLite files"})
+    return database
+
+
+def sqlite_path(url: object) -> str | None:
+    """The file of a `sqlite://` URL; None for any other database, and for one in memory."""
+    if not isinstance(url, str):  # it stands in a file of its own
+        return None
+    scheme, _, rest = url.partition(":")
+    path = rest.removeprefix("//").partition("?")[0]
+    return None if scheme != "sqlite" or not path or ":memory:" in path else path
 
 
 class StorageConfig(Model):
@@ -240,6 +262,63 @@ class HboneConfig(Model):
     """Default 5 minutes."""
 
 
+def _redis_url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    # Without the value: it may hold a password.
+    try:
+        parts = urlsplit(value)
+        is_right = parts.scheme in ("redis", "rediss") and bool(parts.hostname)
+        is_right = (is_right and parts.port != 0) or (parts.scheme == "unix" and bool(parts.path))
+    except ValueError:
+        is_right = False
+    if not is_right:
+        raise ValueError("expected redis://host:port/db, rediss://… or unix:///path")
+    if find_spec("redis") is None:
+        raise ValueError("needs a library: pip install 'agentgateway-sidecar[redis]'")
+    return value
+
+
+def _between(least: str, most: str) -> Callable[[str], str]:
+    def checked(value: str) -> str:
+        if not duration_ns(least) <= duration_ns(value) <= duration_ns(most):
+            raise ValueError(f"must be {least} to {most}")
+        return value
+
+    return checked
+
+
+class StateConfig(Model):
+    """State that all workers share (ours)."""
+
+    rate_keys: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Token buckets there is room for, at 111 bytes each. Default 100,000."""
+    keep: bool = False
+    """Whether it outlives the gateway, for its next start. Default false."""
+    budget_keys: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Budgets there is room for, at about 420 bytes each. Default 10,000."""
+    sessions: Annotated[Uint | None, NotYet("MCP gateway")] = None
+    """MCP sessions there is room for. Default 10,000."""
+    endpoints: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Endpoints of services there is room for, 340 bytes each with 4 workers. Default 4,096."""
+    journal: Annotated[str, Field(min_length=1)] | None = None
+    """SQLite file that spend is written to, each second. Default: none."""
+    redis: Annotated[Secret, AfterValidator(_redis_url)] | None = None
+    """`redis://…`, `rediss://…` or `unix://…`: limits and budgets are shared with the other
+    gateways that use it. Default: none."""
+    redis_failure_mode: Literal["failOpen", "failClosed"] | None = None
+    """When Redis cannot be reached and no lease is left: each gateway for itself (default), or
+    503."""
+    redis_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] | None = None
+    """Begins the names of all keys. Default agw."""
+    redis_lease_percent: Annotated[int, Field(ge=1, le=50)] | None = None
+    """How much of a limit one lease may be, in percent. Default 10."""
+    redis_lease_ttl: Annotated[Duration, AfterValidator(_between("1s", "10m"))] | None = None
+    """After which time Redis takes back the leases of a gateway that is gone. Default 10s."""
+    redis_wait: Annotated[Duration, AfterValidator(_between("5ms", "5s"))] | None = None
+    """How long a request waits for a lease at most. Default 50ms."""
+
+
 class StaticConfig(Model):
     """Process-wide settings."""
 
@@ -249,10 +328,10 @@ class StaticConfig(Model):
     """Name resolution."""
     local_xds_path: Annotated[str | None, NotYet("configuration file beside the main one")] = None
     """Default: the file given on the command line."""
-    model_catalog: Annotated[list[CatalogSource] | None, NotYet("LLM prices")] = None
+    model_catalog: list[CatalogSource] | None = None
     """Prices, later ones over earlier."""
-    database: Annotated[DatabaseConfig | None, DATABASE] = None
-    """A database."""
+    database: Annotated[DatabaseConfig, AfterValidator(_is_file)] | None = None
+    """A database: with a SQLite file, budgets are written to one beside it."""
     storage: Annotated[StorageConfig | None, NotYet("changes made in the UI")] = None
     """Where changes made in the UI go."""
     ca_address: Annotated[str | None, MESH] = None
@@ -319,3 +398,5 @@ class StaticConfig(Model):
     """Connections to backends."""
     hbone: Annotated[HboneConfig | None, NotYet("HBONE")] = None
     """HBONE tunnels."""
+    state: StateConfig | None = None
+    """State that all workers share (ours)."""

@@ -57,6 +57,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
             f"{AT_TLS}.key: cannot read `binary`: the file is not UTF-8 text",
         ],
     ),
+    "key in the place of its path": (
+        TLS % '{cert: cert.pem, key: "-----BEGIN PRIVATE KEY-----\\nMIGHAgEA"}',
+        [f"{AT_TLS}.key: cannot read `-----BEGIN …`: No such file or directory"],
+    ),
     "no certificate": (
         TLS % "{cert: text, key: key.pem}",
         [f"{AT_TLS}.cert: text: does not hold a valid PEM certificate"],

@@ -184,6 +184,8 @@ def test_file_or_inline(tmp_path: Path) -> None:
         scalars.FileOrInline, {"file": "gone"}, reader
     )
     assert "not UTF-8" in refusal(scalars.FileOrInline, {"file": "b"}, reader)
+    pem = {"file": "-----BEGIN PRIVATE KEY-----\nMIGHAgEA"}
+    assert "`-----BEGIN …`" in refusal(scalars.FileOrInline, pem, reader)
 
 
 @pytest.mark.parametrize("value", [1, None, [], {}, {"file": 1}, {"file": "f", "url": "x"}])

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from sidecar.config.local import Source
+from sidecar.config.model.base import NOT_YET
+from sidecar.config.model.static import StaticConfig
 from sidecar.config.normalise import normalise
 from sidecar.config.problems import InvalidConfigError
 from sidecar.config.snapshot import Snapshot
@@ -31,6 +34,8 @@ def test_the_environment_overrides_the_file() -> None:
         "LOG_FORMAT": "json",
         "STATS_ADDR": "",
         "FRONT_DOOR": "granian",
+        "STATE_RATE_KEYS": "5000",
+        "STATE_KEEP": "true",
     }
     file: dict[str, Any] = {"adminAddr": "off", "workerThreads": "50%"}
     config: Any = static_config({"config": file}, env)
@@ -39,6 +44,7 @@ def test_the_environment_overrides_the_file() -> None:
     assert config["connectionTerminationDeadline"] == "25s"
     assert config["workerThreads"] == 2
     assert config["frontDoor"] == "granian"
+    assert config["state"] == {"rateKeys": 5000, "keep": True}
     assert config["logging"] == {"level": "debug", "format": "json"}
 
 
@@ -85,6 +91,8 @@ ENVIRONMENT: dict[str, tuple[dict[str, str], str]] = {
     "flag": ({"IPV6_ENABLED": "maybe"}, "config.enableIpv6: environment variable IPV6_ENABLED"),
     "threads": ({"WORKER_THREADS": "-1"}, "config.workerThreads: environment variable"),
     "front door": ({"FRONT_DOOR": "hyper"}, "config.frontDoor: environment variable"),
+    "no keys": ({"STATE_RATE_KEYS": "0"}, "config.state.rateKeys: environment variable"),
+    "many keys": ({"STATE_RATE_KEYS": "100000001"}, "config.state.rateKeys: environment variable"),
     "duration": (
         {"CONNECTION_TERMINATION_DEADLINE": "5"},
         "config.connectionTerminationDeadline: environment variable",
@@ -184,3 +192,31 @@ def test_addresses(address: str, is_valid: bool) -> None:
         return
     with pytest.raises(ConfigError, match=r"config\.statsAddr"):
         static_config(data, {})
+
+
+@pytest.mark.parametrize(
+    ("config", "env", "journal"),
+    [
+        ({}, {}, None),
+        ({"database": {"url": "sqlite:///data/a.db?mode=rwc"}}, {}, "/data/a.db.budgets"),
+        ({"database": {"url": "sqlite:a.db"}}, {}, "a.db.budgets"),
+        ({"database": {"url": "sqlite://a.db"}, "state": {"journal": "b"}}, {}, "b"),
+        ({"database": {"url": "sqlite://a.db"}}, {"STATE_JOURNAL": "c"}, "c"),
+    ],
+)
+def test_budgets_are_written_beside_the_database(
+    config: dict[str, Any], env: dict[str, str], journal: str | None
+) -> None:
+    state: Any = static_config({"config": config}, env)["state"]
+    assert state.get("journal") == journal
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://u:p4ss@h/d", "sqlite::memory:", "sqlite://", "a.db", "mysql://x"]
+)
+def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        StaticConfig.model_validate({"database": {"url": url}})
+    (problem,) = caught.value.errors()
+    assert problem["type"] == NOT_YET
+    assert "p4ss" not in problem["msg"]

@@ -215,11 +215,11 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "bad service, internal and kind": (
-        ROUTE % "{backends: [{service: {name: a, port: 1}}, {internal: x}, {ai: {}}]}",
+        ROUTE % "{backends: [{service: {name: a, port: 1}}, {internal: x}, {mcp: {}}]}",
         [
             "routes[0].backends[0].service.name: invalid service name `a`",
             "routes[0].backends[1].internal: invalid internal backend `x`",
-            "routes[0].backends[2].ai: not supported yet (LLM gateway)",
+            "routes[0].backends[2].mcp: not supported yet (MCP gateway)",
         ],
     ),
     "bad references of policies": (
@@ -373,4 +373,5 @@ def test_every_problem_is_found_at_once() -> None:
         "gateways.a",
         "binds[1].listeners[0]",
         "routes[0].gateways",
+        "routes[0].backends[0].host",
     ]
