@@ -303,6 +303,11 @@ class H2Codec:
         # SETTINGS can push a window below zero (RFC 9113 section 6.9.2).
         return room if room > 0 else 0
 
+    @property
+    def connection_window(self) -> int:
+        """Octets that all streams together may send now; 0 or less for none."""
+        return self._states.outbound_flow_control_window
+
     def send_data(self, stream_id: int, data: bytes, *, end: bool) -> None:
         """Send one frame of at most `send_window` octets.
 

@@ -312,7 +312,7 @@ class Response:
     """One response. `reason` is its label in logs and metrics; "Upstream" when a backend made it.
 
     `tunnel` is set on a 101 (or 2xx to CONNECT): once the head is sent, bytes flow both ways.
-    `error` is text for the access log. `close` asks for the downstream connection to end.
+    `error` is text for the access log. `close` asks for a downstream HTTP/1.1 connection to end.
     `on_done(sent_body_bytes, error)` is called by the front door exactly once, when the last octet
     was handed to the transport or the response was cut (`error` says why, "" when complete).
     """

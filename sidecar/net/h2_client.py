@@ -391,7 +391,7 @@ class H2Client(Endpoint[ClientStream]):
             return
         stall = self._settings.body_stall_seconds
         for stream in list(self._streams.values()):
-            if stream.blocked_since and now - stream.blocked_since >= stall:
+            if stream.is_stalled(now, stall):
                 error = UpstreamError(
                     504, "Timeout", "upstream call failed: the upstream does not read"
                 )

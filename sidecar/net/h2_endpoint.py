@@ -5,6 +5,8 @@ Source: RFC 9113 sections 5.2, 6.7, 6.8; design section 3.
 Octets are written once per turn of the event loop: senders put frames into the codec and ask for a
 flush, which is one callback at the end of the turn. A sender stops when its stream's window or the
 connection's is empty, or when the transport said to pause; nothing is buffered for it meanwhile.
+Senders that wait for the connection's window are woken the longest waiting first, and no more of
+them than it has room for: else a peer could wake a hundred by granting one octet.
 """
 
 from __future__ import annotations
@@ -76,6 +78,8 @@ class Endpoint(asyncio.Protocol, ABC, Generic[S]):
         self._settings = settings
         self._codec = H2Codec(limits, is_client=is_client)
         self._streams: dict[int, S] = {}
+        self._waiting: dict[int, S] = {}
+        """Streams whose sender waits, the longest waiting first."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._dispatch: dict[type, Callable[[Any], None]] = {}
         """Each side's answers to the codec's events."""
@@ -119,9 +123,10 @@ class Endpoint(asyncio.Protocol, ABC, Generic[S]):
                 handle(event)
 
     def _on_window(self, event: WindowUpdated) -> None:
-        if event.stream_id:
-            stream = self._streams.get(event.stream_id)
-            if stream is not None:
+        stream_id = event.stream_id
+        if stream_id:
+            stream = self._waiting.get(stream_id)
+            if stream is not None and self._codec.send_window(stream_id) and not self._is_paused:
                 stream.wake()
         else:
             self._wake_senders()
@@ -140,9 +145,17 @@ class Endpoint(asyncio.Protocol, ABC, Generic[S]):
         return False
 
     def _wake_senders(self) -> None:
-        for stream in self._streams.values():
-            if stream.waiter is not None:
+        """Wake who can send now, as far as the connection's window goes."""
+        codec = self._codec
+        room = 0 if self._is_paused else codec.connection_window
+        for stream in self._waiting.values():
+            if room <= 0:
+                return
+            # Negative, the stream takes nothing any more: its sender has to learn that.
+            own = codec.send_window(stream.id)
+            if own:
                 stream.wake()
+                room -= min(max(own, 0), stream.wanted)
 
     # --- writing --------------------------------------------------------------------------
 
@@ -204,6 +217,7 @@ class Endpoint(asyncio.Protocol, ABC, Generic[S]):
         sent = 0
         while True:
             if data is None:
+                stream.blocked_since = 0.0  # the peer has taken all there was
                 data = await body.read()
             if not data:
                 break
@@ -237,15 +251,15 @@ class Endpoint(asyncio.Protocol, ABC, Generic[S]):
         position = 0
         stream.sent_bytes += len(data)
         while True:
-            if stream.is_over or self._is_closing:
-                raise StreamGone
-            room = codec.send_window(stream.id)
+            room = -1 if stream.is_over or self._is_closing else codec.send_window(stream.id)
             if room < 0:
+                self._wake_senders()  # what it was woken for is another's now
                 raise StreamGone
             left = len(data) - position
             # Fast path: it fits one frame and the peer has room.
             if left <= room and not self._is_paused:
                 codec.send_data(stream.id, data[position:] if position else data, end=end)
+                stream.blocked_sent += left
                 self.flush_soon()
                 if codec.pending_bytes >= _FLUSH_BYTES:
                     self._flush()
@@ -253,20 +267,31 @@ class Endpoint(asyncio.Protocol, ABC, Generic[S]):
             if room > 0 and not self._is_paused:
                 codec.send_data(stream.id, data[position : position + room], end=False)
                 position += room
+                stream.blocked_sent += room
                 self.flush_soon()
                 if codec.pending_bytes >= _FLUSH_BYTES:
                     self._flush()
                 continue
-            await self._wait_room(stream)
+            await self._wait_room(stream, left)
 
-    async def _wait_room(self, stream: S) -> None:
-        stream.waiter = self.loop.create_future()
-        stream.blocked_since = self.now()
+    async def _wait_room(self, stream: S, wanted: int) -> None:
+        waiter = stream.waiter = self.loop.create_future()
+        stream.wanted = wanted
+        if not stream.blocked_since or stream.blocked_sent >= self._settings.body_stall_bytes:
+            stream.blocked_since = self.now()
+            stream.blocked_sent = 0
+        self._waiting[stream.id] = stream
         try:
-            await stream.waiter
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                # Woken and cancelled in one turn: the room it was woken for is another's.
+                del self._waiting[stream.id]
+                self._wake_senders()
+            raise
         finally:
+            self._waiting.pop(stream.id, None)
             stream.waiter = None
-            stream.blocked_since = 0.0
         stream.touched = self.now()
 
     # --- bodies' side (StreamOwner) -------------------------------------------------------

@@ -59,6 +59,8 @@ class Responder(Endpoint[ServerStream]):
         stream.expects_continue = False
 
     async def _respond(self, stream: ServerStream, request: Request, response: Response) -> None:
+        # `response.close` is for HTTP/1.1, where octets of a bad request may be taken for the next
+        # one. Here they stay in their stream, and the connection may be other people's as well.
         failure = "the client went away"
         try:
             if response.tunnel is not None:
@@ -73,8 +75,6 @@ class Responder(Endpoint[ServerStream]):
             response.body.close()
             if response.on_done is not None:
                 response.on_done(stream.sent_bytes, failure)
-        if response.close:
-            self.drain()
 
     async def _send_response(
         self, stream: ServerStream, request: Request, response: Response
@@ -137,6 +137,7 @@ class Responder(Endpoint[ServerStream]):
                 while data := await tunnel.read():
                     await self._send_data(stream, data, end=False)
                     stream.touched = self.now()
+                    stream.blocked_since = 0.0
                 await self._send_data(stream, b"", end=True)
                 if stream.body is not None and stream.body.has_ended:
                     await task

@@ -81,7 +81,7 @@ class H2Server(Responder):
         self._on_closed = on_closed
         self._on_refused = on_refused
         self._initial_data = initial_data
-        self._left = settings.requests_per_connection
+        self._left = settings.h2_requests_per_connection
         self._phase = _OPEN
         self._drain_started = 0.0
         self._opened = self._idle_since = self._block_since = 0.0
@@ -396,7 +396,7 @@ class H2Server(Responder):
         stall = self._settings.body_stall_seconds
         if stream.is_over:
             return
-        if stream.blocked_since and now - stream.blocked_since >= stall:
+        if stream.is_stalled(now, stall):
             self._reset(stream, CANCEL)
             self._cancel(stream, ClientDisconnected("the client does not read"))
         elif stream.is_tunnel:

@@ -37,6 +37,7 @@ class Stream:
     """What both sides keep of a stream; each side subclasses it."""
 
     __slots__ = (
+        "blocked_sent",
         "blocked_since",
         "body",
         "id",
@@ -45,6 +46,7 @@ class Stream:
         "task",
         "touched",
         "waiter",
+        "wanted",
     )
 
     def __init__(self, stream_id: int, now: float) -> None:
@@ -54,14 +56,30 @@ class Stream:
         self.task: asyncio.Task[None] | None = None
         self.waiter: asyncio.Future[None] | None = None
         """Held by a sender that waits for a window or for the transport."""
+        self.wanted = 0
+        """Octets a waiting sender has at hand."""
         self.blocked_since = 0.0
-        """Loop time since when a sender waits, 0.0 when none does."""
+        """Loop time since when the peer holds its sender back, 0.0 when it does not.
+
+        It begins anew with each `body_stall_bytes` that went out, not with each octet: a peer that
+        grants one at a time is a stall as well.
+        """
+        self.blocked_sent = 0
+        """Octets that went out since then."""
         self.sent_bytes = 0
         """Octets of body given to the codec."""
         self.touched = now
         """Loop time of the last octets, in either direction."""
         self.is_over = False
         """Reset, by either side, or its connection lost: nothing more is sent."""
+
+    def is_stalled(self, now: float, seconds: float) -> bool:
+        """Whether its sender waits and the peer has not taken enough for so many seconds."""
+        return (
+            self.waiter is not None
+            and self.blocked_since > 0
+            and now - self.blocked_since >= seconds
+        )
 
     def wake(self) -> None:
         """Let a waiting sender look again."""

@@ -31,6 +31,8 @@ class HttpSettings:
     max_connection_seconds: float = 0.0
     """0 means no limit."""
     h2_max_streams: int = 100
+    h2_requests_per_connection: int = 1_000_000
+    """As many for each stream that may be open at once as an HTTP/1.1 connection has."""
     h2_stream_window_bytes: int = 64 * 1024
     h2_connection_window_bytes: int = 1024 * 1024
     h2_frame_bytes: int = 16 * 1024

@@ -20,13 +20,45 @@ from tests.support.messages import request, response, services
 
 SECRET = "s3cr3t-\nvalue"
 
-SAMPLES: dict[str, dict[str, Any]] = {
+SAMPLES: dict[str, Any] = {
+    "apiKey": {
+        "keys": [{"key": "k-one", "metadata": {"name": "ada"}, "allowedModels": ["gpt-*"]}],
+        "location": {"header": {"name": "X-Team"}},
+        "mode": "strict",
+    },
     "authorization": {"rules": ["request.headers['x-team'] == 'a'", {"deny": "jwt.sub == 'b'"}]},
+    "budgets": [
+        # Nothing is held: there is no table, and what one says differs from request to request.
+        {
+            "name": "b",
+            "limit": {"unit": "Tokens", "amount": 5},
+            "window": {"rolling": "1d"},
+            "key": "request.headers['x-gone-too']",
+            "onMissingKey": "skip",
+        }
+    ],
     "buffer": {"request": {"maxBytes": 10}, "response": {"failureMode": "failOpen"}},
     "cors": {"allowOrigins": ["https://*.a.example"], "allowHeaders": ["X-Team"], "maxAge": "1m"},
     "delay": {"duration": "request.headers['x-team'] == 'a' ? 0 : 0"},
     "directResponse": {"conditional": [{"condition": "request.method == 'PUT'", "status": 200}]},
+    # Nothing is counted: what a bucket says differs from one request to the next.
+    "localRateLimit": {
+        "conditional": [
+            {
+                "condition": "request.headers['x-team'] == 'z'",
+                "maxTokens": 5,
+                "tokensPerFill": 1,
+                "fillInterval": "1s",
+                "key": "request.headers['x-team']",
+            }
+        ]
+    },
     "networkAuthorization": {"rules": ["source.address == '10.0.0.9'"]},
+    "remoteRateLimit": {
+        "host": "127.0.0.1:1",
+        "domain": "d",
+        "descriptors": [{"entries": [{"key": "team", "value": "request.headers['x-team']"}]}],
+    },
     "requestHeaderModifier": {"set": {"X-Team": "b"}, "add": {"x-more": "1"}, "remove": ["X-Gone"]},
     "requestMirror": {"backend": {"host": "m:80"}, "percentage": 0.5},
     "requestRedirect": {"scheme": "https", "path": {"full": "/x"}},
@@ -40,14 +72,18 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "urlRewrite": {"authority": {"host": "b.example"}, "path": {"full": "/x"}},
 }
 
-LEAKS: dict[str, dict[str, Any]] = {
+LEAKS: dict[str, Any] = {
     # Each with the secret where a value may stand that is refused.
+    "apiKey": {"keys": [{"key": SECRET}, {"key": SECRET}]},
     "authorization": {"rules": [{"allow": "true", "deny": SECRET}]},
+    "budgets": [{"name": SECRET}],
     "buffer": {"request": {"failureMode": SECRET}},
     "cors": {"allowOrigins": [SECRET]},
     "delay": {"duration": ["x", SECRET]},
     "directResponse": {"status": SECRET},
+    "localRateLimit": {"conditional": [{"maxTokens": SECRET}]},
     "networkAuthorization": {"rules": [{"allow": "true", "deny": SECRET}]},
+    "remoteRateLimit": {"host": "127.0.0.1:1", "domain": "d", "descriptors": [SECRET]},
     "requestHeaderModifier": {"set": {"authorization": SECRET}},
     "requestMirror": {"backend": {"host": "m:80"}, "percentage": SECRET},
     "requestRedirect": {"path": {"full": SECRET}},
@@ -91,9 +127,12 @@ def test_every_field_is_documented(key):
 
 @every_kind
 def test_unknown_keys_are_refused_with_their_path(key):
+    sample = SAMPLES[key]
+    is_list = isinstance(sample, list)
+    strange = {**(sample[0] if is_list else sample), "nonsense": 1}
     with pytest.raises(ConfigError) as caught:
-        make(key, {**SAMPLES[key], "nonsense": 1}, services())
-    assert caught.value.path == f"{key}.nonsense"
+        make(key, [strange] if is_list else strange, services())
+    assert caught.value.path == f"{key}{'[0]' if is_list else ''}.nonsense"
     assert "unknown field `nonsense`" in caught.value.message
 
 

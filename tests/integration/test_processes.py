@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
-import re
-import select
 import signal
 import socket
 import threading
@@ -15,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 import yaml
@@ -22,68 +20,19 @@ import yaml
 from tests.support.client import fetch
 from tests.support.gateway import GatewayProcess, free_ports, proxy_config, run_until_exit
 from tests.support.load import Load
+from tests.support.processes import (
+    PATIENCE_SECONDS,
+    client_ports_of,
+    hello,
+    is_gone,
+    wait_gone,
+    wait_revision,
+    wait_text,
+    wait_until,
+)
 from tests.support.upstream import Answer, Seen, Upstream
 
-PATIENCE_SECONDS = 20.0
 REQUESTS = "agentgateway_requests_total"
-
-
-def wait_until(is_true: Callable[[], bool], what: object = "") -> None:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not is_true():
-        assert time.monotonic() < until, what
-        time.sleep(0.005)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def wait_gone(pid: int) -> None:
-    """Until the process has ended, reaped or not."""
-    with contextlib.suppress(ProcessLookupError):
-        handle = os.pidfd_open(pid)
-        try:
-            assert select.select([handle], [], [], PATIENCE_SECONDS)[0], pid
-        finally:
-            os.close(handle)
-
-
-def client_ports_of(pid: int, port: int) -> set[int]:
-    """The clients' side of the connections to `port` that a process holds."""
-    inodes = set()
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{name}"))
-            if found:
-                inodes.add(found[1])
-    ports = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if int(fields[1].rpartition(":")[2], 16) == port and fields[9] in inodes:
-                ports.add(int(fields[2].rpartition(":")[2], 16))
-    return ports - {0}
-
-
-def wait_text(port: int, text: str) -> None:
-    """Until the gateway answers so."""
-    wait_until(lambda: fetch(port).text == text, text)
-
-
-def wait_revision(gateway: GatewayProcess, revision: int) -> None:
-    """Until this one, or a later, is published."""
-    wait_until(lambda: gateway.dump()["revision"] >= revision, revision)
-
-
-def hello(port: int, body: str = "hi") -> dict[str, Any]:
-    """A bind that answers by itself."""
-    route = {"policies": {"directResponse": {"status": 200, "body": body}}}
-    return {"port": port, "listeners": [{"routes": [route]}]}
 
 
 @pytest.fixture(scope="module")
@@ -438,6 +387,37 @@ def test_an_upgrade_fails_no_request(upstream: Upstream) -> None:
             if new:
                 os.kill(new, signal.SIGTERM)
                 wait_gone(new)
+
+
+def test_an_upgrade_takes_over_a_unix_socket(upstream: Upstream, tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    path = tmp_path / "admin.sock"
+    document = {**proxy_config(port, upstream.address), "config": {"adminAddr": f"unix:{path}"}}
+    with GatewayProcess(document) as gateway:
+        new = 0
+        try:
+            old = supervisor_of(control_behind(path))
+            assert old == gateway.process.pid
+            gateway.process.send_signal(signal.SIGUSR2)
+            code = gateway.process.wait(PATIENCE_SECONDS)
+            assert code == 0, gateway.log()
+            new = supervisor_of(control_behind(path))
+            assert new != old
+            assert fetch(port).status == 200
+            assert os.listdir(tmp_path) == ["admin.sock"]
+        finally:
+            if new:
+                os.kill(new, signal.SIGTERM)
+                wait_gone(new)
+    assert not path.exists()
+
+
+def control_behind(path: Path) -> int:
+    """The process that serves the admin API on a Unix socket, by what it says itself."""
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as http:
+        dump = http.get("http://localhost/config_dump").json()
+    [pid] = [int(one["pid"]) for one in dump["processes"] if one["role"] == "control"]
+    return pid
 
 
 def supervisor_of(pid: int) -> int:

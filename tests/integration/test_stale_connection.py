@@ -49,3 +49,29 @@ def test_the_route_is_chosen_by_the_clients_name_again() -> None:
             assert statuses == [(200, b"ok")] * 6, gateway.log()
         server.shutdown(socket.SHUT_RDWR)
         thread.join(10)
+
+
+def test_a_request_that_is_sent_again_is_counted_once() -> None:
+    [port] = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_serve, args=(server,))
+        thread.start()
+        bucket = {"maxTokens": 6, "tokensPerFill": 1, "fillInterval": "1h"}
+        route = {
+            "policies": {"localRateLimit": [bucket]},
+            "backends": [{"host": f"127.0.0.1:{server.getsockname()[1]}"}],
+        }
+        config = {"binds": [{"port": port, "listeners": [{"routes": [route]}]}]}
+        with GatewayProcess(config) as gateway:
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            left = []
+            for _ in range(7):
+                client.request("GET", "/")
+                answer = client.getresponse()
+                answer.read()
+                left.append((answer.status, answer.headers["x-ratelimit-remaining"]))
+            client.close()
+            expected = [(200, str(number)) for number in range(5, -1, -1)]
+            assert left == [*expected, (429, "0")], gateway.log()
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)

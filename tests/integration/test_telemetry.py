@@ -44,6 +44,20 @@ def config_of(port: int, up: Upstream, **more: Any) -> dict[str, Any]:
             "backends": [{"host": up.address}],
         },
         {
+            "name": "moved",
+            "matches": [{"path": {"pathPrefix": "/moved"}}],
+            "policies": {
+                "urlRewrite": {"authority": {"full": "inner.test"}, "path": {"prefix": "/in"}}
+            },
+            "backends": [{"host": up.address}],
+        },
+        {
+            "name": "closed",
+            "matches": [{"path": {"pathPrefix": "/closed"}}],
+            "policies": {"authorization": {"rules": ["false"]}},
+            "backends": [{"host": up.address}],
+        },
+        {
             "name": "direct",
             "matches": [{"path": {"exact": "/direct"}}],
             "policies": {"directResponse": {"status": 200, "body": "direct"}},
@@ -190,6 +204,27 @@ def test_metrics(up: Upstream) -> None:
         text = gateway.metrics()
     assert "# TYPE agentgateway_requests_total counter" in text
     assert "# TYPE agentgateway_request_duration_seconds histogram" in text
+
+
+def test_host_and_path_of_the_log_are_the_clients(up: Upstream) -> None:
+    port = free_ports(1)[0]
+    with GatewayProcess(config_of(port, up, frontendPolicies={"accessLog": {}})) as gateway:
+        fetch(port, "/moved/a?b=1", host="outer.test")
+        (line,) = wait_lines(gateway, lambda line: "route=default/moved" in line)
+    assert (up.seen[-1].target, up.seen[-1].get("host")) == ("/in/a?b=1", "inner.test")
+    assert " http.host=outer.test http.path=/moved/a http.version" in line
+
+
+def test_a_request_refused_before_a_backend_was_chosen_has_none(up: Upstream) -> None:
+    port = free_ports(1)[0]
+    with GatewayProcess(config_of(port, up)) as gateway:
+        # The first goes the long way; then a connection is kept, and the short way is open.
+        assert fetch(port, "/closed").status == 403
+        fetch(port, "/shop")
+        assert fetch(port, "/closed").status == 403
+        gateway.wait_metric(
+            "agentgateway_requests_total", 2, route="default/closed", backend="unknown"
+        )
 
 
 def test_removed_metrics(up: Upstream) -> None:

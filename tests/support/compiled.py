@@ -13,9 +13,11 @@ from typing import Any, Self
 import yaml
 
 from shm.metrics import MetricsTable
+from shm.rates import RateTable
 from sidecar.cel.engine import Engine
 from sidecar.config.local import Source
 from sidecar.gateway.compile import Compiler, Surroundings, Telemetry
+from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.loading import Loader
 from sidecar.gateway.pipeline import Pipeline
 from sidecar.gateway.plan import Gateway, Mirror
@@ -43,7 +45,13 @@ def snapshot_data(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 class InProcess:
     """`async with InProcess(config) as gateway:`; WorkerState for the pipelines it makes."""
 
-    def __init__(self, config: Mapping[str, Any], draw: float | None = None) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        draw: float | None = None,
+        endpoints: Endpoints | None = None,
+    ) -> None:
+        self.endpoints = endpoints or Endpoints()
         self._config = config
         self._data: dict[str, dict[str, Any]] = {}
         self.random = random.Random(7).random if draw is None else lambda: draw
@@ -57,6 +65,7 @@ class InProcess:
         loop = asyncio.get_running_loop()
         name = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._table = MetricsTable.create(name, workers=1)
+        self.rates = RateTable.create(name, 1000)
         self.sweeper = Sweeper(loop)
         self.pools = Pools(
             DirectDialer(loop), loop, self.sweeper, Resolver(loop, "Auto"), lambda *_: None
@@ -65,9 +74,12 @@ class InProcess:
             Surroundings(
                 pools=self.pools,
                 random=self.random,
-                services=lambda config, limit: Services(self.clock, ENGINE, limit),
+                services=lambda config, limit: Services(
+                    self.clock, ENGINE, limit, rates=self.rates
+                ),
                 telemetry=self._telemetry,
                 admin=lambda config: Address("127.0.0.1", 15000),
+                endpoints=self.endpoints,
             )
         )
         self.apply(self._config)
@@ -128,6 +140,7 @@ class InProcess:
         self.sweeper.close()
         await asyncio.sleep(0)
         self._table.close()
+        self.rates.close()
 
 
 def ask_for(

@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,15 +22,23 @@ import yaml
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 ROOT = Path(__file__).resolve().parents[2]
+_given: set[int] = set()
+"""A port is free again when `free_ports` returns, and could else be two addresses of one test."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Ports nobody listens on now, all different, and none given out before."""
+    sockets: list[socket.socket] = []
+    ports: list[int] = []
     try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+        while len(ports) < count:
+            sockets.append(socket.socket())
+            sockets[-1].bind(("127.0.0.1", 0))
+            port = sockets[-1].getsockname()[1]
+            if port not in _given:
+                _given.add(port)
+                ports.append(port)
+        return ports
     finally:
         for sock in sockets:
             sock.close()
@@ -39,10 +48,16 @@ class GatewayProcess:
     """`with GatewayProcess(config) as gateway:` serves until the block ends.
 
     `config`: a document without `config` addresses; they are filled in with free ports.
+    `launcher`: a command that executes the one given to it as its arguments.
     """
 
     def __init__(
-        self, config: dict[str, Any], *, workers: int = 1, env: dict[str, str] | None = None
+        self,
+        config: dict[str, Any],
+        *,
+        workers: int = 1,
+        env: dict[str, str] | None = None,
+        launcher: Sequence[str] = (),
     ) -> None:
         self.admin_port, self.stats_port, self.readiness_port = free_ports(3)
         self._static = {
@@ -52,6 +67,7 @@ class GatewayProcess:
             "workerThreads": workers,
         }
         self._env = env or {}
+        self._launcher = launcher
         self._folder = tempfile.TemporaryDirectory()
         self.path = Path(self._folder.name) / "gateway.yaml"
         self.log_path = Path(self._folder.name) / "log"
@@ -69,7 +85,7 @@ class GatewayProcess:
         """Start and wait until it is ready."""
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sidecar", "-f", str(self.path)],
+                [*self._launcher, sys.executable, "-m", "sidecar", "-f", str(self.path)],
                 stdout=log,
                 stderr=log,
                 cwd=self._folder.name,
@@ -131,6 +147,16 @@ class GatewayProcess:
         until = time.monotonic() + START_SECONDS
         while (found := self.metric(name, **labels)) != value:
             assert time.monotonic() < until, (name, labels, found, self.log())
+            time.sleep(0.02)
+
+    def wait_line(self, text: str) -> str:
+        """The first line of the log that holds this text, once it is there."""
+        until = time.monotonic() + START_SECONDS
+        while True:
+            found = [line for line in self.log().splitlines() if text in line]
+            if found:
+                return found[0]
+            assert time.monotonic() < until, (text, self.log())
             time.sleep(0.02)
 
     def wait_replaced(self, pids: list[int]) -> None:

@@ -5,19 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from shm.budgets import BudgetTable
+from shm.rates import RateTable
 from sidecar.cel.engine import Engine
 from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Request, Response
 from sidecar.policies.base import Services
 from sidecar.policies.order import make
-from sidecar.telemetry.clock import SystemClock
+from sidecar.telemetry.clock import Clock, SystemClock
 
 ENGINE = Engine()
 
 
-def services(max_buffer_bytes: int = 2 * 1024 * 1024) -> Services:
-    """Services as a worker has them."""
-    return Services(clock=SystemClock(), cel=ENGINE, max_buffer_bytes=max_buffer_bytes)
+def services(
+    max_buffer_bytes: int = 2 * 1024 * 1024,
+    *,
+    rates: RateTable | None = None,
+    budgets: BudgetTable | None = None,
+    clock: Clock | None = None,
+    attachment: str = "",
+) -> Services:
+    """Services as a worker has them; without tables where none is given."""
+    return Services(
+        clock=SystemClock() if clock is None else clock,
+        cel=ENGINE,
+        max_buffer_bytes=max_buffer_bytes,
+        rates=rates,
+        budgets=budgets,
+        attachment=attachment,
+    )
 
 
 def policy(key: str, payload: object, max_buffer_bytes: int = 2 * 1024 * 1024) -> Any:

@@ -37,12 +37,15 @@ def echo(sock: socket.socket) -> None:
 
 
 class TcpUpstream:
-    """`with TcpUpstream(serve) as up:` runs `serve(socket)` for each connection in a thread."""
+    """`with TcpUpstream(serve) as up:` runs `serve(socket)` for each connection in a thread.
+
+    A subclass may serve in another way: `_take` is given each accepted socket.
+    """
 
     def __init__(self, serve: Serve = echo, *, tls: ssl.SSLContext | None = None) -> None:
-        self._serve = serve
+        self._talk = serve
         self._tls = tls
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self._threads: list[threading.Thread] = []
         self.open: list[socket.socket] = []
         self.port: int = self._listening.getsockname()[1]
@@ -52,11 +55,15 @@ class TcpUpstream:
         with contextlib.suppress(OSError):
             while True:
                 sock, _ = self._listening.accept()
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.open.append(sock)
-                self._run(self._one, sock)
+                self._take(sock)
+
+    def _take(self, sock: socket.socket) -> None:
+        self._run(self._one, sock)
 
     def _run(self, target: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments)
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -67,7 +74,7 @@ class TcpUpstream:
             if self._tls is not None:
                 sock = stack.enter_context(self._tls.wrap_socket(raw, server_side=True))
                 self.open.append(sock)
-            self._serve(sock)
+            self._talk(sock)
 
     def __enter__(self) -> Self:
         self._run(self._accept)

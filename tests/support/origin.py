@@ -12,9 +12,10 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from types import TracebackType
 from typing import Self
+
+from tests.support.octets import TcpUpstream
 
 TIMEOUT_SECONDS = 20.0
 _LINE = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.1")
@@ -156,7 +157,7 @@ def _answer(stream: Stream, request: Recorded) -> None:
     stream.send(answer())
 
 
-class Origin:
+class Origin(TcpUpstream):
     """`with Origin() as origin:` listens on a loopback port until the block ends.
 
     `script` answers each request. `on_head`, when set, is called in its place, before the body is
@@ -164,6 +165,7 @@ class Origin:
     """
 
     def __init__(self, script: Script = _answer, *, on_head: Script | None = None) -> None:
+        super().__init__()
         self.script = script
         self.on_head = on_head
         self.requests: list[Recorded] = []
@@ -172,28 +174,16 @@ class Origin:
         self.connections = 0
         self.ended = 0
         self.changed = threading.Condition()
-        self._sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.port: int = self._sock.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
-        self._open: set[socket.socket] = set()
-        self._threads: list[threading.Thread] = []
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._sock.accept()
-            except OSError:
-                return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self.changed:
-                self.connections += 1
-                self._open.add(sock)
-                stream = Stream(sock, self.connections)
-            self._start(partial(self._serve, stream))
+    def _take(self, sock: socket.socket) -> None:
+        with self.changed:
+            self.connections += 1
+            stream = Stream(sock, self.connections)
+        self._run(self._serve, stream)
 
     def _serve(self, stream: Stream) -> None:
         try:
-            while self._one(stream):
+            while self._answer_one(stream):
                 pass
         except ProtocolError as error:
             self.problems.append(str(error))
@@ -202,11 +192,11 @@ class Origin:
         finally:
             stream.sock.close()
             with self.changed:
-                self._open.discard(stream.sock)
+                self.open.remove(stream.sock)
                 self.ended += 1
                 self.changed.notify_all()
 
-    def _one(self, stream: Stream) -> bool:
+    def _answer_one(self, stream: Stream) -> bool:
         head = stream.read_head()
         if head is None:
             return False
@@ -225,31 +215,6 @@ class Origin:
         """Until the condition holds; it is looked at when something was received or ended."""
         with self.changed:
             assert self.changed.wait_for(lambda: condition(self), seconds), self
-
-    def _start(self, target: Callable[[], None]) -> None:
-        thread = threading.Thread(target=target, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-        self._sock.close()
-        with self.changed:
-            for sock in self._open:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(TIMEOUT_SECONDS)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from sidecar.net.h2_server import H2Server
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
 from sidecar.telemetry.clock import SystemClock
-from tests.sidecar.net.test_h2_server import ChunkBody, echo
+from tests.support.h2_server import ChunkBody, echo
 from tests.support.stream import FakeTransport, ManualTime, Peer, Wire, turns
 
 OK = [(b":status", b"200")]

@@ -30,7 +30,7 @@ from hyperframe.frame import (
 from sidecar.http.h2_hpack import encode_fields
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.net.settings import HttpSettings
-from tests.sidecar.net.test_h2_server import GET, POST, Bench, ChunkBody, echo, hello
+from tests.support.h2_server import GET, POST, Bench, ChunkBody, echo, hello
 from tests.support.stream import frames_of, turns
 
 CALM = ErrorCodes.ENHANCE_YOUR_CALM

@@ -1,0 +1,120 @@
+"""Realtime models through the gateway, with the `websockets` client and server; credentials that
+are found once and kept over new configurations.
+
+Source: spec/llm.md sections 1.5 and 2.15.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.sync.server import Server, ServerConnection, serve
+
+from tests.support.client import fetch
+from tests.support.gateway import GatewayProcess, free_ports
+from tests.support.models import openai
+from tests.support.upstream import Upstream
+
+PORT, COPILOT = free_ports(2)
+
+
+def session(connection: ServerConnection) -> None:
+    """Say how the session was asked for, then answer each event with its own."""
+    assert connection.request is not None
+    headers = connection.request.headers
+    shown = {"path": connection.request.path, "key": headers.get("authorization")}
+    with contextlib.suppress(ConnectionClosed):
+        connection.send(json.dumps({"type": "session.created", **shown}))
+        for message in connection:
+            connection.send(message)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serve(session, "127.0.0.1", 0, compression=None) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def gateway(server: Server) -> Iterator[GatewayProcess]:
+    address = f"127.0.0.1:{server.socket.getsockname()[1]}"
+    backend = {
+        "ai": {
+            "name": "live",
+            "provider": {"openAI": {}},
+            "hostOverride": address,
+            "pathPrefix": "/v1",
+            "policies": {"backendAuth": {"key": "sk-provider"}},
+        }
+    }
+    routes = {"/v1/realtime": "realtime"}
+    route = {"policies": {"ai": {"routes": routes}}, "backends": [backend]}
+    config = {"binds": [{"port": PORT, "listeners": [{"routes": [route]}]}]}
+    with GatewayProcess(config) as made:
+        yield made
+
+
+def test_realtime(gateway: GatewayProcess) -> None:
+    url = f"ws://127.0.0.1:{PORT}/v1/realtime?model=gpt-realtime"
+    mine = {"authorization": "Bearer mine"}
+    with connect(url, additional_headers=mine, compression=None) as client:
+        created = json.loads(client.recv(timeout=10))
+        assert created == {
+            "type": "session.created",
+            "path": "/v1/realtime?model=gpt-realtime",
+            "key": "Bearer sk-provider",
+        }
+        for size in (10, 200_000):
+            event = json.dumps({"type": "input_audio_buffer.append", "audio": "A" * size})
+            client.send(event)
+            assert client.recv(timeout=10) == event
+
+
+def test_credentials_survive_a_new_configuration(tmp_path: Path) -> None:
+    hosts = tmp_path / "github-copilot" / "hosts.json"
+    hosts.parent.mkdir()
+    hosts.write_text(json.dumps({"github.com": {"oauth_token": "gho-first"}}))
+
+    def config(address: str, path: str) -> dict[str, Any]:
+        ai = {"name": "pilot", "provider": {"copilot": {}}, "hostOverride": address}
+        route = {
+            "matches": [{"path": {"pathPrefix": path}}],
+            "backends": [{"ai": {**ai, "pathPrefix": ""}}],
+        }
+        return {"binds": [{"port": COPILOT, "listeners": [{"routes": [route]}]}]}
+
+    environment = {
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "GH_COPILOT_TOKEN": "",
+        "COPILOT_GITHUB_TOKEN": "",
+    }
+    body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}]})
+    with (
+        Upstream(openai) as upstream,
+        GatewayProcess(config(upstream.address, "/"), env=environment) as gateway,
+    ):
+
+        def key(path: str) -> str | None:
+            headers = {"content-type": "application/json"}
+            assert fetch(COPILOT, path, "POST", headers=headers, body=body.encode()).status == 200
+            return upstream.take()[0].get("authorization")
+
+        assert key("/chat/completions") == "Bearer gho-first"
+        # Were it looked for again, nothing would be found.
+        hosts.unlink()
+        changed = config(upstream.address, "/v2")
+        changed["binds"][0]["listeners"][0]["hostname"] = "h.test"
+        gateway.reload(changed)
+        assert key("/v2/chat/completions") == "Bearer gho-first"
