@@ -4,11 +4,11 @@ Source: design section 5 (`budgets`); spec llm section 4.5 (windows aligned to t
 
 Slot, 192 bytes, of one of two kinds; written and read under its stripe's lock:
 
-    offset size type  budget                       reservation
+    offset size type  budget                       hold: all that one process reserves of a budget
     0      16   -     key                          id: the budget's first two bytes, 14 of its own
-    16     8    i64   spent                        amount held
-    24     8    i64   reserved by all reservations 0
-    32     8    i64   window start, ns (epoch)     deadline, ns (epoch)
+    16     8    i64   spent                        sum of the process's reservations
+    24     8    i64   reserved by all processes    epoch: which making of this slot, by its owner
+    32     8    i64   window start, ns (epoch)     latest deadline of them, ns (epoch)
     40     8    i64   window length, ns; 0: none   owner's start, ticks since boot
     48     8    i64   limit                        owner's pid
     56     8    u64   sequence of the last change  0
@@ -35,7 +35,7 @@ from shm.errors import ShmError
 from shm.layout import Kind
 from shm.stripe import KEY_BYTES
 
-KIND: Final = Kind("budgets", 1)
+KIND: Final = Kind("budgets", 2)
 LABEL_BYTES: Final = 105
 MAX_AMOUNT: Final = 2**62
 """The largest limit, and the largest amount that one reservation holds."""
@@ -43,13 +43,18 @@ MAX_SPENT: Final = 2**63 - 1
 """Where `spent` stops: above every limit, so that a budget that got there stays exceeded."""
 SLOT: Final = struct.Struct(f"=16sqqqqqQqQBBB{LABEL_BYTES}s")
 _LIMIT: Final = struct.Struct("=qq")
+_AMOUNT: Final = struct.Struct("=q")
 _SPENDING: Final = struct.Struct("=qqqqqQq")
 """From `spent` to the last change."""
 _KIND_OFFSET: Final = 80
 BUDGET: Final = 1
-RESERVATION: Final = 2
+HOLD: Final = 2
+_HELD: Final = struct.Struct("=qqq")
+"""Sum, epoch and deadline of a hold."""
+_HELD_END: Final = KEY_BYTES + _HELD.size
 _IDLE_NS: Final = 3600 * 1_000_000_000
 _BLOCKS: Final = 1
+_new: Final = tuple.__new__
 
 assert SLOT.size == 188, "slot design note"
 
@@ -73,20 +78,20 @@ class Budget(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """A reservation's slot, field by field; the fields that are always 0 have no name to go by."""
+    """A hold's slot, field by field; the fields that are always 0 have no name to go by."""
 
     key: bytes
     amount: int
-    zero_1: int
+    epoch: int
     deadline_ns: int
     ticks: int
     pid: int
-    zero_2: int
+    zero_1: int
     made_ns: int
-    zero_3: int
+    zero_2: int
     kind: int
+    zero_3: int
     zero_4: int
-    zero_5: int
     budget: bytes
     """The budget's key."""
 
@@ -160,14 +165,25 @@ def budget_in(raw: bytes) -> Budget:
 
 
 def hold_in(raw: bytes) -> Hold:
-    """A slot of the kind RESERVATION."""
+    """A slot of the kind HOLD."""
     held = Hold(*SLOT.unpack_from(raw))
     return held._replace(budget=held.budget[:KEY_BYTES])
 
 
 def amount_in(raw: bytes) -> int:
-    """What a reservation holds."""
+    """What a hold sums up to."""
     return int.from_bytes(raw[16:24], sys.byteorder)
+
+
+def held_in(raw: bytes) -> tuple[int, int, int]:
+    """Sum, epoch and deadline of a hold."""
+    amount, epoch, deadline_ns = _HELD.unpack_from(raw, KEY_BYTES)
+    return amount, epoch, deadline_ns
+
+
+def with_held(raw: bytes, amount: int, epoch: int, deadline_ns: int) -> bytes:
+    """The fields of a hold's slot with another sum and deadline."""
+    return raw[:16] + _HELD.pack(amount, epoch, deadline_ns) + raw[_HELD_END : SLOT.size]
 
 
 def is_budget(raw: bytes) -> bool:
@@ -230,13 +246,33 @@ def charged(
     By the slot's own limit: the end of an old request does not bring an old limit back.
     """
     spent, reserved, start, window, limit, _, _ = _SPENDING.unpack_from(raw, KEY_BYTES)
-    spent, start = window_now(spent, start, window, window, wall_ns)
-    spent = min(spent + actual, MAX_SPENT)
+    # Fast path: the window that runs.
+    if window and wall_ns - start >= window:
+        spent, start = window_now(spent, start, window, window, wall_ns)
+    spent += actual
+    if spent > MAX_SPENT:
+        spent = MAX_SPENT
     reserved -= given_back
     changes = _SPENDING.pack(spent, reserved, start, window, limit, sequence, wall_ns)
     end = start + window if window else 0
-    standing = Standing(spent, reserved, limit, start, end, spent >= limit)
+    # What Standing(...) does, without its own function.
+    standing = _new(Standing, (spent, reserved, limit, start, end, spent >= limit))
     return raw[:16] + changes + raw[72 : SLOT.size], standing
+
+
+def reservable(raw: bytes, limit: BudgetLimit, amount: int, wall_ns: int) -> int:
+    """What is reserved of a budget that can hold so much more as it is; below 0: look closer.
+
+    As it is: it goes by this limit, its window runs, and it is not idle.
+    """
+    spent, reserved, start, window, most, _, changed = _SPENDING.unpack_from(raw, KEY_BYTES)
+    if window != limit.window_ns or most != limit.amount or not raw.startswith(limit.marks[1], 81):
+        return -1
+    if wall_ns - start >= window > 0 or (not spent and wall_ns - changed >= _IDLE_NS):
+        return -1
+    if limit.blocks and spent + reserved + (amount if amount > 1 else 1) > most:
+        return -1
+    return int(reserved)
 
 
 def reserved_in(raw: bytes) -> int:
@@ -246,7 +282,7 @@ def reserved_in(raw: bytes) -> int:
 
 def with_reserved(raw: bytes, reserved: int) -> bytes:
     """The fields of a budget's slot with another sum of reservations."""
-    return raw[:24] + reserved.to_bytes(8, sys.byteorder, signed=True) + raw[32 : SLOT.size]
+    return raw[:24] + _AMOUNT.pack(reserved) + raw[32 : SLOT.size]
 
 
 def standing_of(slot: Budget) -> Standing:
@@ -278,7 +314,8 @@ def new_budget(key: bytes, label: bytes, limit: BudgetLimit, wall_ns: int) -> Bu
 
 def goes_by(raw: bytes, limit: BudgetLimit) -> bool:
     """Whether the slot has this limit already."""
-    return (raw[40:56], raw[81:83]) == limit.marks
+    numbers, flags = limit.marks
+    return raw.startswith(numbers, 40) and raw.startswith(flags, 81)
 
 
 def renewed(slot: Budget, limit: BudgetLimit, wall_ns: int) -> Budget:
@@ -340,8 +377,10 @@ def is_stale(raw: bytes, now_ns: int) -> bool:
 
 
 def is_expired(raw: bytes, now_ns: int) -> bool:
-    """Whether a slot says no more than a new budget would: T5. A reservation never does."""
-    return is_budget(raw) and not reserved_in(raw) and is_stale(raw, now_ns)
+    """Whether a slot says no more than a new budget would, or holds nothing: T5."""
+    if is_budget(raw):
+        return not reserved_in(raw) and is_stale(raw, now_ns)
+    return not amount_in(raw)
 
 
 def _flags(limit: BudgetLimit) -> int:

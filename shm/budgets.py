@@ -3,47 +3,53 @@
 Source: design section 5; spec llm section 4.5. The slots are laid out in `shm.budget_slots`.
 
     (nothing) → reserved    `reserve`: refused when the budget blocks and has not that much left
-    reserved → committed    `commit`: the hold is given back and what was really spent is charged
-    reserved → refunded     `refund`: the hold is given back
-    reserved → returned     `release_dead`: the owner died, or the deadline passed
-    returned → committed    `commit` of an owner that lived on: charges; there is no hold any more
+    reserved → committed    `commit`: what was held is given back, what was spent is charged
+    reserved → refunded     `refund`: what was held is given back
+    reserved → returned     the deadline passed, or the owner died: see B8
+    returned → committed    `commit` of an owner that lived on: charges; nothing is held any more
 
-A reservation of nothing has no slot: it is the caller's handle alone, and `commit` charges.
+All that one process reserves of one budget is one slot, a hold; a reservation is the caller's
+handle, and a part of it (`shm.budget_holds`). A reservation of nothing has no part in any hold.
 
 Invariants:
-    B1  `reserved` of a budget is the sum of the amounts of its reservations. Both lie in one stripe
-        (an id begins like its budget's key) and change in one transaction (T2). After damage the
-        sums are made anew, and reservations whose budget was lost are freed.
+    B1  `reserved` of a budget is the sum of its holds. They lie in one stripe (an id begins like
+        its budget's key), and change in one transaction (T2). After damage the sums are made anew,
+        and holds whose budget was lost are freed.
     B2  A handle is settled once: its first `commit` or `refund` counts, a later one does nothing.
-        One that failed (ShmError) has changed nothing and may be tried again.
+        One that failed (ShmError) has changed nothing and may be tried again. Only the process that
+        made it settles it.
     B3  Windows only move forward, see `spent_now`. Within a window `spent` only rises, except by
         `reset`. So of two states of a budget the later one has more resets, or else a later window,
         or else more spent: that is how `restore` chooses, in any order and any number of times.
     B4  A budget is evicted only when its window is over and nothing is reserved, or nothing was
-        spent of it for an hour. A reservation is never evicted.
+        spent of it for an hour. A hold is evicted only when it is empty.
     B5  Each change of `spent` takes the stripe's next sequence number, which is stored with it.
     B6  Who locks several stripes does so by rising index.
+    B7  A hold is the sum of the open reservations that were added to the slot as it is now: each
+        making of the slot has an epoch, and a handle of another one gives nothing back. So what was
+        returned once (death, deadline, damage) is never returned again.
+    B8  A hold is freed whole when its owner is dead, or the latest of its deadlines past; so only
+        its owner adds to it. Of a hold that goes on, the owner gives back what is overdue before it
+        reserves again.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Final, NamedTuple, Self, TypeVar, final
 
 from shm.budget_changes import (
     Ask,
-    Owner,
     Recount,
     charge,
     ensure,
-    find,
     give_back,
     hold,
+    release,
     reset,
     restore,
 )
+from shm.budget_holds import Holder, Reservation, capped
 from shm.budget_slots import (
     KIND,
     MAX_AMOUNT,
@@ -54,28 +60,28 @@ from shm.budget_slots import (
     BudgetRow,
     Standing,
     budget_in,
+    held_in,
     hold_in,
     is_budget,
     is_expired,
     refused,
     renewed,
+    reservable,
     reserved_in,
     row_of,
     standing_of,
+    with_held,
+    with_reserved,
 )
-from shm.errors import SegmentRefusedError, TableFullError
-from shm.segment import Identity, segment_name, start_ticks
+from shm.errors import SegmentRefusedError, ShmError, TableFullError
+from shm.segment import segment_name, start_ticks
 from shm.stripe import Stripe
-from shm.table import HashTable, TableStats
+from shm.table import HashTable, TableStats, locked
 
 T = TypeVar("T")
-_ID_MASK: Final = 2**112 - 1
-_STEP: Final = 0x9E3779B97F4A7C15F39CC0605CEDC835 & _ID_MASK | 1
-"""Odd, so that a process comes to an id again only after 2**112; near the golden ratio, so that
-the ids of one process spread over the groups of a stripe."""
-_RESERVATIONS: Final = 16_384
-"""Room for so many reservations at least, beside the budgets; all of one budget share a stripe,
-one of eight or more."""
+_HOLDS: Final = 16_384
+"""Room for so many holds at least, beside the budgets: one a process and budget that it reserves
+of. One that is empty makes room."""
 
 
 class Refused(NamedTuple):
@@ -87,38 +93,20 @@ class Refused(NamedTuple):
 
 
 @final
-class Reservation:
-    """A hold on a budget, in the process that made it. Settle it once: B2."""
-
-    __slots__ = ("amount", "ask", "id", "is_settled", "outcome")
-
-    def __init__(self, ask: Ask, amount: int, reservation_id: bytes) -> None:
-        self.ask = ask
-        self.amount = amount
-        self.id = reservation_id
-        """Empty: nothing is held, there is no slot."""
-        self.is_settled = False
-        self.outcome: Standing | None = None
-        """What the first `commit` gave."""
-
-
-@final
 class BudgetTable:
     """The table, in the process that made it and, over fork, in its children.
 
     `wall_ns` is CLOCK_REALTIME. Every method may raise LockTimeoutError and LockBrokenError.
     """
 
-    __slots__ = ("_base", "_counter", "_owner", "_stripe", "key", "table")
+    __slots__ = ("_holder", "_stripe", "key", "table")
 
     def __init__(self, table: HashTable) -> None:
         self.table = table
         self._stripe = table.stripe
         self.key = table.key
         """The key of these parts, 16 bytes; the caller may keep it."""
-        self._owner = Owner(0, 0)
-        self._base = 0
-        self._counter = 0
+        self._holder = Holder()
 
     @classmethod
     def create(cls, instance: str, keys: int, secret: bytes = b"") -> Self:
@@ -128,7 +116,9 @@ class BudgetTable:
         """
         name = segment_name(instance, KIND.name)
         return cls(
-            HashTable.create(name, KIND, SLOT.size, _room(keys), is_expired, Recount(), secret)
+            HashTable.create(
+                name, KIND, SLOT.size, keys + max(keys, _HOLDS), is_expired, Recount(), secret
+            )
         )
 
     @classmethod
@@ -143,7 +133,7 @@ class BudgetTable:
         Raises: SegmentInUseError, ShmError.
         """
         name, why = segment_name(instance, KIND.name, kept=True), ""
-        known = (name, KIND, SLOT.size, _room(keys), is_expired, Recount())
+        known = (name, KIND, SLOT.size, keys + max(keys, _HOLDS), is_expired, Recount())
         try:
             table = HashTable.inherit(*known, from_living=from_living)
         except SegmentRefusedError as problem:
@@ -211,31 +201,38 @@ class BudgetTable:
         with one goes by it instead of its limit.
         Raises: TableFullError, and then nothing is held.
         """
+        if wall_ns >= self._holder.due_ns:
+            self._return_overdue(wall_ns)
         # Fast path: most policies have one budget.
         if len(asks) == 1:
-            (ask,) = asks
+            ask = asks[0]
             with self._stripe(ask.key) as stripe:
-                found = find(stripe, ask.key)
+                at, raw = stripe.get(ask.key)
                 by = allowances[0] if allowances else None
-                standing = refused(found[1], ask.limit, ask.amount, wall_ns, by)
-                if standing is not None:
-                    return Refused(0, standing)
-                return [self._hold(stripe, ask, found, wall_ns, ttl_ns)]
+                reserved = -1
+                if raw and by is None:
+                    reserved = reservable(raw, ask.limit, ask.amount, wall_ns)
+                if reserved < 0:
+                    standing = refused(raw, ask.limit, ask.amount, wall_ns, by)
+                    if standing is not None:
+                        return Refused(0, standing)
+                    at, raw = ensure(stripe, ask, (at, raw), wall_ns)
+                    reserved = reserved_in(raw)
+                return [self._hold(stripe, ask, (at, raw, reserved), wall_ns, ttl_ns)]
         made: list[Reservation] = []
         try:
-            with ExitStack() as locks:
-                stripes = {id(one): one for one in (self._stripe(ask.key) for ask in asks)}
-                for stripe in sorted(stripes.values(), key=_number):
-                    locks.enter_context(stripe)  # B6
+            with locked([self._stripe(ask.key) for ask in asks]):
                 for index, ask in enumerate(asks):
-                    _, raw = find(self._stripe(ask.key), ask.key)
+                    _, raw = self._stripe(ask.key).get(ask.key)
                     by = allowances[index] if allowances else None
                     standing = refused(raw, ask.limit, ask.amount, wall_ns, by)
                     if standing is not None:
                         return Refused(index, standing)
                 for ask in asks:
                     stripe = self._stripe(ask.key)
-                    found = find(stripe, ask.key)
+                    # Once more: what was done for those before it may have come upon damage.
+                    at, raw = ensure(stripe, ask, stripe.get(ask.key), wall_ns)
+                    found = at, raw, reserved_in(raw)
                     made.append(self._hold(stripe, ask, found, wall_ns, ttl_ns))
         except TableFullError:
             for reservation in made:
@@ -252,59 +249,71 @@ class BudgetTable:
             outcome = reservation.outcome or self.standing(reservation.ask.key, wall_ns)
             return outcome or Standing(0, 0, reservation.ask.limit.amount, 0, 0, exceeded=False)
         with self._stripe(reservation.ask.key) as stripe:
-            outcome = charge(stripe, reservation.ask, reservation.id, max(actual, 0), wall_ns)
-        self._settled(reservation)
+            part = reservation.part
+            outcome = charge(stripe, reservation.ask, part, max(actual, 0), wall_ns)
+        reservation.is_settled = True
         reservation.outcome = outcome
+        if part is not None:
+            self._holder.settled(reservation)
         return outcome
 
     def refund(self, reservation: Reservation) -> None:
         """Give the hold back; nothing was spent (B2)."""
         if reservation.is_settled:
             return
-        if reservation.id:
+        if reservation.part is not None:
             with self._stripe(reservation.ask.key) as stripe:
-                give_back(stripe, reservation.id)
-        self._settled(reservation)
-
-    def _settled(self, reservation: Reservation) -> None:
+                give_back(stripe, reservation.part)
+            self._holder.settled(reservation)
         reservation.is_settled = True
-        self.table.hints.pop(reservation.id, None)
 
     def _hold(
-        self, stripe: Stripe, ask: Ask, found: tuple[int, bytes], wall_ns: int, ttl_ns: int
+        self, stripe: Stripe, ask: Ask, found: tuple[int, bytes, int], wall_ns: int, ttl_ns: int
     ) -> Reservation:
-        """Make the reservation. The budget is there afterwards, with the ask's limit."""
-        _, raw = ensure(stripe, ask, found, wall_ns)
+        """Make the reservation. `found`: where the budget is, its slot, and what is reserved."""
+        at, raw, reserved = found
+        amount = ask.amount
+        if amount > MAX_AMOUNT or reserved > MAX_SPENT - amount:
+            amount = min(amount, MAX_AMOUNT, MAX_SPENT - reserved)
         # Fast path: nothing to hold.
-        if ask.amount <= 0:
-            return Reservation(ask, 0, b"")
-        amount = min(ask.amount, MAX_AMOUNT, MAX_SPENT - reserved_in(raw))
         if amount <= 0:
-            return Reservation(ask, 0, b"")
-        hold_id = self._new_id(ask.key)
-        at = hold(stripe, ask, amount, hold_id, self._owner, (wall_ns, wall_ns + ttl_ns))
-        # So that it need not be looked for when it is settled.
-        self.table.hints[hold_id] = at
-        return Reservation(ask, amount, hold_id)
+            return Reservation(ask, 0, None)
+        holder, deadline_ns = self._holder, capped(wall_ns + ttl_ns)
+        hold_id = holder.hold_id(ask.key)
+        held_at, held = stripe.get(hold_id)
+        # Fast path: two slots in place.
+        if held:
+            before, epoch, latest_ns = held_in(held)
+            latest_ns = deadline_ns if deadline_ns > latest_ns or not before else latest_ns
+            fields = with_held(held, before + amount, epoch, latest_ns)
+            budget = with_reserved(raw, reserved + amount)
+            stripe.write_two(at, raw, budget, held_at, held, fields)
+        else:
+            epoch = hold(stripe, ask, amount, hold_id, holder.maker(), (wall_ns, deadline_ns))
+        return holder.made(ask, (hold_id, epoch, amount), deadline_ns)
 
-    def _new_id(self, key: bytes) -> bytes:
-        """Beginning like the key, so that it lies in the same stripe; the rest is used once."""
-        pid = os.getpid()
-        if pid != self._owner.pid:
-            # A child takes none of its parent's ids, and answers for its own holds only.
-            self._owner = Owner(pid, Identity.of_self().start_ticks)
-            self._base = int.from_bytes(os.urandom(14), "little")
-            self._counter = 0
-        self._counter += 1
-        number = self._base + self._counter * _STEP & _ID_MASK
-        return key[:2] + number.to_bytes(14, "little")
+    def _return_overdue(self, wall_ns: int) -> int:
+        """Give back what this process holds past its deadline (B8); how many reservations."""
+        count = 0
+        for reservation, part in self._holder.overdue(wall_ns):
+            try:
+                with self._stripe(part[0]) as stripe:
+                    count += give_back(stripe, part)
+            except ShmError:  # of another stripe than the caller's, perhaps: tried again later
+                continue
+            self._holder.settled(reservation)
+        return count
 
     # --- control and operators --------------------------------------------------------------
 
     def release_dead(self, wall_ns: int) -> int:
-        """Return what dead processes hold, and what is past its deadline; how many."""
+        """Return what dead processes hold, and what is past its deadline; how many.
+
+        Of another process's hold as a whole, of this one's a reservation at a time (B8).
+        """
+        count = self._return_overdue(wall_ns)
         alive: dict[tuple[int, int], bool] = {}
-        gone: list[bytes] = []
+        gone: list[tuple[bytes, bool]] = []
         for raw in self.table.raws():
             if is_budget(raw):
                 continue
@@ -313,17 +322,16 @@ class BudgetTable:
             if owner not in alive:
                 alive[owner] = start_ticks(held.pid) == held.ticks
             if not alive[owner] or held.deadline_ns <= wall_ns:
-                gone.append(held.key)
-        count = 0
-        for reservation_id in gone:
-            with self._stripe(reservation_id) as stripe:
-                count += give_back(stripe, reservation_id)
+                gone.append((held.key, not alive[owner]))
+        for hold_id, is_dead in gone:
+            with self._stripe(hold_id) as stripe:
+                count += release(stripe, hold_id, is_dead=is_dead, wall_ns=wall_ns)
         return count
 
     def standing(self, key: bytes, wall_ns: int) -> Standing | None:
         """Where the budget stands, by its own limit; None: nothing is known of it."""
         with self._stripe(key) as stripe:
-            _, raw = find(stripe, key)
+            _, raw = stripe.get(key)
         if not raw:
             return None
         slot = budget_in(raw)
@@ -335,7 +343,7 @@ class BudgetTable:
         None: nothing is known of it. `seen` may lock a stripe of `shm.leases`, and nothing else.
         """
         with self._stripe(key) as stripe:
-            _, raw = find(stripe, key)
+            _, raw = stripe.get(key)
             if not raw:
                 return seen(None)
             slot = budget_in(raw)
@@ -379,16 +387,8 @@ class BudgetTable:
             return reset(stripe, key, wall_ns)
 
     def stats(self) -> TableStats:
-        """Takes no lock. Reservations count as slots in use."""
+        """Takes no lock. Holds count as slots in use."""
         return self.table.stats()
-
-
-def _room(keys: int) -> int:
-    return keys + max(keys, _RESERVATIONS)
-
-
-def _number(stripe: Stripe) -> int:
-    return stripe.lock.address  # rising with the index, in every process alike
 
 
 __all__ = [

@@ -37,6 +37,15 @@ from shm.bucket import Ask as RateAsk
 from shm.bucket import Limit, Verdict, judged, refilled
 
 SLOT: Final = struct.Struct("=16sqqqQQQQQQQQQqQQQBB16s")
+_FRONT: Final = struct.Struct("=qqqQQQ")
+"""From the allowance to the end of the lease."""
+_USED: Final = struct.Struct("=q")
+_TOUCHED: Final = struct.Struct("=Q")
+_CHUNK_AT: Final = 112
+_LIMIT_AT: Final = 120
+_LIMIT_END: Final = 145
+_LOW: Final = 4
+"""A lease is renewed when less than this part of the last grant is left."""
 BUCKET: Final = 1
 BUDGET: Final = 2
 _SECOND_NS: Final = 1_000_000_000
@@ -71,6 +80,60 @@ class Slot(NamedTuple):
     def left(self) -> int:
         """Of a bucket's lease; below 0: debt."""
         return self.allowance - self.used
+
+
+ENOUGH, LOW, SHORT = range(3)
+"""`Taken.state`: nothing to do; ask for more soon; refused here, but the store may have some."""
+
+
+class Taken(NamedTuple):
+    """What a lease says to an ask."""
+
+    verdict: Verdict
+    state: int
+
+
+class Spending(NamedTuple):
+    """A budget as `shm.budgets` has it, in its window."""
+
+    committed: int
+    """Spent and reserved."""
+    spent: int
+    resets: int
+    start_ns: int
+
+
+class Message(NamedTuple):
+    """The state of a lease for the store, and what is wanted."""
+
+    slot: Slot
+    """As of the message; `slot.sequence` is its number."""
+    spent: int
+    """Of a budget; of a bucket, what was taken of the lease."""
+    committed: int
+    """That and what is reserved."""
+    hint: int
+    """What a bucket had left when the store answered last, as of now; -1: it never did."""
+    sent_ns: int
+    member: int
+    """Which of this machine's leases of that name it is: each is counted for itself."""
+    forgets: bool
+    """An operator has reset the budget: what all have spent is to be forgotten."""
+
+
+class Answer(NamedTuple):
+    """What the store says."""
+
+    allowance: int
+    left: int
+    next_ns: int
+    """Until the bucket's next refill."""
+    others: int
+    """What others have spent of a budget."""
+    ttl_ns: int
+    """How long the lease lasts from when the message was sent."""
+    retry_ns: int
+    """How long a refusal needs no further question."""
 
 
 def slot_in(raw: bytes) -> Slot:
@@ -151,6 +214,34 @@ def limited(slot: Slot, limit: Limit, now_ns: int) -> Slot:
         )
         level = min(level, limit.capacity)
     return slot._replace(pool=level, since=since)
+
+
+def taken_quickly(raw: bytes, ask: RateAsk, now_ns: int) -> tuple[bytes, Verdict] | None:
+    """A bucket's slot after a take that changes nothing else, and the verdict; None: look closer.
+
+    What `limited`, `ended` and `taken` do, for the lease that runs and has enough.
+    """
+    limit, cost = ask.limit, ask.cost
+    allowance, used, pool, since, _, expires = _FRONT.unpack_from(raw, 16)
+    (chunk,) = _USED.unpack_from(raw, _CHUNK_AT)
+    left = allowance - used - cost
+    if (
+        left * _LOW < chunk
+        or not 0 <= cost <= left + cost
+        or left + cost <= 0
+        or now_ns >= expires
+        or not 0 <= now_ns - since < limit.interval_ns
+        or raw[_LIMIT_AT:_LIMIT_END] != limit.encoded
+    ):
+        return None
+    level = min(left + pool, limit.capacity) if pool > 0 else left
+    changed = raw[:24] + _USED.pack(used + cost) + raw[32:88] + _TOUCHED.pack(now_ns)
+    return changed + raw[96 : SLOT.size], judged(ask, level, since, now_ns, True)
+
+
+def is_low(slot: Slot, now_ns: int) -> bool:
+    """Whether to ask for more."""
+    return slot.left * _LOW < slot.chunk and now_ns >= slot.dry
 
 
 def ended(slot: Slot, now_ns: int) -> Slot:

@@ -34,24 +34,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Final, NamedTuple, Self, final
+from typing import Final, Self, final
 
-from shm.bucket import MAX_TOKENS, UNKNOWN, Ask, Verdict, refilled
+from shm.bucket import MAX_TOKENS, UNKNOWN, Ask, refilled
 from shm.budget_changes import Ask as BudgetAsk
 from shm.errors import SegmentRefusedError, TableFullError
 from shm.layout import Kind
 from shm.lease_slots import (
     BUCKET,
     BUDGET,
+    ENOUGH,
+    LOW,
+    SHORT,
     SLOT,
+    Answer,
+    Message,
     Slot,
+    Spending,
+    Taken,
     ended,
+    is_low,
     is_over,
     limited,
     new_bucket,
     new_budget,
     slot_in,
     taken,
+    taken_quickly,
     verdict_on,
 )
 from shm.segment import segment_name
@@ -59,60 +68,6 @@ from shm.stripe import Stripe
 from shm.table import HashTable, TableStats
 
 KIND: Final = Kind("leases", 1)
-_LOW: Final = 4
-"""A lease is renewed when less than this part of the last grant is left."""
-ENOUGH, LOW, SHORT = range(3)
-"""`Taken.state`: nothing to do; ask for more soon; refused here, but the store may have some."""
-
-
-class Taken(NamedTuple):
-    """What a lease says to an ask."""
-
-    verdict: Verdict
-    state: int
-
-
-class Spending(NamedTuple):
-    """A budget as `shm.budgets` has it, in its window."""
-
-    committed: int
-    """Spent and reserved."""
-    spent: int
-    resets: int
-    start_ns: int
-
-
-class Message(NamedTuple):
-    """The state of a lease for the store, and what is wanted."""
-
-    slot: Slot
-    """As of the message; `slot.sequence` is its number."""
-    spent: int
-    """Of a budget; of a bucket, what was taken of the lease."""
-    committed: int
-    """That and what is reserved."""
-    hint: int
-    """What a bucket had left when the store answered last, as of now; -1: it never did."""
-    sent_ns: int
-    member: int
-    """Which of this machine's leases of that name it is: each is counted for itself."""
-    forgets: bool
-    """An operator has reset the budget: what all have spent is to be forgotten."""
-
-
-class Answer(NamedTuple):
-    """What the store says."""
-
-    allowance: int
-    left: int
-    next_ns: int
-    """Until the bucket's next refill."""
-    others: int
-    """What others have spent of a budget."""
-    ttl_ns: int
-    """How long the lease lasts from when the message was sent."""
-    retry_ns: int
-    """How long a refusal needs no further question."""
 
 
 @final
@@ -210,6 +165,17 @@ class LeaseTable:
 
         `alone`: there is no store now; go on with what it had left, refilled here.
         """
+        # Fast path: most policies have one bucket, and most leases have enough.
+        if len(asks) == 1:
+            (ask,) = asks
+            with self._stripe(ask.key) as stripe:
+                at = stripe.find(ask.key)
+                raw = stripe.read(at) if at >= 0 else b""
+                found_quickly = taken_quickly(raw, ask, now_ns) if raw else None
+                if found_quickly is not None:
+                    fields, verdict = found_quickly
+                    stripe.write(at, raw, fields)
+                    return [Taken(verdict, ENOUGH)]
         with ExitStack() as locks:
             stripes = {id(one): one for one in (self._stripe(ask.key) for ask in asks)}
             for stripe in sorted(stripes.values(), key=_number):
@@ -272,8 +238,8 @@ class LeaseTable:
             return max(most, slot.allowance + max(slot.pool, 0)), ENOUGH
         left = most - committed - max(ask.amount, 1)
         if left >= 0:
-            is_low = left * _LOW < slot.chunk and now_ns >= slot.dry
-            return most, LOW if is_low else ENOUGH
+            is_near = left * 4 < slot.chunk and now_ns >= slot.dry
+            return most, LOW if is_near else ENOUGH
         # What is known to be spent needs no question for a while.
         is_known = now_ns < slot.dry and slot.allowance + slot.pool - committed < max(ask.amount, 1)
         return most, ENOUGH if is_known else SHORT
@@ -423,8 +389,8 @@ def _tried(ask: Ask, found: dict[bytes, Slot | None], now_ns: int, alone: bool) 
     after = taken(slot, ask.cost, alone)
     if after is not None:
         found[ask.key] = after
-        is_low = after.left * _LOW < after.chunk and now_ns >= slot.dry
-        return Taken(verdict_on(after, ask, now_ns, True), LOW if is_low else ENOUGH)
+        state = LOW if is_low(after, now_ns) else ENOUGH
+        return Taken(verdict_on(after, ask, now_ns, True), state)
     never = not 0 <= ask.cost <= ask.limit.capacity
     needed = max(ask.cost, 1) - slot.left
     is_known = never or (now_ns < slot.dry and slot.pool < needed)

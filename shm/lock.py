@@ -58,12 +58,17 @@ _WAITING = ctypes.CDLL(None)
 trylock = _QUICK.pthread_mutex_trylock
 unlock = _QUICK.pthread_mutex_unlock
 _consistent = _QUICK.pthread_mutex_consistent
+# Since glibc 2.30; musl has none.
+_clocklock = getattr(_WAITING, "pthread_mutex_clocklock", None)
 _timedlock = _WAITING.pthread_mutex_timedlock
 for _function in (trylock, unlock, _consistent):
     _function.argtypes = (ctypes.c_void_p,)
     _function.restype = ctypes.c_int
 _timedlock.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 _timedlock.restype = ctypes.c_int
+if _clocklock is not None:
+    _clocklock.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+    _clocklock.restype = ctypes.c_int
 
 
 class _Timespec(ctypes.Structure):
@@ -95,11 +100,21 @@ def _wait(address: int) -> int:
         code: int = trylock(address)
         if code != errno.EBUSY:
             return code
-    # The only clock that this call takes is the wall clock; a step of it lengthens or shortens one
-    # wait, and the lock is free long before in any case but L5's.
-    until = time.time() + WAIT_SECONDS
-    at = _Timespec(int(until), int(until % 1 * 1e9))
-    return int(_timedlock(address, ctypes.byref(at)))
+    if _clocklock is not None:
+        until = ctypes.byref(_timespec(time.monotonic_ns()))
+        return int(_clocklock(address, time.CLOCK_MONOTONIC, until))
+    return _wait_by_wall_clock(address)
+
+
+def _wait_by_wall_clock(address: int) -> int:
+    # Where libc has no other call. A step of the clock lengthens or shortens one wait, and the lock
+    # is free long before in any case but L5's.
+    return int(_timedlock(address, ctypes.byref(_timespec(time.time_ns()))))
+
+
+def _timespec(now_ns: int) -> _Timespec:
+    """When to give up."""
+    return _Timespec(*divmod(now_ns + int(WAIT_SECONDS * 1e9), 1_000_000_000))
 
 
 @final

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Self, final
@@ -264,6 +265,33 @@ class HashTable:
             timeouts=timeouts,
             size_bytes=self.segment.header.size_bytes,
         )
+
+
+@contextmanager
+def locked(stripes: Iterable[Stripe]) -> Iterator[None]:
+    """All of them at once, each taken once, by rising index. Raises: as entering one does."""
+    held: list[Stripe] = []
+    try:
+        for stripe in sorted(set(stripes), key=_number):
+            # One by one: when one raises, those before it must be known.
+            held.append(stripe.__enter__())  # noqa: PERF401 - see above
+        yield
+    finally:
+        _leave(held)
+
+
+def _leave(held: list[Stripe]) -> None:
+    """Unlock them, the last first; one that cannot be repaired keeps no other locked."""
+    while held:
+        try:
+            held.pop().__exit__(None, None, None)
+        except BaseException:
+            _leave(held)
+            raise
+
+
+def _number(stripe: Stripe) -> int:
+    return stripe.index
 
 
 __all__ = ["GROUP_SLOTS", "KEY_BYTES", "HashTable", "Stripe", "TableStats", "segment_name"]

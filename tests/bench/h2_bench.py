@@ -125,7 +125,7 @@ async def serve(many: int) -> float:
     server = H2Server(
         handler,
         None,
-        HttpSettings(requests_per_connection=10**9),
+        HttpSettings(h2_requests_per_connection=10**9),
         sweeper,
         SystemClock(),
         scheme="http",

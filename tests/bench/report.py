@@ -255,8 +255,6 @@ def _not_shown() -> list[str]:
         "* LLM, MCP and A2A translation, which parse bodies.",
         "* Long runs: memory is taken minutes after start, not after days.",
         "* Feature parity: nginx without metrics or trace ids does less for a request.",
-        "* The rate of one HTTP/2 connection in a long run: the gateway ends a connection after",
-        "  10,000 requests (GOAWAY); h2load counts what it had left as failed, and a rate of 0.",
         "* The floor of the open loop: its clock ticks every millisecond, so a request may leave",
         "  up to 1 ms late, and that counts. The row `direct` is that client without a proxy.",
     ]

@@ -10,8 +10,9 @@ from sidecar.http.headers import Headers
 from sidecar.net import clienthello
 from sidecar.routing import canonical
 from sidecar.routing.balance import Endpoint, Group, WeightedChoice, pick
-from sidecar.routing.outlier import Outcome, Outliers
+from sidecar.routing.outlier import Eviction, Outcome, Outliers
 from sidecar.routing.table import RouteEntry, RouteTable
+from tests.support.endpoints import slot, table
 from tests.support.hello import client_hello
 
 HEADERS = Headers((f"x-header-{n}".encode(), b"value") for n in range(12))
@@ -109,6 +110,28 @@ def bench_balance() -> None:
     timed("record a success", lambda: outliers.record(endpoint, good, 1, 1))
 
 
+def bench_shared() -> None:
+    """What endpoints cost whose state four workers share."""
+    with table(columns=4) as shared:
+        column = shared.column(0)
+        endpoints = [Endpoint(f"e{n}", state=slot(column, f"e{n}")) for n in range(8)]
+        chance = random.Random(1).random
+        groups = [Group(endpoints)]
+        timed("shared: pick of two among 8", lambda: pick(groups, 1, chance))
+        endpoint, outliers = endpoints[0], Outliers(Eviction(1, consecutive_failures=10**9))
+        state = endpoint.state
+        timed(
+            "shared: in flight, begin and end",
+            lambda: (state.begin(), state.end()),
+            budget="<= 0.6",
+        )
+        good, bad = Outcome(200, latency_seconds=0.01), Outcome(500)
+        timed(
+            "shared: record a success", lambda: outliers.record(endpoint, good, 1, 1), 2000, "<= 2"
+        )
+        timed("shared: record a failure", lambda: outliers.record(endpoint, bad, 1, 1), 2000)
+
+
 def bench_hello() -> None:
     hello = client_hello("api.example.com", alpn=[b"h2", b"http/1.1"], padding=400)
     timed("client hello", lambda: clienthello.parse(hello))
@@ -118,4 +141,5 @@ if __name__ == "__main__":
     bench_canonical()
     bench_table()
     bench_balance()
+    bench_shared()
     bench_hello()

@@ -1,6 +1,8 @@
 """What the shared-memory tables cost, in microseconds: `python -m tests.bench.shm_bench`.
 
-Each figure is the best of several runs on an otherwise idle core, loop and call included.
+Each figure of the first part is the best of several runs, loop and call included. The second part
+runs the same operation in 1, 2 and 4 processes: CPU a call is what a request pays, time a call is
+longer where processes share a core or wait for each other.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from shm.config import ConfigTable
 from shm.lock import LOCK_BYTES, RobustLock
 from shm.metrics import MetricsTable
+from tests.bench import table_bench
 
 ROWS, COLUMNS = 4096, 64
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -80,3 +83,4 @@ if __name__ == "__main__":
     bench_lock()
     bench_metrics()
     bench_config()
+    table_bench.bench()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -20,6 +22,7 @@ from shm.budget_slots import LABEL_BYTES, MAX_AMOUNT, MAX_SPENT, SLOT, window_no
 from shm.budgets import Ask, BudgetLimit, BudgetRow, BudgetTable, Refused, Reservation
 from shm.errors import ShmError, TableFullError
 from shm.stripe import Stripe
+from tests.shm.cuts import cut
 
 HOUR = 3600 * 10**9
 NOW = 1_000_000 * HOUR
@@ -128,6 +131,93 @@ def test_what_was_returned_is_charged_all_the_same_and_once(table: BudgetTable, 
     table.commit(made, 7, NOW)
     table.commit(made, 7, NOW)
     assert (spent(table), reserved(table)) == (7, 0)
+
+
+def test_one_slot_holds_all_that_a_process_reserves_of_a_budget(table: BudgetTable) -> None:
+    made = [reserve(table, 5) for _ in range(10)]
+    assert table.stats().used == 2
+    in_child(lambda: reserve(table, 5))
+    assert (table.stats().used, reserved(table)) == (3, 55)
+    for one in made:
+        assert one is not None
+        table.refund(one)
+    assert (table.stats().used, reserved(table)) == (3, 5)
+    assert table.release_dead(NOW + TTL) == 1
+    assert (table.stats().used, reserved(table)) == (1, 0)
+
+
+def test_each_reservation_ends_at_its_own_deadline(table: BudgetTable) -> None:
+    first, second = reserve(table, 10), reserve(table, 20, now=NOW + TTL // 2)
+    assert first is not None
+    assert second is not None
+    assert reserve(table, 71, now=NOW + TTL - 1) is None
+    third = reserve(table, 80, now=NOW + TTL)  # the first's is past, and its window
+    assert third is not None
+    assert reserved(table) == 100
+    table.refund(first)
+    assert reserved(table) == 100
+    table.refund(second)
+    assert reserved(table) == 80
+
+
+def test_another_process_frees_a_hold_only_when_all_of_it_is_overdue(table: BudgetTable) -> None:
+    first, second = reserve(table, 10), reserve(table, 20, now=NOW + TTL // 2)
+    in_child(lambda: table.release_dead(NOW + TTL))
+    assert reserved(table) == 30
+    in_child(lambda: table.release_dead(NOW + TTL * 3 // 2))
+    assert reserved(table) == 0
+    # Its owner learns of it when it settles: nothing of the next hold is given back.
+    third = reserve(table, 40)
+    assert third is not None
+    for one in (first, second):
+        assert one is not None
+        table.commit(one, 1, NOW)
+    assert (spent(table), reserved(table)) == (2, 40)
+
+
+def test_a_child_answers_for_none_of_its_parents_reservations(table: BudgetTable) -> None:
+    made = reserve(table, 10)
+    in_child(lambda: reserve(table, 20, now=NOW + 2 * TTL))
+    assert made is not None
+    assert reserved(table) == 30
+    table.refund(made)
+    assert reserved(table) == 20
+
+
+def test_empty_holds_make_room() -> None:
+    table = BudgetTable.create(f"test-empty-{os.getpid()}", 1)
+    try:
+        number = 0
+        while not table.stats().evictions:
+            made = reserve(table, 1, name=b"%d" % number)
+            assert made is not None
+            table.commit(made, 1, NOW)
+            number += 1
+        assert len(list(table.rows())) == number
+    finally:
+        table.close()
+
+
+@pytest.mark.parametrize("torn", [0, 3])
+def test_cut_at_any_store_an_operation_is_whole_or_nothing(table: BudgetTable, torn: int) -> None:
+    cost = 3
+    first = reserve(table, 10)
+    assert first is not None
+    for stores in itertools.count():
+        held, before = reserved(table), spent(table)
+        is_cut = cut(table.table, stores, torn, lambda: reserve(table, 2, AUDIT))
+        assert reserved(table) - held in ({0, 2} if is_cut else {2})
+        made = reserve(table, 5, AUDIT)
+        assert made is not None
+        held = reserved(table)
+        is_cut |= cut(table.table, stores, torn, partial(table.commit, made, cost, NOW))
+        change = spent(table) - before, reserved(table) - held
+        assert change in {(0, 0), (cost, -5)}
+        if not is_cut:
+            break
+    assert stores > 5
+    assert table.release_dead(NOW + TTL) > 0
+    assert reserved(table) == 0
 
 
 def test_all_or_none(table: BudgetTable) -> None:
@@ -341,17 +431,24 @@ def slot_of(table: BudgetTable, key: bytes) -> tuple[Stripe, int]:
         return stripe, stripe.find(key)
 
 
-def test_sums_are_made_anew_when_a_reservation_was_damaged(table: BudgetTable) -> None:
-    first, second = reserve(table, 10), reserve(table, 20)
+def test_sums_are_made_anew_when_a_hold_was_damaged(table: BudgetTable) -> None:
+    first, second = reserve(table, 10), reserve(table, 30)
+    in_child(lambda: reserve(table, 20))
     assert first is not None
+    assert first.part is not None
     assert second is not None
-    _, at = slot_of(table, first.id)
+    stripe, at = slot_of(table, first.part[0])
     table.table.segment.file[at + 20 : at + 22] = b"\xff\xff"
-    with table.table.stripe(first.id) as stripe:
+    with stripe:
         assert stripe.read(at) == b""
     assert reserved(table) == 20
+    third = reserve(table, 7)  # in a slot that is none of the first two's
+    assert third is not None
     table.commit(first, 5, NOW)
-    assert (spent(table), reserved(table)) == (5, 20)
+    table.refund(second)
+    assert (spent(table), reserved(table)) == (5, 27)
+    table.refund(third)
+    assert reserved(table) == 20
 
 
 def test_a_damaged_budget_is_freed_with_its_reservations(table: BudgetTable) -> None:

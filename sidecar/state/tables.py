@@ -1,0 +1,174 @@
+"""Opens the shared tables as `config.state` says, before the processes are forked that use them.
+
+Source: design section 5. `config.state` is our own.
+
+Who does what: the supervisor makes or inherits the tables and, at the end, removes them or leaves
+them to the next start; control counts them and renews the sign of life of kept ones; workers use
+them. A gateway that is upgraded takes kept tables over from the one that still runs, so that both
+hold one limit meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+from shm.endpoints import EndpointTable
+from shm.errors import ShmError
+from shm.leases import LeaseTable
+from shm.rates import RateTable
+from shm.table import TableStats
+from sidecar.errors import SidecarError
+from sidecar.state.budgets import BUDGET_KEYS, Budgets, open_budgets
+from sidecar.state.leases import Leases
+from sidecar.state.redis import RedisSettings
+from sidecar.telemetry.clock import Clock
+
+RATE_KEYS: Final = 100_000
+ENDPOINTS: Final = 4096
+
+
+def kept_instance(path: Path | None) -> str:
+    """The name under which a gateway with this configuration file finds its tables again."""
+    # The real path: a file that is reached by another way is the same gateway's.
+    name = "inline" if path is None else os.path.realpath(path)
+    return "kept-" + hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables of one gateway, in the process that opened them and, by fork, in its children."""
+
+    rates: RateTable
+    endpoints: EndpointTable
+    budgets: Budgets
+    is_kept: bool
+    leases: LeaseTable | None = None
+    """What is leased of buckets and budgets that Redis holds; None without Redis."""
+    redis: RedisSettings | None = None
+
+    def leasing(self, clock: Clock) -> Leases | None:
+        """A process's use of the leases; None without Redis."""
+        if self.redis is None or self.leases is None:
+            return None
+        return Leases(self.redis, self.leases, self.budgets.table, clock)
+
+    @classmethod
+    def open(
+        cls,
+        config: Mapping[str, Any],
+        instance: str,
+        path: Path | None = None,
+        *,
+        workers: int = 1,
+        from_living: bool = False,
+    ) -> Self:
+        """As `config.state` says. `instance`: for tables that end with it; `path`: the file's.
+
+        Raises: SegmentInUseError when another gateway keeps tables for this file; ShmError when
+        there is no room; ConfigError for a journal that cannot be used.
+        """
+        keys = int(config.get("rateKeys") or RATE_KEYS)
+        is_kept = bool(config.get("keep"))
+        # Load and health are those of living processes' calls: never kept.
+        endpoints = EndpointTable.create(
+            instance, int(config.get("endpoints") or ENDPOINTS), workers
+        )
+        try:
+            if is_kept:
+                rates = RateTable.open(kept_instance(path), keys, from_living=from_living)
+            else:
+                rates = RateTable.create(instance, keys)
+        except ShmError:
+            endpoints.close()
+            raise
+        try:
+            # Of the journal's name, where there is one: it is what two gateways must not share.
+            kept = kept_instance(Path(config["journal"]) if config.get("journal") else path)
+            budgets = open_budgets(config, instance, kept, from_living=from_living)
+        except (ShmError, SidecarError):
+            endpoints.close()
+            _end(rates, is_kept=is_kept)
+            raise
+        made = cls(rates, endpoints, budgets, is_kept)
+        try:
+            redis = RedisSettings.of(config)
+            if redis is None:
+                return made
+            keys += int(config.get("budgetKeys") or BUDGET_KEYS)
+            leases = _leases(budgets, instance, kept, keys, from_living=from_living)
+        except (ShmError, SidecarError):
+            made.close()
+            raise
+        return replace(made, leases=leases, redis=redis)
+
+    @property
+    def refusals(self) -> Sequence[str]:
+        """Why kept tables of an earlier start could not be used and were made anew."""
+        tables = [self.rates.table, self.budgets.table.table]
+        if self.leases is not None:
+            tables.append(self.leases.table)
+        return [table.refusal for table in tables if table.refusal]
+
+    def verify(self) -> None:
+        """Check the segments once more. Raises: SegmentRefusedError, SegmentMissingError."""
+        self.rates.table.segment.verify()
+        self.endpoints.verify()
+        self.budgets.table.table.segment.verify()
+        if self.leases is not None:
+            self.leases.table.segment.verify()
+
+    def stats(self) -> Sequence[TableStats]:
+        """Each table as of now. Takes no lock."""
+        found = (self.rates.stats(), self.endpoints.stats(), self.budgets.table.stats())
+        return found if self.leases is None else (*found, self.leases.stats())
+
+    def beat(self) -> None:
+        """Renew the sign of life of kept tables; at least once an hour."""
+        if self.is_kept:
+            self.rates.beat()
+        self.budgets.beat()
+        if self.leases is not None and _stays(self.budgets):
+            self.leases.beat()
+
+    def tidy(self, monotonic_ns: int) -> None:
+        """Free some of the buckets that are full again."""
+        self.rates.tidy(monotonic_ns)
+
+    def close(self) -> None:
+        """Remove the tables, or leave kept ones to the next start. By the process that opened."""
+        self.endpoints.close()
+        if self.leases is not None:
+            if _stays(self.budgets):
+                self.leases.leave()
+            else:
+                self.leases.close()
+        self.budgets.close()
+        _end(self.rates, is_kept=self.is_kept)
+
+
+def _leases(
+    budgets: Budgets, instance: str, kept: str, keys: int, *, from_living: bool
+) -> LeaseTable:
+    """Known to Redis by the budgets' secret: what was spent before a crash stays the same one's."""
+    secret = budgets.table.secret
+    if _stays(budgets):
+        return LeaseTable.open(kept, keys, secret, from_living=from_living)
+    return LeaseTable.create(instance, keys, secret)
+
+
+def _stays(budgets: Budgets) -> bool:
+    """Whether a crash leaves the budgets' table, and so the leases'."""
+    return budgets.is_left or budgets.journal is not None
+
+
+def _end(rates: RateTable, *, is_kept: bool) -> None:
+    if is_kept:
+        rates.leave()
+    else:
+        rates.close()
