@@ -32,6 +32,7 @@ _INDEX = """<!doctype html><title>agentgateway-sidecar</title>
 <ul><li><a href="/config_dump">/config_dump</a>
 <li><a href="/api/runtime">/api/runtime</a>
 <li><a href="/memory">/memory</a>
+<li><a href="/state">/state</a>, /state/{table}, POST /state/{table}/{key}/reset
 <li>POST /logging?level=info,sidecar.net=debug, POST /logging?reset
 <li>POST /quitquitquit</ul>
 """
@@ -87,54 +88,30 @@ def admin_app(
     is_loopback: bool,
     git_revision: str = "",
     sensitive_headers: Iterable[str] = (),
+    routes: Iterable[Route] = (),
 ) -> Starlette:
-    """The application of `adminAddr`. `is_loopback`: it is bound where only this machine comes."""
-    redactor = Redactor(sensitive_headers)
+    """The application of `adminAddr`. `is_loopback`: it is bound where only this machine comes.
 
-    async def config_dump(request: Request) -> Response:
-        dump = {**state.config_dump(), "processes": [asdict(one) for one in state.statuses()]}
-        return _json(redactor.redact(dump))
-
-    async def logging_levels(request: Request) -> Response:
-        spec = request.query_params.get("level")
-        if spec is None and "reset" not in request.query_params:
-            return PlainTextResponse("expected ?level=LEVELS or ?reset\n", 400)
-        try:
-            levels = await state.set_levels(spec)
-        except ConfigError as exc:
-            return PlainTextResponse(f"{exc.message}\n", 400)
-        return PlainTextResponse(f"{levels}\n")
-
-    async def quit_gateway(request: Request) -> Response:
-        state.quit()
-        return PlainTextResponse("shutting down now\n")
-
-    async def runtime(request: Request) -> Response:
-        build = {
-            "version": version,
-            "gitRevision": git_revision or "unknown",
-            "pythonVersion": platform.python_version(),
-            "buildProfile": "release",
-        }
-        return _json({"build": build, "ui": {"available": False}})
-
-    async def memory(request: Request) -> Response:
-        processes = [
-            {"role": one.role, "pid": one.pid, **process_memory(one.pid)}
-            for one in state.statuses()
-        ]
-        return _json({"processes": processes})
-
+    `routes`: what else is served there, behind the same guard.
+    """
+    build = {
+        "version": version,
+        "gitRevision": git_revision or "unknown",
+        "pythonVersion": platform.python_version(),
+        "buildProfile": "release",
+    }
+    admin = _Admin(state, Redactor(sensitive_headers), build)
     return Starlette(
         routes=[
             Route("/", _to_ui, methods=["GET"]),
             Route("/ui", _index, methods=["GET"]),
             Route("/ui/", _index, methods=["GET"]),
-            Route("/config_dump", config_dump, methods=["GET"]),
-            Route("/logging", logging_levels, methods=["POST"]),
-            Route("/quitquitquit", quit_gateway, methods=["POST"]),
-            Route("/api/runtime", runtime, methods=["GET"]),
-            Route("/memory", memory, methods=["GET"]),
+            Route("/config_dump", admin.config_dump, methods=["GET"]),
+            Route("/logging", admin.logging_levels, methods=["POST"]),
+            Route("/quitquitquit", admin.quit_gateway, methods=["POST"]),
+            Route("/api/runtime", admin.runtime, methods=["GET"]),
+            Route("/memory", admin.memory, methods=["GET"]),
+            *routes,
         ],
         middleware=[
             Middleware(OriginGuard, checks_host=is_loopback),
@@ -145,6 +122,51 @@ def admin_app(
             ),
         ],
     )
+
+
+@final
+class _Admin:
+    """The endpoints of the admin API."""
+
+    __slots__ = ("_build", "_redactor", "_state")
+
+    def __init__(self, state: AdminState, redactor: Redactor, build: Mapping[str, str]) -> None:
+        self._state = state
+        self._redactor = redactor
+        self._build = build
+
+    async def config_dump(self, request: Request) -> Response:
+        """What runs, without secrets."""
+        processes = [asdict(one) for one in self._state.statuses()]
+        return _json(self._redactor.redact({**self._state.config_dump(), "processes": processes}))
+
+    async def logging_levels(self, request: Request) -> Response:
+        """Sets or resets the levels, and tells them."""
+        spec = request.query_params.get("level")
+        if spec is None and "reset" not in request.query_params:
+            return PlainTextResponse("expected ?level=LEVELS or ?reset\n", 400)
+        try:
+            levels = await self._state.set_levels(spec)
+        except ConfigError as exc:
+            return PlainTextResponse(f"{exc.message}\n", 400)
+        return PlainTextResponse(f"{levels}\n")
+
+    async def quit_gateway(self, request: Request) -> Response:
+        """Begins the end."""
+        self._state.quit()
+        return PlainTextResponse("shutting down now\n")
+
+    async def runtime(self, request: Request) -> Response:
+        """What was built, and how."""
+        return _json({"build": self._build, "ui": {"available": False}})
+
+    async def memory(self, request: Request) -> Response:
+        """What each process uses."""
+        processes = [
+            {"role": one.role, "pid": one.pid, **process_memory(one.pid)}
+            for one in self._state.statuses()
+        ]
+        return _json({"processes": processes})
 
 
 def stats_app(state: AdminState) -> Starlette:

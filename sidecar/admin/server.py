@@ -93,16 +93,22 @@ class AdminServer:
         """The port is the real one once started."""
         self._server: Server | None = None
         self._task: asyncio.Task[None] | None = None
+        self._bound = ""
+        """Where the Unix socket is made; beside its place while another instance is there."""
+        self._socket: tuple[int, int] | None = None
+        """Device and inode of the Unix socket."""
 
     async def start(self) -> None:
         """Listen; returns when a connection is taken. Raises: ConfigError."""
         self.address = self._available()
         address = self.address
+        if address.path:
+            self._bound = f"{address.path}.new" if self._shares_port else address.path
         self._server = server = Server(
             self._app,
             address=address.host or "127.0.0.1",
             port=address.port,
-            uds=Path(address.path) if address.path else None,
+            uds=Path(self._bound) if address.path else None,
             interface=Interfaces.ASGINL,
             http=HTTPModes.auto,
             websockets=False,
@@ -120,12 +126,16 @@ class AdminServer:
         except TimeoutError:
             await self.stop()
             raise ConfigError(self._path, f"{address}: did not begin to listen") from None
+        if address.path:
+            self._take_place(address.path)
 
     async def stop(self) -> None:
         """Stop listening, and let the requests in hand end for some seconds."""
         task, self._task = self._task, None
         if task is None or self._server is None:
             return
+        if not self._has_place():
+            self._server.bind_uds = None  # Granian would remove the socket of our successor
         self._server.stop()  # type: ignore[no-untyped-call]
         done, _ = await asyncio.wait({task}, timeout=_STOP_SECONDS)
         if not done:
@@ -133,8 +143,18 @@ class AdminServer:
             await asyncio.wait({task})
         self._remove_socket()
 
+    def _take_place(self, path: str) -> None:
+        """Put the socket where it belongs, at one stroke: there is always one to connect to."""
+        if self._bound != path:
+            os.replace(self._bound, path)
+        self._socket = _identity(path)
+
+    def _has_place(self) -> bool:
+        """Whether the Unix socket at the address is the one made here."""
+        return self._socket is not None and _identity(self.address.path) == self._socket
+
     def _remove_socket(self) -> None:
-        if self.address.path:
+        if self._has_place():
             Path(self.address.path).unlink(missing_ok=True)
 
     async def _wait_listening(self) -> None:
@@ -142,7 +162,7 @@ class AdminServer:
         while not self._task.done():
             try:
                 if self.address.path:
-                    _, writer = await asyncio.open_unix_connection(self.address.path)
+                    _, writer = await asyncio.open_unix_connection(self._bound)
                 else:
                     _, writer = await asyncio.open_connection(self._reachable, self.address.port)
             except OSError:
@@ -162,6 +182,8 @@ class AdminServer:
         address = self.address
         if address.path:
             self._clear_stale_socket(address.path)
+            if self._shares_port:
+                self._clear_stale_socket(f"{address.path}.new")
             return address
         try:
             return _tried(address, self._shares_port)
@@ -187,7 +209,17 @@ class AdminServer:
             except ConnectionRefusedError:
                 Path(path).unlink()
                 return
+        if self._shares_port and path == self.address.path:
+            return
         raise ConfigError(self._path, f"cannot listen on unix:{path}: another process serves it")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _tried(address: Address, shared: bool) -> Address:

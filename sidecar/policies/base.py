@@ -5,13 +5,17 @@ Source: house style, section "A policy or a provider is one file".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
 from pydantic import BaseModel
 
+from shm.budgets import BudgetTable
+from shm.rates import RateTable
 from sidecar.cel.engine import Engine
 from sidecar.http.message import Request, Response
+from sidecar.policies.callouts import Callouts, Nowhere
+from sidecar.state.leases import Leases
 from sidecar.telemetry.clock import Clock
 
 
@@ -24,6 +28,20 @@ class Services:
     cel: Engine
     max_buffer_bytes: int = 2 * 1024 * 1024
     """`frontendPolicies.http.maxBufferSize`: bound of every body held whole."""
+    rates: RateTable | None = None
+    """Token buckets that all workers share; None where policies are only checked."""
+    budgets: BudgetTable | None = None
+    """Budgets that all workers share; None where policies are only checked."""
+    leases: Leases | None = None
+    """Buckets and budgets that several gateways share over Redis; None: they are this one's."""
+    keeps_spending: bool = True
+    """Whether what is spent outlives a reboot (`config.state.journal`). Control checks what needs
+    that, before a configuration is published."""
+    attachment: str = ""
+    """Where the policy at hand was configured, for what it keeps in a shared table: the same after
+    a reload and in every worker, another for each place."""
+    callouts: Callouts = field(default_factory=Nowhere)
+    """Other services that a policy may call."""
 
 
 class Policy(Protocol):
@@ -32,7 +50,12 @@ class Policy(Protocol):
     `on_request(request) -> Response | None` (None goes on; a Response answers the client), and
     `on_response(request, response) -> None` (changes the response in place); each may be sync or
     `async def`. `needs_request_body` / `needs_response_body` (class or instance attribute, bool):
-    the pipeline holds the body whole (as a FixedBody) before the hook runs.
+    the pipeline holds the body whole (as a FixedBody) before the hook runs. `is_guard` (bool): its
+    request hook is sync, changes nothing of the request that goes upstream but by giving it another
+    header list, and answers with a RequestError only, so that it may also run on the direct way
+    (gateway.direct). One whose hook
+    is async has a `guard(request)` for that, which raises another SidecarError to go the long way;
+    it then has done nothing, and of a chain only one guard may take from anything.
     """
 
 

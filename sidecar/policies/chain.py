@@ -45,6 +45,10 @@ class Chain:
     """What is left of the authority rewrite; its hook is among the others."""
     responses: Mapping[str, Hook] = field(default_factory=dict)
     """Policy key → response hook, from which the phases' hooks are interleaved."""
+    is_guard: bool = False
+    """Each policy is a guard (see base.Policy): it lets a request pass or refuses it, at once."""
+    guards: tuple[Callable[..., Any], ...] = ()
+    """Of a chain of guards: their hooks for the direct way."""
 
 
 EMPTY = Chain()

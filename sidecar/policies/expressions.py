@@ -50,7 +50,8 @@ class Expression:
         self.names_response = "response" in program.variables
         if self.names_response and not with_response:
             raise ConfigError(path, "`response` is not known yet where this is evaluated")
-        self.needs_request_body = program.needs_request_body
+        # Policies run before the model gateway reads the body.
+        self.needs_request_body = program.needs_request_body or "llmRequest" in program.variables
         self.needs_response_body = program.needs_response_body
         self.program = program
         self.true_in = program.truth

@@ -6,7 +6,7 @@ Source: spec/config.md section 3.3.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 Payloads = Mapping[str, Any]
 """Policy key → payload as configured (camelCase). A null payload counts as absent."""
@@ -17,7 +17,25 @@ ACCUMULATED = frozenset(("authorization", "mcpAuthorization", "networkAuthorizat
 OUTERMOST = frozenset(("buffer",))
 """The least specific level wins: it bounds what routes may make the gateway hold."""
 
+KEPT = frozenset(("budgets", "localRateLimit"))
+"""Policies that keep something in a shared table under the name of their place."""
+
 _AI_MAPS = ("modelAliases", "routes")
+
+
+class Placed(NamedTuple):
+    """A payload of one of `KEPT` with the place it was configured at (see Services.attachment)."""
+
+    payload: Any
+    place: str
+
+
+def placed(level: Payloads, place: str) -> dict[str, Any]:
+    """The level, its payloads of `KEPT` with their place."""
+    return {
+        key: Placed(payload, place) if key in KEPT and payload is not None else payload
+        for key, payload in level.items()
+    }
 
 
 def merge(levels: Sequence[Payloads]) -> dict[str, Any]:

@@ -6,16 +6,21 @@ Source: spec/config.md sections 3.1 and 3.2.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from sidecar.errors import ConfigError
 from sidecar.policies import (
+    api_key,
     authorization,
+    budgets,
     buffer,
     cors,
     delay,
     direct_response,
+    local_rate_limit,
     network_authorization,
+    remote_rate_limit,
     request_header_modifier,
     request_mirror,
     request_redirect,
@@ -27,6 +32,7 @@ from sidecar.policies import (
 )
 from sidecar.policies.base import PolicyKind, Services
 from sidecar.policies.chain import EMPTY, Chain, Hook, hook_of
+from sidecar.policies.merge import Placed
 from sidecar.policies.schema import nested, parse
 
 Phase = Literal["gateway", "route", "backend"]
@@ -36,12 +42,16 @@ T = TypeVar("T")
 KINDS: Mapping[str, PolicyKind] = {
     kind.key: kind
     for kind in (
+        api_key.KIND,
         authorization.KIND,
+        budgets.KIND,
         buffer.KIND,
         cors.KIND,
         delay.KIND,
         direct_response.KIND,
+        local_rate_limit.KIND,
         network_authorization.KIND,
+        remote_rate_limit.KIND,
         request_header_modifier.KIND,
         request_mirror.KIND,
         request_redirect.KIND,
@@ -60,6 +70,8 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
         # First: a preflight carries no credentials, and whoever is refused below must be able to
         # read that refusal in a browser.
         "cors",
+        # Tells who the client is, which all below may ask.
+        "apiKey",
         # Judges before anything is done for the client. Whoever tells who that is comes before.
         "authorization",
         # Last, so that it can use all that was learnt, and only for those who were let in.
@@ -68,9 +80,17 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
     "route": (
         # As in the gateway phase. (The timeout's deadline runs already; it has no hook.)
         "cors",
+        "apiKey",
         "authorization",
         # The precondition, on the request as the client sent it.
         "retry",
+        # Nobody who is refused above uses a limit up; and a request that is held, processed or
+        # answered below has passed it.
+        "localRateLimit",
+        # After our own limits: what those refuse costs no call.
+        "remoteRateLimit",
+        # After the limits of requests: what those refuse holds no estimate.
+        "budgets",
         # Past authorization, so that nobody unknown makes us hold a body; before whatever reads it.
         "buffer",
         "transformations",
@@ -97,6 +117,10 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
 """Policies with request hooks, phase by phase."""
 
 RESPONSE_ORDER: tuple[tuple[Phase, str], ...] = (
+    # The cost of a response is told by its backend, before anything here changes or hides it.
+    ("route", "localRateLimit"),
+    ("route", "remoteRateLimit"),
+    ("route", "budgets"),
     # Static changes first, the route's before the backend's, the reverse of their request's order.
     ("route", "responseHeaderModifier"),
     ("backend", "responseHeaderModifier"),
@@ -120,8 +144,9 @@ HOOKLESS: Mapping[Phase, frozenset[str]] = {
 }
 """Policies that a phase may have beside those with request hooks."""
 
-CONNECTION = frozenset(("backendTLS", "health", "http", "tcp"))
-"""Keys of the same mappings that configure connections and balancing, and are not policies here."""
+CONNECTION = frozenset(("ai", "backendAuth", "backendTLS", "health", "http", "tcp"))
+"""Keys of the same mappings that configure connections, credentials, balancing and what is said to
+models; they are not policies here, but parts of backends."""
 
 
 def make(key: str, payload: object, services: Services) -> object:
@@ -129,6 +154,9 @@ def make(key: str, payload: object, services: Services) -> object:
     kind = KINDS.get(key)
     if kind is None:
         raise ConfigError(key, "not supported yet")
+    if isinstance(payload, Placed):
+        services = replace(services, attachment=payload.place)
+        payload = payload.payload
     try:
         return kind.factory(parse(kind.config, payload), services)
     except ConfigError as problem:
@@ -161,12 +189,15 @@ def response_hooks(
 
 
 def _chain(phase: Phase, made: Mapping[str, object]) -> Chain:
-    requests = (hook_of(made[key], "on_request") for key in REQUEST_ORDER[phase] if key in made)
+    ordered = [made[key] for key in REQUEST_ORDER[phase] if key in made]
+    requests = [hook_of(policy, "on_request") for policy in ordered]
     responses: dict[str, Hook] = {}
     for of_phase, key in RESPONSE_ORDER:
         hook = hook_of(made[key], "on_response") if of_phase == phase and key in made else None
         if hook is not None:
             responses[key] = hook
+    is_guard = all(_flag(policy, "is_guard") for policy in made.values())
+    guards = [hook_of(policy, "guard") or hook_of(policy, "on_request") for policy in ordered]
     return Chain(
         request_hooks=tuple(hook for hook in requests if hook is not None),
         response_hooks=tuple(responses.values()),
@@ -183,6 +214,8 @@ def _chain(phase: Phase, made: Mapping[str, object]) -> Chain:
         buffer=_one(made, "buffer", buffer.Buffer),
         rewrite=_one(made, "urlRewrite", url_rewrite.UrlRewrite),
         responses=responses,
+        is_guard=is_guard,
+        guards=tuple(hook[0] for hook in guards if hook is not None) if is_guard else (),
     )
 
 

@@ -66,7 +66,7 @@ class RequestMirror:
     def copied(self, request: Request) -> Request:
         """The request without its body, which shares no mutable part with the original."""
         headers = Headers(item for item in request.headers if item[0] != b"content-length")
-        return Request(
+        copy = Request(
             request.method,
             request.scheme,
             request.authority,
@@ -77,6 +77,8 @@ class RequestMirror:
             request.connection,
             request.started_ns,
         )
+        copy.trace = request.trace
+        return copy
 
 
 KIND = PolicyKind("requestMirror", Config, RequestMirror)

@@ -112,6 +112,23 @@ async def test_unix_socket(tmp_path: Path):
     assert not path.exists()
 
 
+async def test_a_socket_is_taken_over_from_an_instance_that_goes(tmp_path: Path):
+    path = tmp_path / "admin.sock"
+    old = await started(f"unix:{path}")
+    new = AdminServer(APP, old.address, KEY, shares_port=True)
+    await new.start()
+    try:
+        assert os.listdir(tmp_path) == ["admin.sock"]
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        assert (await get(new)).text == "ready\n"
+        await old.stop()
+        assert (await get(new)).text == "ready\n"
+    finally:
+        await old.stop()
+        await new.stop()
+    assert not path.exists()
+
+
 async def test_a_stale_socket_is_replaced(tmp_path: Path):
     path = tmp_path / "admin.sock"
     with socket.socket(socket.AF_UNIX) as dead:

@@ -1,0 +1,55 @@
+"""Amounts as text, as numbers of expressions, and as they are counted."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shm.budget_slots import MAX_AMOUNT
+from sidecar.policies.amounts import label_of, names_in, shown, whole
+
+USD, TOKENS = 0, 1
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "counted"),
+    [
+        (0.1, USD, 100_000_000),
+        ("0.000000001", USD, 1),
+        (0.0000000014, USD, 1),
+        (0.00301, USD, 3_010_000),
+        (Decimal("0.5"), USD, 500_000_000),
+        (7, TOKENS, 7),
+        (7.2, TOKENS, 8),
+        (10**30, TOKENS, MAX_AMOUNT),
+        (10**18, USD, MAX_AMOUNT),
+        (0, USD, 0),
+        *((bad, USD, None) for bad in (-1, float("nan"), float("inf"), "x", "", None, True, [1])),
+        ("1" * 65, TOKENS, None),
+    ],
+)
+def test_whole(value: object, unit: int, counted: int | None) -> None:
+    assert whole(value, unit) == counted
+
+
+@given(st.integers(0, MAX_AMOUNT), st.sampled_from([USD, TOKENS]))
+def test_what_is_shown_is_what_was_counted(amount: int, unit: int) -> None:
+    assert whole(shown(amount, unit), unit, is_exact=True) == amount
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(9_030_000, "0.00903"), (0, "0"), (-5 * 10**8, "-0.5")]
+)
+def test_usd_as_text(amount: int, text: str) -> None:
+    assert shown(amount, USD) == text
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_a_label_gives_its_names_back(key: str, place: str) -> None:
+    name, found = names_in(label_of("team", key.encode(), b"route/" + place.encode())[:105])
+    assert name == "team"
+    if " | " not in place and len(key.encode()) <= 40:
+        assert found == key
