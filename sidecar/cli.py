@@ -1,4 +1,4 @@
-"""The command line: run a configuration, check it, print its schema.
+"""The command line: run a configuration, check it, print its schema, look at shared state.
 
 Exit codes: 0 success, 1 the configuration was refused, 2 wrong usage. Data goes to standard
 output, problems and warnings to standard error.
@@ -9,6 +9,7 @@ Source: spec config section 8.5; spec conventions sections 5.2 and 5.3.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import platform
 import re
@@ -30,6 +31,8 @@ EXIT_INVALID = 1
 EXIT_USAGE = 2
 
 DISTRIBUTION = "agentgateway-sidecar"
+_ADMIN_ADDRESS = "localhost:15000"
+_KEY = re.compile(r"[0-9a-f]{32}")
 _INLINE = re.compile(r"\s*(?:[{#]|---|[\w$.-]+\s*:(?:\s|$))|.*\n", re.DOTALL)
 
 
@@ -97,8 +100,79 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("schema", help="print the JSON schema of the configuration")
+    _add_state(commands)
     commands.add_parser("demo", help="run an echo server to try a gateway on", add_help=False)
     return parser
+
+
+def _add_state(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    state = commands.add_parser(
+        "state",
+        help="show the shared tables of a running gateway, or reset a key",
+        description="Asks the admin API: at --admin, else where the configuration has it, else at"
+        f" {_ADMIN_ADDRESS}.",
+        allow_abbrev=False,
+    )
+    names = ("tables", "rates", "budgets", "sessions", "endpoints")
+    state.add_argument("table", nargs="?", choices=names, default="tables", metavar="TABLE")
+    state.add_argument("--admin", metavar="URL", help="http://host:port, host:port or unix:/path")
+    for short, long in (("-f", "--file"), ("-c", "--config")):
+        # What stands before the command holds too, so there is no default here.
+        state.add_argument(short, long, metavar="CONFIG", default=argparse.SUPPRESS)
+    state.add_argument("--json", action="store_true", help="print what the admin API says")
+    state.add_argument("--limit", type=int, default=100, metavar="N", help="rows, 1 to 10000")
+    state.add_argument("--prefix", default="", metavar="TEXT", help="of the label or the key")
+    state.add_argument("--reset", metavar="KEY", help="forget what is held against a key")
+
+
+def _state(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from sidecar.admin import show
+
+    if not 1 <= options.limit <= 10_000:
+        parser.error("--limit: expected a number from 1 to 10000")
+    if options.reset is not None and options.table == "tables":
+        parser.error("--reset: which table?")
+    if options.reset is not None and not _KEY.fullmatch(options.reset):
+        parser.error("--reset: expected 32 hexadecimal digits, as the rows show the key")
+    if options.file is not None and options.config is not None:
+        parser.error("only one of --config or --file")
+    try:
+        address = options.admin or _admin_address(options)
+    except InvalidConfigError as error:
+        for problem in error.problems:
+            print(problem.render(error.file), file=sys.stderr)
+        return EXIT_INVALID
+    if address == "off":
+        print("error: config.adminAddr is off: there is nobody to ask", file=sys.stderr)
+        return EXIT_INVALID
+    try:
+        target = show.Target.parse(address)
+    except show.StateError as error:
+        parser.error(f"--admin: {error}")
+    as_json = options.json or options.output == "json"
+    try:
+        if options.reset is not None:
+            show.reset(target, options.table, options.reset, as_json=as_json)
+        else:
+            show.show(
+                target, options.table, limit=options.limit, prefix=options.prefix, as_json=as_json
+            )
+    except show.StateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INVALID
+    return EXIT_OK
+
+
+def _admin_address(options: argparse.Namespace) -> str:
+    """`config.adminAddr` as a start would have it. Raises InvalidConfigError."""
+    if options.file is None and options.config is None:
+        return os.environ.get("ADMIN_ADDR") or _ADMIN_ADDRESS
+    from sidecar.gateway.loading import Loader
+
+    source = _source(options)
+    config = Loader(source).load().snapshot.resources["static/config"].data["config"]
+    assert isinstance(config, dict)
+    return str(config.get("adminAddr") or "off")
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -107,6 +181,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
         _print_json(json_schema())
         return EXIT_OK
+    if options.command == "state":
+        return _state(parser, options)
     if options.command == "demo":
         parser.error("demo takes no options of the gateway; see demo --help")
     return _gateway(parser, options)
@@ -119,6 +195,10 @@ def _gateway(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         # The reference would write a configuration with a database and a UI to the user's
         # directory and run it. A gateway that nobody configured should not listen anywhere.
         parser.error("no configuration; start with -f FILE, or with -c and YAML text")
+    # Classes and modules are no garbage: looking for it while they are made is a tenth of the
+    # start.
+    # The supervisor turns it on again before it forks.
+    gc.disable()
     source = _source(options)
     if options.validate_only:
         return _validate(source, options.output)
@@ -146,7 +226,7 @@ def _validate(source: Source, output: str) -> int:
         problems: Sequence[Problem] = ()
         warnings = _check(source)
     except InvalidConfigError as error:
-        problems, warnings = error.problems, []
+        problems, warnings = error.problems, error.warnings
     if output == "json":
         _print_json(_report(source.name, problems, warnings))
     else:

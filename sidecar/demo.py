@@ -1,9 +1,10 @@
-"""`agentgateway-sidecar demo`: an upstream that answers with what it was asked, for trying things.
+"""`agentgateway-sidecar demo`: upstreams for trying things, which need no key and no network.
 
-With `--gateway` the same command also runs a gateway in front of it, on the packaged example. The
-gateway is then the main process, because it knows how to take signals; the echo server is a child
-that lives as long as the pipe which is its standard input. So the upstream outlives the
-gateway's drain, and nothing is left behind however the gateway ends.
+One answers with what it was asked, the other is a simulator of model providers. With `--gateway`
+the same command also runs a gateway in front of them, on the packaged example. The gateway is then
+the main process, because it knows how to take signals; the upstreams are a child that lives as
+long as the pipe which is its standard input. So they outlive the gateway's drain, and nothing is
+left behind however the gateway ends.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ from typing import Final
 
 from sidecar.config.text import Source
 from sidecar.echo import EchoServer
+from sidecar.simulator.server import Simulator
 
 ECHO_PORT: Final = 8080
+MODELS_PORT: Final = 8081
 GATEWAY_PORT: Final = 3000
 ECHO_VARIABLE: Final = "DEMO_ECHO_PORT"
+MODELS_VARIABLE: Final = "DEMO_MODELS_PORT"
 GATEWAY_VARIABLE: Final = "DEMO_GATEWAY_PORT"
 """How the packaged example is told of other ports than the usual ones."""
 
 _LISTENING: Final = b"listening\n"
+_PACE_SECONDS: Final = 0.03
+"""Between two words of a simulated answer, so that one sees it stream."""
 _CONNECT_INTERVAL_SECONDS: Final = 0.05
 _END_SECONDS: Final = 10.0
 
@@ -37,12 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the demonstration until told to stop; returns the exit code."""
     options = _parser().parse_args(arguments)
     if options.gateway:
-        return _with_gateway(options.port, options.gateway_port)
-    try:
-        return asyncio.run(_serve(options.port, options.attached))
-    except OSError as error:
-        print(f"error: 127.0.0.1:{options.port}: {error.strerror}", file=sys.stderr)
-        return 1
+        return _with_gateway(options.port, options.models_port, options.gateway_port)
+    return asyncio.run(_serve(options.port, options.models_port, options.attached))
 
 
 def quickstart() -> Path:
@@ -53,15 +55,24 @@ def quickstart() -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="agentgateway-sidecar demo",
-        description="Run a server on 127.0.0.1 that answers with the request as JSON, and streams"
-        " events on /sse.",
+        description="Run two servers on 127.0.0.1: one answers with the request as JSON, and"
+        " streams events on /sse; the other simulates model providers.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--port", type=_port, default=ECHO_PORT, help="port of the server (default: %(default)s)"
+        "--port",
+        type=_port,
+        default=ECHO_PORT,
+        help="port of the echo server (default: %(default)s)",
     )
     parser.add_argument(
-        "--gateway", action="store_true", help="also run a gateway in front of it on an example"
+        "--models-port",
+        type=_port,
+        default=MODELS_PORT,
+        help="port of the simulator of model providers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--gateway", action="store_true", help="also run a gateway in front of them on an example"
     )
     parser.add_argument(
         "--gateway-port",
@@ -80,15 +91,19 @@ def _port(text: str) -> int:
     return int(text)
 
 
-async def _serve(port: int, attached: int) -> int:
+async def _serve(port: int, models_port: int, attached: int) -> int:
     """Serve until a signal, or, attached to the gateway at that port, until standard input ends."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         # A terminal's Ctrl+C reaches us too, yet the gateway drains before it ends.
         loop.add_signal_handler(number, (lambda: None) if attached else ended.set)
-    server = EchoServer(loop)
-    server.start(port)
+    server, models = EchoServer(loop), Simulator(loop, _PACE_SECONDS)
+    if not await _start(server, port):
+        return 1
+    if not await _start(models, models_port):
+        await server.stop()
+        return 1
     if attached:
         loop.add_reader(sys.stdin.fileno(), ended.set)
         os.write(sys.stdout.fileno(), _LISTENING)
@@ -97,10 +112,21 @@ async def _serve(port: int, attached: int) -> int:
         announcing.cancel()
         await asyncio.wait({announcing})
     else:
-        print(f"echo server on http://127.0.0.1:{server.port}/, events on /sse", flush=True)
+        print(f"echo server on http://127.0.0.1:{server.port}/, events on /sse")
+        print(f"simulator of model providers on http://127.0.0.1:{models.port}/v1", flush=True)
         await ended.wait()
-    await server.stop()
+    await asyncio.gather(server.stop(), models.stop())
     return 0
+
+
+async def _start(server: EchoServer | Simulator, port: int) -> bool:
+    """Whether it listens; else it was said why not."""
+    try:
+        server.start(port)
+    except OSError as error:
+        print(f"error: 127.0.0.1:{port}: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 async def _announce(port: int) -> None:
@@ -112,19 +138,29 @@ async def _announce(port: int) -> None:
             break
         await asyncio.sleep(_CONNECT_INTERVAL_SECONDS)
     url = f"http://127.0.0.1:{port}"
+    chat = (
+        '{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"hello there"}]}'
+    )
     print(
-        f"\nTry it:  curl -i {url}/hello\n         curl -N {url}/sse\n", file=sys.stderr, flush=True
+        f"\nTry it:  curl -i {url}/hello\n"
+        f"         curl -N {url}/sse\n"
+        f"         curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
+        f"              -d '{chat}'\n"
+        "The chat is answered by a simulator of model providers; no key is needed.\n",
+        file=sys.stderr,
+        flush=True,
     )
 
 
 # --- the server behind a gateway -----------------------------------------------------------------
 
 
-def _with_gateway(port: int, gateway_port: int) -> int:
+def _with_gateway(port: int, models_port: int, gateway_port: int) -> int:
     from sidecar.gateway.run import run
 
     command = [sys.executable, "-m", "sidecar", "demo"]
-    command += ["--port", str(port), "--attached", str(gateway_port)]
+    command += ["--port", str(port), "--models-port", str(models_port)]
+    command += ["--attached", str(gateway_port)]
     pipe = subprocess.PIPE
     # The command is our own interpreter and numbers.
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as echo:  # noqa: S603
@@ -132,7 +168,9 @@ def _with_gateway(port: int, gateway_port: int) -> int:
         assert echo.stdout is not None
         if echo.stdout.read(len(_LISTENING)) != _LISTENING:
             return 1  # it has said why
-        os.environ.update({ECHO_VARIABLE: str(port), GATEWAY_VARIABLE: str(gateway_port)})
+        os.environ[ECHO_VARIABLE] = str(port)
+        os.environ[MODELS_VARIABLE] = str(models_port)
+        os.environ[GATEWAY_VARIABLE] = str(gateway_port)
         path = quickstart()
         try:
             return run(Source(str(path), path), "text")

@@ -42,10 +42,14 @@ _BACKLOG: Final = 128
 
 @final
 class EchoServer:
-    """The server on one loopback port. It is the Gate (sidecar.net.listener) of that port."""
+    """The server on one loopback port. It is the Gate (sidecar.net.listener) of that port.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    `handler`: who answers in place of the echo.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, handler: Handler | None = None) -> None:
         self.loop = loop
+        self._handler = handler or respond
         self.clock: Clock = SystemClock()
         self.sweeper = Sweeper(loop)
         self.port = 0
@@ -86,7 +90,7 @@ class EchoServer:
 
     def handler_for(self, bind: str) -> Handler:
         """See Gate."""
-        return respond
+        return self._handler
 
     def date(self) -> bytes:
         """See Gate."""
