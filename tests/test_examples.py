@@ -59,18 +59,39 @@ def test_quickstart_uses_the_ports_of_the_demo() -> None:
     loaded = load(Source("quickstart", demo.quickstart()))
     assert ports(loaded) == {demo.GATEWAY_PORT}
     assert f"127.0.0.1:{demo.ECHO_PORT}" in backends(loaded)
-    env = {demo.GATEWAY_VARIABLE: "1234", demo.ECHO_VARIABLE: "5678"}
+    assert f"127.0.0.1:{demo.MODELS_PORT}" in providers(loaded)
+    env = {
+        demo.GATEWAY_VARIABLE: "1234",
+        demo.ECHO_VARIABLE: "5678",
+        demo.MODELS_VARIABLE: "9012",
+    }
     loaded = load(Source("quickstart", demo.quickstart()), **env)
     assert ports(loaded) == {1234}
     assert "127.0.0.1:5678" in backends(loaded)
+    assert "127.0.0.1:9012" in providers(loaded)
 
 
-def backends(loaded: LoadedSnapshot) -> set[str]:
-    return {
-        "{address}:{port}".format(**backend["target"]["host"])
+def targets(loaded: LoadedSnapshot) -> list[dict[str, Any]]:
+    return [
+        backend["target"]
         for resource in loaded.snapshot.resources.values()
         if resource.kind == "route"
         for backend in cast("Any", resource.data["backends"])
+    ]
+
+
+def backends(loaded: LoadedSnapshot) -> set[str]:
+    hosts = [target["host"] for target in targets(loaded) if "host" in target]
+    return {"{address}:{port}".format(**host) for host in hosts}
+
+
+def providers(loaded: LoadedSnapshot) -> set[str]:
+    return {
+        provider["hostOverride"]
+        for target in targets(loaded)
+        if "ai" in target
+        for group in target["ai"]["groups"]
+        for provider in group
     }
 
 

@@ -134,7 +134,7 @@ class Engine:
     Raises ConfigError("", …).
     """
 
-    __slots__ = ("_backend", "_context", "_custom", "_sensitive")
+    __slots__ = ("_backend", "_context", "_custom", "_sensitive", "reads_completion")
 
     def __init__(
         self,
@@ -145,6 +145,8 @@ class Engine:
         backend: str | None = None,
     ) -> None:
         self._backend = _backend(BACKEND if backend is None else backend)
+        self.reads_completion = False
+        """Whether any expression compiled so far reads what a model has answered."""
         self._context = Context() if context is None else context
         self._sensitive = frozenset(
             (name.encode() if isinstance(name, str) else name).lower() for name in sensitive_headers
@@ -160,7 +162,10 @@ class Engine:
         """One expression. Raises ConfigError("", message with line and column)."""
         node = expand(parse(source), self._custom)
         evaluate = self._backend.prepare(node, source)
-        return Program(source, evaluate, paths(node), self._context, self._sensitive)
+        found = paths(node)
+        if names(found, "llm", "completion", "toolCalls"):
+            self.reads_completion = True
+        return Program(source, evaluate, found, self._context, self._sensitive)
 
 
 def _backend(name: str) -> Backend:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar, cast, final
 
+import orjson
+
 from sidecar.cel.analysis import Path, names
 from sidecar.cel.context import Context
 from sidecar.cel.engine import Program
@@ -105,6 +107,8 @@ class Plan:
         if root == "env":
             return dict(self._context.env)
         value = request.state.get(root, MISSING)
+        if value is MISSING and root == "llmRequest":
+            value = _json_object(request)
         if value is MISSING:
             return value
         if type(value) is not dict:
@@ -169,6 +173,18 @@ def _body(message: Request | Response) -> bytes | Unavailable:
     data = body.read_nowait() or b""
     message.body = FixedBody(data, body.trailers)
     return data
+
+
+def _json_object(request: Request) -> object:
+    """`llmRequest` before the model gateway has read it: the body, if it is a JSON object."""
+    body = request.body
+    if type(body) is not FixedBody or request.headers.has(b"content-encoding"):
+        return MISSING
+    try:
+        value = orjson.loads(body.peek())
+    except orjson.JSONDecodeError:
+        return MISSING
+    return value if isinstance(value, dict) else MISSING
 
 
 def _path(request: Request, plan: Plan) -> object:

@@ -8,6 +8,7 @@ Source: spec/config.md sections 0.4, 0.5 and 3.1.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,22 @@ def _credential(payload: Any, path: str, run: Run) -> Json:
     return dict(payload)
 
 
+def _api_keys(payload: Node, path: str, run: Run) -> Json:
+    """Only what tells a key goes further than here: the snapshot does not hold the key itself."""
+    made = []
+    for entry in payload["keys"]:
+        kept = {name: value for name, value in entry.items() if name != "key"}
+        key = entry.get("key")
+        if isinstance(key, str) and key:
+            kept["keyHash"] = f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+        elif key is not None:
+            kept["key"] = key
+        made.append(kept)
+    return {**payload, "keys": made}
+
+
 _HANDLERS: dict[str, Callable[[Any, str, Run], Json]] = {
+    "apiKey": _api_keys,
     "backendAuth": _credential,
     "backendTLS": backend_tls,
     "backendTunnel": _tunnel,

@@ -9,19 +9,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
-from typing import Any, Final, final
+from typing import Any, Final, Protocol, final
 
 import orjson
 
 from sidecar.config.scalars import duration_seconds
-from sidecar.errors import ConfigError, RequestError, SidecarError, UpstreamError
+from sidecar.errors import ConfigError, RequestError, SidecarError
+from sidecar.gateway.authenticated import authenticated
+from sidecar.gateway.balanced import BalancedUpstream, EndpointPick
+from sidecar.gateway.endpoints import Endpoints, Place
 from sidecar.gateway.plan import Backend
 from sidecar.gateway.upstream import (
     BrokenUpstream,
     DynamicUpstream,
     FixedUpstream,
     NamedUpstream,
-    Picked,
     PoolKey,
     Pools,
     Upstream,
@@ -40,82 +42,20 @@ from sidecar.policies.order import build
 from sidecar.routing import balance
 from sidecar.routing.outlier import Eviction, Outcome, Outliers, is_unhealthy
 
+_HAS_OWN_AUTH: Final = frozenset(("ai", "llm", "group"))
+"""Targets that show credentials themselves, or lead to others that do."""
 _VERSIONS: Final[Mapping[str, Version]] = {"HTTP/1.1": "h1", "HTTP/2.0": "h2"}
 Data = Mapping[str, Any]
 
 
-@final
-class EndpointPick:
-    """An endpoint chosen among several; its outcome counts for the next choice."""
+class ModelBackends(Protocol):
+    """Makes the backends behind which there are model providers (gateway.llm_backends)."""
 
-    __slots__ = ("_endpoint", "_outliers", "_services", "label", "pool")
+    def routed(self, base: Backend, target: Data, policies: Data) -> Backend:
+        """An `ai` backend of a route. Raises: ConfigError."""
 
-    def __init__(
-        self, endpoint: balance.Endpoint, pool: Pool, outliers: Outliers, services: Services
-    ) -> None:
-        self._endpoint = endpoint
-        self._outliers = outliers
-        self._services = services
-        self.pool = pool
-        self.label = str(pool.address)
-
-    def begin(self) -> None:
-        """See Picked."""
-        self._endpoint.in_flight += 1
-
-    def end(self, duration_ns: int, response: Response | None, error: SidecarError | None) -> None:
-        """See Picked."""
-        endpoint = self._endpoint
-        endpoint.in_flight -= 1
-        if response is None and not isinstance(error, UpstreamError):
-            return
-        outcome = Outcome(
-            response.status if response is not None else None,
-            response.headers if response is not None else None,
-            _grpc_status(response),
-            duration_ns / 1e9,
-        )
-        clock = self._services.clock
-        self._outliers.record(endpoint, outcome, clock.monotonic_ns(), clock.time_ns())
-
-
-def _grpc_status(response: Response | None) -> int | None:
-    """A status in the head (trailers-only answers); one in trailers comes too late to count."""
-    value = response.headers.get(b"grpc-status") if response is not None else None
-    return int(value) if value is not None and value.isdigit() else None
-
-
-@final
-class BalancedUpstream:
-    """Several endpoints: power of two choices, health and ejection."""
-
-    __slots__ = ("_groups", "_picks", "_random", "_services")
-
-    def __init__(
-        self,
-        groups: list[balance.Group],
-        picks: Mapping[str, EndpointPick],
-        services: Services,
-        random: Callable[[], float],
-    ) -> None:
-        self._groups = groups
-        self._picks = picks
-        self._services = services
-        self._random = random
-
-    def pick_nowait(self, request: Request) -> Picked | None:
-        """See Upstream."""
-        now = self._services.clock.monotonic_ns()
-        endpoint = balance.pick(self._groups, now, self._random)
-        if endpoint is None:
-            raise UpstreamError(503, "NoHealthyBackend", "no healthy backends", sent=False)
-        return self._picks[endpoint.key]
-
-    async def pick(self, request: Request) -> Picked:
-        """See Upstream."""
-        picked = self.pick_nowait(request)
-        assert picked is not None
-        return picked
+    def router(self, base: Backend, target: Data, policies: Data) -> Backend:
+        """The models of the `llm` section. Raises: ConfigError."""
 
 
 @final
@@ -130,10 +70,10 @@ class Backends:
         static: Data,
         named: Mapping[str, Data],
         discovery: Discovery,
-        endpoints: dict[str, balance.Endpoint],
+        endpoints: Endpoints,
         admin: Address | None,
     ) -> None:
-        """`endpoints`: what the worker knows of each address, kept over reloads."""
+        """`endpoints`: those of the worker, kept over reloads."""
         self._pools = pools
         self._services = services
         self._random = random
@@ -143,6 +83,10 @@ class Backends:
         self._admin = admin
         self._defaults = _pool_settings(static.get("backend") or {})
         self._tls: dict[str, ClientTls] = {}
+        self.make_models: Callable[[], ModelBackends] | None = None
+        """What makes the backends of models, for the first that asks."""
+        self._made: ModelBackends | None = None
+        """Set before the first backend is made."""
 
     def target_of(self, target: Data) -> tuple[Data, Data]:
         """A target with references followed, and the named backend's own policies."""
@@ -161,6 +105,8 @@ class Backends:
         """One backend from its reference and its merged policies. Raises ConfigError."""
         target, _ = self.target_of(reference["target"])
         chain = build("backend", policies, self._services)
+        if policies.get("backendAuth") is not None and not _HAS_OWN_AUTH & target.keys():
+            chain = authenticated(chain, policies["backendAuth"], target, self._services)
         if "group" in target:
             upstream: Upstream = BrokenUpstream(404, "NotFound", "route not found")
             return Backend(target["group"], "unknown", upstream, group=target["group"])
@@ -188,7 +134,17 @@ class Backends:
             return self._dynamic(base, target["dynamic"], tls, settings)
         if "internal" in target:
             return self._internal(base, target["internal"], settings)
+        if "ai" in target:
+            return self._models().routed(base, target["ai"], policies)
+        if "llm" in target:
+            return self._models().router(base, target["llm"], policies)
         return base
+
+    def _models(self) -> ModelBackends:
+        if self._made is None:
+            assert self.make_models is not None
+            self._made = self.make_models()
+        return self._made
 
     def _internal(self, base: Backend, path: str, settings: PoolSettings) -> Backend:
         if self._admin is None:
@@ -291,43 +247,51 @@ class Backends:
             return replace(base, label=label, kind="service", upstream=broken)
         hostname = service["name"].partition("/")[2]
         made = self._client_tls(tls, hostname)
-        outliers = self._outliers(health)
+        outliers = self.outliers(health)
         endpoints: list[balance.Endpoint] = []
         picks: dict[str, EndpointPick] = {}
         for address, capacity in found:
-            key = f"{label}|{address}"
-            endpoint = self._endpoints.get(key)
-            if endpoint is None or endpoint.capacity != capacity:
-                endpoint = self._endpoints[key] = balance.Endpoint(key, capacity)
+            place = Place(service["name"], service["port"], address)
+            endpoint = self._endpoints.get(place, capacity)
             endpoints.append(endpoint)
             pool = self._pool(address, made, settings)
-            picks[key] = EndpointPick(endpoint, pool, outliers, self._services)
+            picks[endpoint.key] = EndpointPick(
+                endpoint, pool, outliers, self._services, self._endpoints
+            )
         group = balance.Group(endpoints)
         return replace(
             base,
             label=label,
             kind="service",
-            upstream=BalancedUpstream([group], picks, self._services, self._random),
+            upstream=BalancedUpstream(
+                [group], picks, self._services, self._random, self._endpoints
+            ),
             has_tls=made[1] is not None,
             default_authority=hostname,
         )
 
-    def _outliers(self, health: Data | None) -> Outliers:
-        if health is None:
-            return Outliers()
-        eviction = health.get("eviction")
-        made = None if eviction is None else Eviction.from_policy(eviction, "health.eviction")
-        source = health.get("unhealthyExpression")
-        if source is None:
-            return Outliers(made)
-        expression = Expression(source, self._services, "unhealthyExpression", with_response=True)
+    def outliers(self, health: Data | None) -> Outliers:
+        """See outliers_of."""
+        return outliers_of(health, self._services)
 
-        def unhealthy(outcome: Outcome) -> bool:
-            if outcome.status is None:
-                return is_unhealthy(outcome)
-            return expression.truth(_NO_REQUEST, Response(outcome.status, outcome.headers))
 
-        return Outliers(made, unhealthy)
+def outliers_of(health: Data | None, services: Services) -> Outliers:
+    """A `health` policy made ready; None: the defaults, without ejection. Raises: ConfigError."""
+    if health is None:
+        return Outliers()
+    eviction = health.get("eviction")
+    made = None if eviction is None else Eviction.from_policy(eviction, "health.eviction")
+    source = health.get("unhealthyExpression")
+    if source is None:
+        return Outliers(made)
+    expression = Expression(source, services, "unhealthyExpression", with_response=True)
+
+    def unhealthy(outcome: Outcome) -> bool:
+        if outcome.status is None:
+            return is_unhealthy(outcome)
+        return expression.truth(_NO_REQUEST, Response(outcome.status, outcome.headers))
+
+    return Outliers(made, unhealthy)
 
 
 def _set_path(path: str, request: Request) -> None:

@@ -6,18 +6,27 @@ same things; doing it before publication is what makes a bad reload refusable as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from types import ModuleType
 from typing import Any, Final, final
 
 from sidecar.cel.engine import Engine
+from sidecar.config.problems import render_path
+from sidecar.config.pruning import Parts, Pruning
 from sidecar.config.scalars import duration_seconds
 from sidecar.config.snapshot import Resource, Snapshot
+from sidecar.config.text import resolve
 from sidecar.errors import ConfigError
+from sidecar.gateway.callouts import CheckedCallouts
 from sidecar.gateway.compile import http_settings
 from sidecar.gateway.expressions import expression_context
 from sidecar.gateway.frontdoor import refusals
 from sidecar.gateway.levels import BACKEND_TYPE, on_route
+from sidecar.llm.credentials.table import configured
+from sidecar.llm.providers.base import DefaultAuth
 from sidecar.net.tls import ClientTls, ServerTls, TlsDefaults, TlsListener
 from sidecar.policies.base import Services
 from sidecar.policies.expressions import Expression
@@ -34,7 +43,11 @@ from sidecar.telemetry.sink import LogSink
 from sidecar.telemetry.trace import Sampler
 
 Data = Mapping[str, Any]
+_MODELS: Final = frozenset(("ai", "llm"))
+_ANY_AUTH: Final = DefaultAuth(region="any", service="any")
 _CONNECTION_PHASE: Final = "networkAuthorization"
+_FUNCTIONS: Final = "config.customFunctions"
+_UNKNOWN_FUNCTION: Final = re.compile(r"CEL .*: unknown (?:function|method) ")
 
 
 @final
@@ -45,63 +58,105 @@ class Checker:
         self._known: dict[str, tuple[bytes, tuple[ConfigError, ...]]] = {}
         self._static = b""
 
-    def check(self, snapshot: Snapshot) -> list[ConfigError]:
-        """Every problem; paths begin with the place in the document the resource came from."""
+    def check(self, snapshot: Snapshot, pruning: Pruning | None = None) -> list[ConfigError]:
+        """Every problem; paths begin with the place in the document the resource came from.
+
+        `pruning`: what is not in the snapshot, because earlier stages refused it.
+        """
         static = snapshot.resources["static/config"]
         config: Data = static.data["config"]  # type: ignore[assignment]
-        try:
-            engine = Engine(
-                config.get("customFunctions") or "",
-                frozenset(name.lower() for name in config.get("sensitiveHeaders") or ()),
-                context=expression_context(),
-            )
-        except ConfigError as error:
-            return [ConfigError("config.customFunctions", error.message)]
+        found: list[ConfigError] = []
+        engine = _engine(config, found)
         if static.digest != self._static:
             # Custom functions may have changed what every expression means.
             self._known.clear()
             self._static = static.digest
-        services = Services(SystemClock(), engine)
+        keeps = bool((config.get("state") or {}).get("journal"))
+        alone = Services(SystemClock(), engine, keeps_spending=keeps)
+        services = replace(alone, callouts=CheckedCallouts(alone))
         known, self._known = self._known, {}
-        found: list[ConfigError] = []
         for key, resource in snapshot.resources.items():
             kept = known.get(key)
-            if kept is None or kept[0] != resource.digest:
+            # What is at fault is looked at again: its place may be another.
+            if kept is None or kept[0] != resource.digest or kept[1]:
                 place = snapshot.places.get(key, key)
                 problems = tuple(_problems(resource, place, services))
                 kept = (resource.digest, problems)
             self._known[key] = kept
             found.extend(kept[1])
         found.extend(refusals(snapshot, config))
+        if _lacks_functions(found, pruning):
+            return [one for one in found if not _UNKNOWN_FUNCTION.search(one.message)]
         return found
+
+
+def _engine(config: Data, found: list[ConfigError]) -> Engine:
+    """The engine of the configuration; without its functions, a problem, when they are at fault."""
+    sensitive = frozenset(name.lower() for name in config.get("sensitiveHeaders") or ())
+    functions = config.get("customFunctions") or ""
+    try:
+        return Engine(functions, sensitive, context=expression_context())
+    except ConfigError as error:
+        found.append(ConfigError(_FUNCTIONS, error.message))
+    return Engine("", sensitive, context=expression_context())
+
+
+def _lacks_functions(found: Sequence[ConfigError], pruning: Pruning | None) -> bool:
+    """Whether expressions may call custom functions that are at fault themselves."""
+    if found and found[0].path == _FUNCTIONS:
+        return True
+    return pruning is not None and (
+        pruning.is_unknown("config") or pruning.is_sore(("config", "customFunctions"))
+    )
 
 
 def _problems(resource: Resource, place: str, services: Services) -> Iterator[ConfigError]:
     check = _CHECKS.get(resource.kind)
     if check is not None:
-        for path, test in check(resource.name, resource.data, services):
-            try:
-                test()
-            except ConfigError as error:
-                inner = f"{path}.{error.path}".strip(".")
-                yield ConfigError(f"{place}.{inner}".strip("."), error.message)
+        for path, payload, test in check(resource.name, resource.data, services):
+            for inner, message in _faults(payload, test):
+                steps = render_path(inner)
+                where = f"{path}{steps}" if steps.startswith("[") else f"{path}.{steps}"
+                yield ConfigError(f"{place}.{where.strip('.')}".strip("."), message)
 
 
-Test = tuple[str, Callable[[], object]]
+def _faults(payload: Any, test: Callable[[Any], object]) -> Iterator[tuple[Parts, str]]:
+    """Every fault of a payload: what a test names is cut out, and the rest is tested again."""
+    pruning = Pruning(payload)
+    while True:
+        try:
+            test(pruning.data)
+        except ConfigError as error:
+            parts = pruning.original(resolve(error.path, pruning.data))
+            if not pruning.is_consequence(parts):
+                yield parts, error.message
+            pruning.hurt(parts)
+            if not pruning.cut([parts]) or not pruning.data:
+                return
+        else:
+            return
+
+
+Test = tuple[str, Any, Callable[[Any], object]]
+"""Place of a payload, the payload, and what raises ConfigError with a path inside of it.
+
+The payload is None where the test cannot do with a part of it: its first fault is its only one.
+"""
 
 
 def _route(name: str, data: Data, services: Services) -> Iterator[Test]:
     policies = on_route(data["policies"])
     if policies:
-        yield "policies", lambda: build("route", policies, services)
-    yield "", lambda: RouteEntry.compiled(name, data, None)
-    yield from _backend_policies({k: v for k, v in data["policies"].items() if k in BACKEND_TYPE})
+        yield "policies", policies, lambda given: build("route", given, services)
+    yield "", None, lambda _: RouteEntry.compiled(name, data, None)
+    of_backends = {k: v for k, v in data["policies"].items() if k in BACKEND_TYPE}
+    yield from _backend_policies("policies", of_backends, services)
     for index, backend in enumerate(data["backends"]):
         yield from _backend(f"backends[{index}]", backend, services)
 
 
 def _tcp_route(name: str, data: Data, services: Services) -> Iterator[Test]:
-    yield from _backend_policies(data["policies"])
+    yield from _backend_policies("policies", data["policies"], services)
     for index, backend in enumerate(data["backends"]):
         yield from _backend(f"backends[{index}]", backend, services)
 
@@ -110,27 +165,43 @@ def _backend(path: str, data: Data, services: Services) -> Iterator[Test]:
     policies = data["policies"]
     below = f"{path}.policies".strip(".")
     if policies:
-        yield below, lambda: build("backend", policies, services)
-    for inner, test in _backend_policies(policies):
-        yield f"{below}.{inner}", test
+        yield below, policies, lambda given: build("backend", given, services)
+    yield from _backend_policies(below, policies, services)
+    if not _MODELS.isdisjoint(data["target"]):
+        target = data["target"]
+        yield path, None, lambda _: _model_check().check_target(target, {}, services, _NoWriter())
     health = policies.get("health") or {}
     if health.get("eviction") is not None:
-        yield f"{below}.health", lambda: Eviction.from_policy(health["eviction"], "eviction")
+        eviction = health["eviction"]
+        yield f"{below}.health", None, lambda _: Eviction.from_policy(eviction, "eviction")
     source = health.get("unhealthyExpression")
     if source is not None:
         yield (
             f"{below}.health",
-            lambda: Expression(source, services, "unhealthyExpression", with_response=True),
+            None,
+            lambda _: Expression(source, services, "unhealthyExpression", with_response=True),
         )
     target = (data["target"].get("dynamic") or {}).get("target")
     if target is not None:
-        yield f"{path}.dynamic", lambda: Expression(target, services, "target")
+        yield f"{path}.dynamic", None, lambda _: Expression(target, services, "target")
 
 
-def _backend_policies(policies: Data) -> Iterator[Test]:
+def _backend_policies(path: str, policies: Data, services: Services) -> Iterator[Test]:
     tls = policies.get("backendTLS")
     if tls is not None:
-        yield "", lambda: ClientTls(tls, "backend.invalid")
+        yield path, None, lambda _: ClientTls(tls, "backend.invalid")
+    ai = policies.get("ai")
+    if ai is not None:
+        yield f"{path}.ai", None, lambda _: _model_check().check_policy(ai, services)
+    auth = policies.get("backendAuth")
+    if auth is not None:
+        clock = services.clock
+        # What the destination adds is not known here.
+        yield (
+            f"{path}.backendAuth",
+            None,
+            lambda _: configured(auth, clock, auth=_ANY_AUTH, host="backend.invalid"),
+        )
 
 
 def _named_backend(name: str, data: Data, services: Services) -> Iterator[Test]:
@@ -139,59 +210,93 @@ def _named_backend(name: str, data: Data, services: Services) -> Iterator[Test]:
 
 def _listener(name: str, data: Data, services: Services) -> Iterator[Test]:
     if data["policies"]:
-        yield "policies", lambda: build("gateway", data["policies"], services)
+        # A listener of `gateways` has its policies among its own keys.
+        path = "" if name.startswith("gateway/") else "policies"
+        yield path, data["policies"], lambda given: build("gateway", given, services)
     if data["tls"] is not None:
-        yield "", lambda: ServerTls((TlsListener.from_data(name, data),), TlsDefaults())
+        yield "", None, lambda _: _server_tls(name, data)
+
+
+def _server_tls(name: str, data: Data) -> ServerTls:
+    try:
+        return ServerTls((TlsListener.from_data(name, data),), TlsDefaults())
+    except ConfigError as error:
+        path = error.path.removeprefix(f"listeners[{name}]").strip(".")
+        raise ConfigError(path, error.message) from error
 
 
 def _policy(name: str, data: Data, services: Services) -> Iterator[Test]:
     kind, payload = data["kind"], data["policy"]
     if kind in KINDS:
-        yield "policy", lambda: make(kind, payload, services)
+        yield "policy", {kind: payload}, lambda given: _made(given, services)
     elif kind == "backendTLS":
-        yield "policy", lambda: ClientTls(payload, "backend.invalid")
+        yield "policy", None, lambda _: ClientTls(payload, "backend.invalid")
+
+
+def _made(payloads: Data, services: Services) -> object:
+    """The policies of some payloads, each by itself."""
+    return [make(kind, payload, services) for kind, payload in payloads.items()]
 
 
 def _frontend(name: str, data: Data, services: Services) -> Iterator[Test]:
     policy = data["policy"]
-    compiler = Compiler(services.cel)
     if name == _CONNECTION_PHASE:
-        yield "", lambda: make(name, policy, services)
+        yield "", {name: policy}, lambda given: _made(given, services)
     elif name == "accessLog":
-        yield (
-            "",
-            lambda: AccessLog(
-                policy, "text", compiler, sink=LogSink(1), clock=services.clock, path=""
-            ),
-        )
+        yield "", policy, lambda given: _access_log(given, services)
     elif name == "tracing":
-        yield "", lambda: OtlpTarget.of_policy(policy, "")
-        for key in ("clientSampling", "randomSampling"):
-            yield "", partial(Sampler, policy.get(key), False, compiler, key)
-        for key in ("attributes", "resources"):
-            yield "", partial(compiler.expressions, policy.get(key), key)
-        if policy.get("filter") is not None:
-            yield "", lambda: compiler.expression(policy["filter"], "filter")
+        yield from _tracing(policy, Compiler(services.cel))
     elif name == "http":
-        yield "", lambda: http_settings(policy)
+        yield "", None, lambda _: http_settings(policy)
     elif name == "tls":
-        yield "", lambda: TlsDefaults.from_policy(policy)
+        yield "", None, lambda _: TlsDefaults.from_policy(policy)
+
+
+def _access_log(policy: Data, services: Services) -> AccessLog:
+    compiler, sink = Compiler(services.cel), LogSink(1)
+    return AccessLog(policy, "text", compiler, sink=sink, clock=services.clock, path="")
+
+
+def _tracing(policy: Data, compiler: Compiler) -> Iterator[Test]:
+    yield "", None, lambda _: OtlpTarget.of_policy(policy, "")
+    for key in ("clientSampling", "randomSampling"):
+        yield "", None, partial(_sampler, policy.get(key), compiler, key)
+    for key in ("attributes", "resources"):
+        given = {key: policy.get(key)}
+        yield "", given, partial(_expressions, compiler, key)
+    if policy.get("filter") is not None:
+        yield "", None, lambda _: compiler.expression(policy["filter"], "filter")
+
+
+def _sampler(value: Any, compiler: Compiler, key: str, _: object) -> object:
+    return Sampler(value, False, compiler, key)
+
+
+def _expressions(compiler: Compiler, key: str, given: Data) -> object:
+    return compiler.expressions(given.get(key), key)
 
 
 def _static(name: str, data: Data, services: Services) -> Iterator[Test]:
     config = data["config"]
-    metrics = config.get("metrics") or {}
     compiler = Compiler(services.cel)
 
-    def fields() -> object:
+    def fields(given: Data) -> object:
+        metrics = given["metrics"]
         added = compiler.expressions((metrics.get("fields") or {}).get("add"), "metrics.fields.add")
         return RequestMetrics(_NoWriter(), metrics.get("remove") or (), added)
 
-    yield "", fields
-    yield "logging.level", lambda: parse_levels((config.get("logging") or {}).get("level", "info"))
+    def levels(_: object) -> object:
+        return parse_levels((config.get("logging") or {}).get("level", "info"))
+
+    yield "", {"metrics": config.get("metrics") or {}}, fields
+    yield "logging.level", None, levels
     for key in ("connectionMinTerminationDeadline", "connectionTerminationDeadline"):
         if config.get(key):
-            yield key, partial(duration_seconds, config[key])
+            yield key, None, partial(_duration, config[key])
+
+
+def _duration(text: str, _: object) -> float:
+    return duration_seconds(text)
 
 
 @final
@@ -201,7 +306,7 @@ class _NoWriter:
     def _cell(self, *_: object) -> _NoWriter:
         return self
 
-    counter = gauge = histogram = _cell
+    counter = real_counter = gauge = histogram = _cell
 
     def add(self, n: float, /) -> None:
         """Nothing."""
@@ -213,6 +318,26 @@ class _NoWriter:
         """Nothing."""
 
 
+def _catalog(name: str, data: Data, services: Services) -> Iterator[Test]:
+    yield "", None, lambda _: _loaded(data["sources"])
+
+
+def _model_check() -> ModuleType:
+    """The check of models, loaded by the first configuration that has any."""
+    from sidecar.gateway import llm_check
+
+    return llm_check
+
+
+def _loaded(sources: Sequence[Data]) -> object:
+    from sidecar.llm.cost import load
+
+    try:
+        return load(sources, lambda path: b"")
+    except ConfigError as problem:
+        raise ConfigError(problem.path.removeprefix("config."), problem.message) from problem
+
+
 _CHECKS: Final[Mapping[str, Callable[[str, Data, Services], Iterator[Test]]]] = {
     "route": _route,
     "tcproute": _tcp_route,
@@ -221,4 +346,5 @@ _CHECKS: Final[Mapping[str, Callable[[str, Data, Services], Iterator[Test]]]] = 
     "policy": _policy,
     "frontend": _frontend,
     "static": _static,
+    "catalog": _catalog,
 }

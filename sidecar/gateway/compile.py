@@ -9,15 +9,16 @@ hold them; everything else is shared with the Gateway that runs. Any other chang
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
 from sidecar.config.scalars import duration_seconds
-from sidecar.config.targets import reference_target
 from sidecar.errors import ConfigError
-from sidecar.gateway.backends import Backends, Discovery
+from sidecar.gateway.backends import Backends, Discovery, ModelBackends
+from sidecar.gateway.callouts import Backlog, WorkerCallouts
+from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.frontdoor import uses_granian
-from sidecar.gateway.levels import Levels, on_route
+from sidecar.gateway.levels import Levels, on_route, placed_route
 from sidecar.gateway.plan import (
     NOTHING_AFTER,
     After,
@@ -33,6 +34,7 @@ from sidecar.gateway.plan import (
     cumulated,
 )
 from sidecar.gateway.upstream import Pools
+from sidecar.llm.credentials.kept import KeptCredentials
 from sidecar.net.dialer import Address
 from sidecar.net.h2_endpoint import limits_of
 from sidecar.net.listener import BindPlan
@@ -43,7 +45,6 @@ from sidecar.policies.chain import EMPTY, Chain
 from sidecar.policies.merge import merge
 from sidecar.policies.network_authorization import NetworkAuthorization
 from sidecar.policies.order import build, make, response_hooks
-from sidecar.routing.balance import Endpoint
 from sidecar.routing.table import (
     ListenerEntry,
     ListenerTable,
@@ -52,6 +53,7 @@ from sidecar.routing.table import (
     TcpRouteTable,
 )
 from sidecar.telemetry.access import AccessLog
+from sidecar.telemetry.genai import GenAiMetrics
 from sidecar.telemetry.metrics import ListenerMetrics, RequestMetrics, UpstreamMetrics
 from sidecar.telemetry.trace import Tracer
 
@@ -85,6 +87,12 @@ class Surroundings:
     telemetry: Callable[[Data, Data, Services], Telemetry]
     """Makes telemetry from `config`, the frontend policies and the services."""
     admin: Callable[[Data], Address | None]
+    backlog: Backlog = field(default_factory=Backlog)
+    """The worker's calls in the background, over all compilations."""
+    endpoints: Endpoints = field(default_factory=Endpoints)
+    """Those it balances over, over all compilations."""
+    credentials: KeptCredentials = field(default_factory=KeptCredentials)
+    """Those of model providers, over all compilations."""
 
 
 @final
@@ -94,7 +102,6 @@ class Compiler:
     def __init__(self, surroundings: Surroundings) -> None:
         self._around = surroundings
         self._data: dict[str, Data] = {}
-        self._endpoints: dict[str, Endpoint] = {}
         self._tls: dict[str, tuple[object, ServerTls]] = {}
         self._build: _Build | None = None
         self._gateway: Gateway | None = None
@@ -104,14 +111,17 @@ class Compiler:
     ) -> Generator[None, None, Gateway]:
         """A generator that returns the Gateway. Raises ConfigError; then nothing changed."""
         gone = tuple(removed)
-        data = {key: value for key, value in self._data.items() if key not in gone}
+        data = self._data.copy()
+        for key in gone:
+            data.pop(key, None)
         data.update(changed)
+        yield
         gone = tuple(key for key in gone if not key.startswith("runtime/"))
         only_routes = all(key.startswith("route/") for key in (*changed, *gone))
         if self._gateway is not None and self._build is not None and only_routes:
             gateway = yield from self._build.patched(self._gateway, generation, changed, gone, data)
         else:
-            made = _Build(self._around, data, self._endpoints, self._tls)
+            made = _Build(self._around, data, self._tls)
             gateway = yield from made.gateway(generation)
             self._build = made
         self._data = data
@@ -127,7 +137,6 @@ class _Build:
         self,
         around: Surroundings,
         data: Mapping[str, Data],
-        endpoints: dict[str, Endpoint],
         tls: dict[str, tuple[object, ServerTls]],
     ) -> None:
         self._around = around
@@ -139,22 +148,58 @@ class _Build:
         self._config: Data = config
         http = self._frontend.get("http") or {}
         limit = http.get("maxBufferSize") or 2 * 1024 * 1024
-        self._services = around.services(config, limit)
+        self._callouts = WorkerCallouts(around.backlog)
+        self._services = replace(around.services(config, limit), callouts=self._callouts)
         self._limit = limit
         self._telemetry = around.telemetry(config, self._frontend, self._services)
         self._levels = Levels(self._kind("policy").values())
         self._listeners = self._kind("listener")
         self._ports = {key: bind["port"] for key, bind in self._kind("bind").items()}
         around.pools.begin_round()
+        around.endpoints.begin_round()
+        around.credentials.begin_round()
+        self._discovery = Discovery(self._kind("service"), self._kind("workload"))
         self._backends = Backends(
             around.pools,
             self._services,
             around.random,
             config,
             self._kind("backend"),
-            Discovery(self._kind("service"), self._kind("workload")),
-            endpoints,
+            self._discovery,
+            around.endpoints,
             around.admin(config),
+        )
+        self._backends.make_models = lambda: self._models(limit)
+        self._callouts.attach(
+            self._backends,
+            self._levels,
+            self._telemetry.upstreams,
+            self._telemetry.tracer,
+            self._services.clock,
+        )
+
+    def _models(self, limit: int) -> ModelBackends:
+        """What makes backends of models. `limit`: of bodies, in bytes."""
+        # Here, since a gateway without models need not load a tenth of a second of them.
+        from sidecar.gateway.llm_attempts import Shared
+        from sidecar.gateway.llm_backends import LlmBackends
+        from sidecar.gateway.llm_prices import CatalogPrices
+
+        around, services = self._around, self._services
+        sources = self._kind("catalog").get("prices", {}).get("sources", ())
+        return LlmBackends(
+            self._backends,
+            services,
+            around.random,
+            around.endpoints,
+            Shared(
+                services.clock,
+                GenAiMetrics(self._telemetry.requests.registry),
+                CatalogPrices(sources, services.clock),
+                limit,
+                services.cel,
+            ),
+            around.credentials,
         )
 
     def _kind(self, kind: str) -> dict[str, Data]:
@@ -186,6 +231,8 @@ class _Build:
         binds = {key: self._bind(key, data, made) for key, data in self._kind("bind").items()}
         yield
         self._around.pools.end_round()
+        self._around.endpoints.end_round(self._discovery.endpoints)
+        self._around.credentials.end_round()
         return self._assembled(generation, binds, {k: RouteTable(v) for k, v in groups.items()})
 
     def _assembled(
@@ -199,6 +246,7 @@ class _Build:
             self._unrouted("", "", ""),
             telemetry.requests,
             telemetry.upstreams.call("Primary", "Http"),
+            telemetry.upstreams.call("Primary", "Llm"),
             self._limit,
             telemetry.observer,
             telemetry.access_log,
@@ -273,6 +321,7 @@ class _Build:
 
     def _route(self, key: str, data: Data, listener: Data | None) -> Route:
         port = self._ports.get(listener["bind"]) if listener is not None else None
+        data = placed_route(key, data)
         if listener is not None:
             merged = merge(self._levels.route_phase(listener, port, data))
         else:
@@ -299,8 +348,8 @@ class _Build:
             listener=name,
             route=f"{data['namespace']}/{data['name']}",
             route_rule=data["rule_name"] or "",
-            backend=backends[0].label if len(backends) == 1 else "",
-            protocol="http",
+            backend="",  # is that of the backend chosen: a request refused before has none
+            protocol="llm" if any(one.serve is not None for one in backends) else "http",
             chain=chain,
             after=self._after(EMPTY, chain, EMPTY),
             backends=tuple(backends),
@@ -319,13 +368,8 @@ class _Build:
     def _mirrors(self, chain: Chain, data: Data) -> tuple[Mirror, ...]:
         if chain.mirror is None:
             return ()
-        reference = {
-            "name": "mirror",
-            "weight": 1,
-            "target": reference_target(chain.mirror.backend.model_dump(exclude_none=True)),
-            "policies": {},
-        }
-        return (Mirror(chain.mirror, self._backends.make(reference, {})),)
+        reference = chain.mirror.backend.model_dump(exclude_none=True)
+        return (Mirror(chain.mirror, self._callouts.shadow(reference)),)
 
     def _delegated(self, parent: Route, child: Route) -> Route:
         """A group's route beneath the route that led to it: child policies over the parent's."""
@@ -334,7 +378,7 @@ class _Build:
         listener = self._listeners.get(above["listener"] or "")
         port = self._ports.get(listener["bind"]) if listener is not None else None
         levels = self._delegation_levels(parent, listener, port)
-        levels.append(on_route(data["policies"]))
+        levels.append(on_route(placed_route(child.key, data)["policies"]))
         made = self._made_route(f"{parent.key}|{child.key}", data, listener, port, merge(levels))
         made.bind, made.gateway, made.listener = parent.bind, parent.gateway, parent.listener
         return made
@@ -344,7 +388,7 @@ class _Build:
     ) -> list[dict[str, Any]]:
         levels: list[dict[str, Any]] = []
         for key in parent.key.split("|"):
-            data = self._data[f"route/{key}"]
+            data = placed_route(key, self._data[f"route/{key}"])
             own = self._listeners.get(data["listener"] or "")
             if own is not None:
                 levels += self._levels.route_phase(own, self._ports.get(own["bind"]), data)

@@ -9,7 +9,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -18,10 +20,13 @@ from starlette.applications import Starlette
 
 from shm.cells import Series
 from shm.config import ConfigTable, WorkerState
+from shm.errors import ShmError
 from shm.metrics import MetricsTable
 from sidecar.admin.api import ProcessStatus, admin_app, stats_app
+from sidecar.admin.budgets import budgets_route
 from sidecar.admin.health import readiness_app
 from sidecar.admin.server import AdminServer, parse_address
+from sidecar.admin.state import state_routes
 from sidecar.config.problems import InvalidConfigError, Problem
 from sidecar.config.snapshot import (
     Resource,
@@ -36,6 +41,13 @@ from sidecar.gateway.frontdoor import front_door
 from sidecar.gateway.loading import LoadedSnapshot, Loader
 from sidecar.gateway.process import ControlContext, clear
 from sidecar.gateway.reload import FileWatcher
+from sidecar.policies.amounts import UNITS, shown
+from sidecar.state.keeper import BudgetKeeper
+from sidecar.state.leases import Leases
+from sidecar.state.redis_keeper import LeaseKeeper
+from sidecar.state.report import Amounts, Report
+from sidecar.state.tables import Tables
+from sidecar.telemetry.clock import SystemClock
 from sidecar.telemetry.logs import Logs, parse_levels
 from sidecar.telemetry.metrics import GatewayMetrics, Registry
 from sidecar.telemetry.sink import LogSink
@@ -59,6 +71,7 @@ class Control:
         loader: Loader,
         configs: ConfigTable,
         metrics: MetricsTable,
+        tables: Tables,
         loop: asyncio.AbstractEventLoop,
         preloaded: LoadedSnapshot | None,
     ) -> None:
@@ -66,6 +79,7 @@ class Control:
         self._loader = loader
         self._configs = configs
         self._metrics = metrics
+        self._tables = tables
         self._loop = loop
         self._preloaded = preloaded
         self._current: LoadedSnapshot
@@ -79,6 +93,7 @@ class Control:
         self._static: Resource
         """`config` as of the start: what it says holds until the gateway is started again."""
         self._is_ready = False
+        self._leases: Leases | None = None
         self._servers: list[AdminServer] = []
         self._sink = LogSink(_STDOUT)
         self._logs: Logs
@@ -105,23 +120,35 @@ class Control:
         await self._serve(config)
         if _difference(running, self._published()):
             self._good = LoadedSnapshot(Snapshot(dict(running)), (), self._current.files)
-            self._publish()
+            self._try_publish(self._good)
         else:
             self._own.config_revision.set(self._configs.generation)
             self._own.config_synchronized.set(0 if self._error else 1)
         self._context.ready()
         self._is_ready = True
         loop.add_reader(self._context.report_fd, self._reported)
-        watching = loop.create_task(self._watch(watcher))
-        counting = loop.create_task(self._count())
+        leases = self._lease_keeper()
+        watching = loop.create_task(untiring("watching files", lambda: self._watch(watcher)))
+        runs: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            ("counting", self._count),
+            ("budgets", lambda: self._budget_keeper().run()),
+        ]
+        if leases is not None:
+            runs.append(("leases", leases.run))
+        tending = [loop.create_task(untiring(what, run)) for what, run in runs]
         try:
             await self._stopping
-        finally:
             watching.cancel()
-            counting.cancel()
             loop.remove_reader(self._context.report_fd)
-        # Readiness must be seen to fail while the workers drain, so the servers stay up.
-        await self._wait_workers()
+            # Readiness must be seen to fail while the workers drain, so the servers stay up; and
+            # what workers spend until then is still written.
+            await self._wait_workers()
+        finally:
+            for task in (watching, *tending):
+                task.cancel()
+            await asyncio.gather(watching, *tending, return_exceptions=True)
+        if leases is not None:
+            await leases.give_back()
         await asyncio.gather(*(server.stop() for server in self._servers))
         self._sink.close()
 
@@ -158,7 +185,16 @@ class Control:
         sensitive = config.get("sensitiveHeaders") or ()
 
         def admin(local: bool) -> Starlette:
-            return admin_app(self, version=version, is_loopback=local, sensitive_headers=sensitive)
+            return admin_app(
+                self,
+                version=version,
+                is_loopback=local,
+                sensitive_headers=sensitive,
+                routes=(
+                    *state_routes(Report.of(self._tables, SystemClock(), Amounts(UNITS, shown))),
+                    budgets_route(self._tables.budgets.table.rows, time.time_ns),
+                ),
+            )
 
         def stats(local: bool) -> Starlette:
             return stats_app(self)
@@ -214,6 +250,19 @@ class Control:
         self._own.config_synchronized.set(1)
         self._context.wake_workers()
 
+    def _try_publish(self, previous: LoadedSnapshot) -> bool:
+        """Publish; where shared memory is full, `previous` is the current configuration again.
+
+        Hardening case 58: the workers serve on, and the next change is tried afresh.
+        """
+        try:
+            self._publish()
+        except ShmError as error:
+            self._current = previous
+            self._refuse(str(error))
+            return False
+        return True
+
     async def _watch(self, watcher: FileWatcher) -> None:
         async for changed in watcher.changes():
             names = ", ".join(sorted(str(path) for path in changed))
@@ -242,7 +291,8 @@ class Control:
                 _log.exception("reload failed inside the gateway")
                 self._refuse(f"internal error: {error}")
                 return
-            old = self._current.snapshot.resources
+            previous = self._current
+            old = previous.snapshot.resources
             new = loaded.snapshot.resources
             difference = _difference(old, new)
             self._current = loaded
@@ -256,7 +306,8 @@ class Control:
             for warning in loaded.warnings:
                 _log.warning("%s", warning.render(self._loader.source.name))
             self._error = ""
-            self._publish()
+            if not self._try_publish(previous):
+                return
             _log.info("configuration revision %d: %s", self._configs.generation, difference)
 
     def _load_changed(self, path: Path) -> LoadedSnapshot:
@@ -299,8 +350,8 @@ class Control:
         if self._good is not None and self._current is not self._good:
             # What is published is what a worker that starts has to run on, so a revision that was
             # refused may not stay published (a port that is taken, say).
-            self._current = self._good
-            self._publish()
+            refused_one, self._current = self._current, self._good
+            self._try_publish(refused_one)
         self._refuse(refused[0].error)
 
     async def _count(self) -> None:
@@ -309,7 +360,40 @@ class Control:
             for status in self._configs.statuses():
                 self._own.worker_up(status.worker, status.is_alive)
             self._own.table_occupancy("metrics", self._metrics.used_rows, self._metrics.rows)
+            self._tend_tables()
+            self._count_leases()
             await asyncio.sleep(_COLLECT_SECONDS)
+
+    def _tend_tables(self) -> None:
+        """Renew what would go stale, and take back what dead workers held."""
+        try:
+            self._tables.beat()
+            self._tables.tidy(time.monotonic_ns())
+            self._tables.endpoints.release_dead()
+        except ShmError as error:
+            _log.error("shared tables: %s", error)
+
+    def _lease_keeper(self) -> LeaseKeeper | None:
+        tables, clock = self._tables, SystemClock()
+        leases = self._leases = tables.leasing(clock)
+        if leases is None or tables.leases is None or tables.redis is None:
+            return None
+        return LeaseKeeper(leases, tables.leases, tables.budgets.table, tables.redis, clock)
+
+    def _count_leases(self) -> None:
+        if self._leases is not None and self._tables.leases is not None:
+            self._own.redis_connected.set(0 if self._leases.link.is_down else 1)
+            self._own.leases.set(self._tables.leases.stats().used)
+
+    def _budget_keeper(self) -> BudgetKeeper:
+        budgets, own = self._tables.budgets, self._own
+        return BudgetKeeper(
+            budgets.table,
+            budgets.writer(),
+            time.time_ns,
+            wrote=own.journal_rows.add,
+            failed=own.journal_failures.add,
+        )
 
     # --- AdminState -----------------------------------------------------------------------
 
@@ -340,7 +424,8 @@ class Control:
 
     def collect(self) -> Iterable[Series]:
         """See AdminState."""
-        return self._metrics.collect()
+        tables = (self._own.table_series(stats) for stats in self._tables.stats())
+        return chain(self._metrics.collect(), *tables)
 
     def pending(self) -> Sequence[str]:
         """See AdminState."""
@@ -371,6 +456,21 @@ class Control:
         return self._logs.levels()
 
 
+async def untiring(
+    what: str, run: Callable[[], Awaitable[None]], pause_seconds: float = _COLLECT_SECONDS
+) -> None:
+    """Run until cancelled; begin anew, a little later, after what nobody has thought of.
+
+    A task that ended would not be missed: the journal, say, would just stay behind.
+    """
+    while True:
+        try:
+            await run()
+        except Exception:
+            _log.exception("%s: failed inside the gateway; beginning anew", what)
+        await asyncio.sleep(pause_seconds)
+
+
 def _running(configs: ConfigTable) -> tuple[dict[str, Resource], str]:
     """The resources that the workers run, and the log levels they were told, if any."""
     _, buffer = configs.read_current()
@@ -397,6 +497,7 @@ def control_main(
     loader: Loader,
     configs: ConfigTable,
     metrics: MetricsTable,
+    tables: Tables,
     preloaded: Callable[[], LoadedSnapshot | None],
 ) -> None:
     """The body of the control process. Raises ConfigError when the first load fails."""
@@ -407,10 +508,10 @@ def control_main(
     async def main() -> None:
         loop = asyncio.get_running_loop()
         first = preloaded() if context.is_first else None
-        await Control(context, loader, configs, metrics, loop, first).run()
+        await Control(context, loader, configs, metrics, tables, loop, first).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
 
 
-__all__ = ["ConfigError", "Control", "control_main"]
+__all__ = ["ConfigError", "Control", "control_main", "untiring"]

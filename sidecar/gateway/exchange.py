@@ -5,6 +5,7 @@ Source: spec/config.md sections 9.1 and 9.2.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol, final
 
 from sidecar.http.message import Request, Response
@@ -14,8 +15,9 @@ from sidecar.telemetry.fields import AccessEntry
 if TYPE_CHECKING:
     from sidecar.gateway.plan import Backend, Gateway, Mirror, Route, Unrouted
 
-__all__ = ["Exchange", "WorkerState"]
+__all__ = ["Exchange", "WorkerState", "add_queued"]
 
+_log = logging.getLogger("sidecar.gateway.exchange")
 _CANCELLED = "client disconnected"
 
 
@@ -29,6 +31,15 @@ class WorkerState(Protocol):
 
     def mirror(self, request: Request, mirror: Mirror) -> None:
         """Send a copy, in the background, within bounds."""
+
+
+def add_queued(request: Request, response: Response) -> None:
+    """Put the headers that policies queued on the request in the place of the response's own."""
+    queued = request.response_headers
+    if queued:
+        for name in {name for name, _ in queued}:
+            response.headers.remove_all(name)
+        response.headers.extend(queued)
 
 
 @final
@@ -82,10 +93,21 @@ class Exchange:
         response.on_done = None
         self.response = None
 
+    def _settle(self, request: Request) -> None:
+        """Tell those who wait for the end of the exchange; none may keep the others from it."""
+        endings, request.endings = request.endings, ()
+        for end in endings:
+            try:
+                end(request, self.response)
+            except Exception:
+                _log.exception("a policy failed at the end of a request")
+
     def _finish(self, status: int, sent_bytes: int, error: str, reason: str) -> None:
         worker = self.worker
         worker.in_flight -= 1
         request = self.request
+        if request.endings:
+            self._settle(request)
         now = worker.clock.monotonic_ns()
         started = self.upstream_started_ns
         gateway = self.gateway
@@ -95,7 +117,9 @@ class Exchange:
         access_log = gateway.access_log
         logs = access_log is not None and access_log.enabled
         if started:
-            gateway.call_seconds.observe(self.upstream_ns * 1e-9)
+            is_model = self.backend is not None and self.backend.kind == "llm"
+            seconds = gateway.model_call_seconds if is_model else gateway.call_seconds
+            seconds.observe((self.upstream_ended_ns - started) * 1e-9)
         # Fast path: nobody wants to see more of the request than its numbers.
         if not logs and gateway.tracer is None and not metrics.has_labels:
             metrics.count(

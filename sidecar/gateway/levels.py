@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, final
 
+from sidecar.policies.merge import KEPT, placed
 from sidecar.policies.order import CONNECTION, HOOKLESS, REQUEST_ORDER
 
 Payloads = dict[str, Any]
@@ -27,6 +28,17 @@ def on_route(payloads: Data) -> Payloads:
 def on_backends(payloads: Data) -> Payloads:
     """The part of a route's policies that acts on its backends."""
     return {key: value for key, value in payloads.items() if key in BACKEND_TYPE}
+
+
+def placed_route(key: str, route: Data) -> Data:
+    """The route's data, its policies of `merge.KEPT` with the place they have their state under.
+
+    A route that hangs on several listeners is one route to its author: `same` names the first.
+    """
+    policies = route["policies"]
+    if not policies or KEPT.isdisjoint(policies):
+        return route
+    return {**route, "policies": placed(policies, f"route/{route.get('same') or key}")}
 
 
 @final
@@ -54,11 +66,13 @@ class Levels:
                 of.get("listenerName") or "",
                 of.get("port") or 0,
             )
-            self._gateway.setdefault(key, {})[kind] = payload
+            place = "/".join(("gateway", *map(str, key)))
+            self._gateway.setdefault(key, {}).update(placed({kind: payload}, place))
         elif "route" in target:
             of = target["route"]
             name = (of["namespace"], of["name"], of.get("ruleName") or "")
-            self._route.setdefault(name, {})[kind] = payload
+            place = "/".join(("targeted", *name))
+            self._route.setdefault(name, {}).update(placed({kind: payload}, place))
         elif target.get("backend", {}).get("service") is not None:
             of = target["backend"]["service"]
             where = (of["namespace"], of["hostname"], of.get("port") or 0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from sidecar.config.local import ItemCache, LastDocument, Source, load
+from sidecar.config.local import ItemCache, LastDocument, Source, examine
 from sidecar.config.normalise import Normaliser
 from sidecar.config.problems import InvalidConfigError, Problem
 from sidecar.config.snapshot import Snapshot
@@ -43,20 +43,21 @@ class Loader:
         self._checker = Checker()
 
     def load(self) -> LoadedSnapshot:
-        """Read, check, normalise. Raises InvalidConfigError with every problem of the stage."""
+        """Read, check, normalise. Raises InvalidConfigError with every problem of all stages."""
         self._files = set()
-        loaded = load(self.source, self._env, self._cache, self._last)
+        loaded = examine(self.source, self._env, self._cache, self._last)
         errors: list[ConfigError] = []
-        snapshot = self._normaliser.normalise(loaded.data, errors)
-        if not errors:
-            errors = self._checker.check(snapshot)
-        if errors:
-            raise InvalidConfigError(self.source.name, loaded.place(errors))
+        snapshot = self._normaliser.normalise(loaded.data, errors, loaded.pruning)
+        loaded.refuse(errors)
+        loaded.refuse(self._checker.check(snapshot, loaded.pruning))
+        warnings = [*loaded.warnings, *loaded.place(snapshot.warnings)]
+        problems = loaded.problems
+        if problems:
+            raise InvalidConfigError(self.source.name, problems, warnings)
         names = {*loaded.files, *self._files}
         files = {Path(os.path.abspath(name)) for name in names}
         if self.source.path is not None:
             files.add(Path(os.path.abspath(self.source.path)))
-        warnings = [*loaded.warnings, *loaded.place(snapshot.warnings)]
         return LoadedSnapshot(snapshot, warnings, frozenset(files))
 
     def _read(self, path: str) -> bytes:

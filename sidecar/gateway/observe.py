@@ -20,6 +20,7 @@ from sidecar.gateway.expressions import expression_context
 from sidecar.http.message import Connection, Request
 from sidecar.net.dialer import Address
 from sidecar.policies.base import Services
+from sidecar.state.tables import Tables
 from sidecar.telemetry.access import AccessLog
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.export import OtlpTarget, SpanExport, resource_attributes
@@ -52,9 +53,9 @@ class TraceObserver:
         else:
             self._tracer.start(request)
 
-    def before_call(self, request: Request) -> ClientSpan | None:
+    def before_call(self, request: Request, subtype: str) -> ClientSpan | None:
         """See plan.Observer."""
-        span = None if self._tracer is None else self._tracer.call(request, "Primary", "Http")
+        span = None if self._tracer is None else self._tracer.call(request, "Primary", subtype)
         if span is not None:
             span.inject(request.headers)
         return span
@@ -64,7 +65,12 @@ class TraceObserver:
 class Observers:
     """Made once a worker; its methods are called for each full compilation."""
 
-    def __init__(self, writer: Writer, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+    def __init__(
+        self, writer: Writer, loop: asyncio.AbstractEventLoop, clock: Clock, tables: Tables
+    ) -> None:
+        self._tables = tables
+        self.leases = tables.leasing(clock)
+        """This worker's use of what Redis shares, if it does."""
         self._writer = writer
         self._clock = clock
         self._sink = LogSink(_STDOUT)
@@ -74,6 +80,9 @@ class Observers:
         """What `set_levels` was told last; "" for the configured ones."""
         self._export: SpanExport | None = None
         self._export_of: Data | None = None
+        self._retired: list[SpanExport] = []
+        """Exports of earlier configurations that may still be sending."""
+        self._lost_spans = 0
         self._upstreams: UpstreamMetrics | None = None
         self.drain_seconds = (0.0, 5.0)
         """Minimum and maximum of a drain (spec/config.md section 10.2)."""
@@ -86,7 +95,15 @@ class Observers:
             frozenset(name.lower() for name in config.get("sensitiveHeaders") or ()),
             context=expression_context(self._clock),
         )
-        return Services(self._clock, engine, max_buffer_bytes)
+        tables = self._tables
+        return Services(
+            self._clock,
+            engine,
+            max_buffer_bytes,
+            rates=tables.rates,
+            budgets=tables.budgets.table,
+            leases=self.leases,
+        )
 
     def telemetry(self, config: Data, frontend: Data, services: Services) -> Telemetry:
         """Metrics, access log and tracing of one configuration. Raises ConfigError."""
@@ -130,7 +147,8 @@ class Observers:
     def _tracer(self, policy: Data, compiler: Compiler) -> Tracer:
         if self._export is None or self._export_of != policy:
             if self._export is not None:
-                self._export.close(0.0)
+                self._export.retire()
+                self._retired.append(self._export)
             target = OtlpTarget.of_policy(policy, "frontendPolicies.tracing")
             resources = compiler.expressions(
                 policy.get("resources"), "frontendPolicies.tracing.resources"
@@ -147,6 +165,15 @@ class Observers:
         """Where `internal` backends go."""
         found = parse_address(config.get("adminAddr") or "off", "config.adminAddr")
         return None if found is None else Address(found.host, found.port, found.path)
+
+    def dropped(self) -> tuple[int, int]:
+        """`(log lines, spans)` that were lost since the start."""
+        for export in self._retired:
+            if not export.is_alive:
+                self._lost_spans += export.lost_spans
+        self._retired = [export for export in self._retired if export.is_alive]
+        exports = self._retired if self._export is None else [*self._retired, self._export]
+        return self._sink.dropped_lines, self._lost_spans + sum(one.lost_spans for one in exports)
 
     def connected(self, seconds: float, transport: str) -> None:
         """An upstream connection was made."""

@@ -15,18 +15,21 @@ from collections.abc import Callable
 from typing import Final, final
 
 from sidecar.errors import ClientDisconnected, RequestError, SidecarError, UpstreamError
-from sidecar.gateway.direct import DirectCall
-from sidecar.gateway.exchange import Exchange, WorkerState
-from sidecar.gateway.plan import After, Backend, Gateway, Listener, Route
+from sidecar.gateway.direct import REFUSAL, DirectCall, Refusal, guarded, has_passed
+from sidecar.gateway.exchange import Exchange, WorkerState, add_queued
+from sidecar.gateway.plan import After, Backend, Bind, Choice, Gateway, Listener, Route
 from sidecar.gateway.respond import error_response, is_grpc
 from sidecar.gateway.upstream import Picked
+from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
 from sidecar.net.h1_client import H1Client
 from sidecar.net.outbox import Outbox
-from sidecar.net.pool import Call, Version
+from sidecar.net.pool import Call, Version, field_lines, request_line
 from sidecar.policies.chain import EMPTY, Chain
 from sidecar.policies.retry import REPLAY_LIMIT_BYTES, Retry
 from sidecar.routing import canonical
+from sidecar.routing.match import MatchInfo
+from sidecar.routing.table import Found
 from sidecar.telemetry.trace import ClientSpan
 
 _log = logging.getLogger("sidecar.gateway.pipeline")
@@ -71,22 +74,19 @@ class Pipeline:
             raise
         except Exception as error:
             response = self._failed(request, error)
-        queued = request.response_headers
-        if queued:
-            for name in {name for name, _ in queued}:
-                response.headers.remove_all(name)
-            response.headers.extend(queued)
+        add_queued(request, response)
         exchange.response = response
         response.on_done = exchange.finish
         return response
 
     def start(
         self, request: Request, reply: Callable[[Response], None], again: Callable[[], None]
-    ) -> DirectCall | None:
+    ) -> DirectCall | Refusal | None:
         """Serve a request whose body is at hand in callbacks, or None: it needs `__call__`.
 
-        Takes only what is certain to pass: whatever is refused, or waits, goes the long way, which
-        says so. Nothing is left behind when this gives None.
+        Takes only what is certain to pass, or refused by a guard: whatever else is refused, or
+        waits, goes the long way. What is left behind when this gives None is the note that the
+        request has passed the guards, which take from limits and so are asked only once.
         """
         worker = self._worker
         gateway = worker.gateway
@@ -98,56 +98,85 @@ class Pipeline:
             or worker.in_flight >= worker.max_in_flight
         ):
             return None
+        headers = request.headers
         try:
-            listener = bind.listener_of(request)
-            if listener.chain is not EMPTY:
+            choice = bind.known(request) or _chosen(request, bind)
+            if choice is None:
                 return None
-            route = self._route_of(request, listener)
-            backend = route.only
-            if backend is None or not route.is_plain or version_for(backend, request) != "h1":
-                return None
-            picked = backend.upstream.pick_nowait(request)
+            # Fast path: no policy at all.
+            if not choice.route.is_plain:
+                _note_route(request, choice.route, choice.match, choice.path, choice.target)
+                refused = guarded(choice.route.chain, request)
+                if refused is not None:
+                    return self._refuse(request, choice, refused, reply)
+            picked = choice.backend.upstream.pick_nowait(request)
             client = picked.pool.take_kept() if picked is not None else None
             if picked is None or client is None:
+                request.headers = headers
                 return None
         except SidecarError:
+            request.headers = headers
             return None
-        return self._begin(request, listener, route, backend, picked, client, reply, again)
+        return self._begin(request, choice, picked, client, reply, again, headers)
+
+    def _refuse(
+        self,
+        request: Request,
+        choice: Choice,
+        error: RequestError,
+        reply: Callable[[Response], None],
+    ) -> Refusal:
+        worker = self._worker
+        exchange = Exchange(request, worker)
+        exchange.labels = choice.listener.labels
+        exchange.route = choice.route
+        worker.in_flight += 1
+        gateway = exchange.gateway
+        if gateway.observer is not None:
+            gateway.observer.begin(request)
+        response = error_response(request, error)
+        add_queued(request, response)
+        exchange.response = response
+        response.on_done = exchange.finish
+        reply(response)
+        return REFUSAL
 
     def _begin(
         self,
         request: Request,
-        listener: Listener,
-        route: Route,
-        backend: Backend,
+        choice: Choice,
         picked: Picked,
         client: H1Client,
         reply: Callable[[Response], None],
         again: Callable[[], None],
+        received: Headers,
     ) -> DirectCall | None:
         body = request.body
         assert type(body) is FixedBody
-        authority = request.authority
         try:
-            head = _call(request, backend, route, body).h1_head()
+            fields = field_lines(request.headers, wants_trailers=request.wants_trailers)
         except UpstreamError:
-            request.authority = authority
             client.close()
+            request.headers = received
             return None
+        authority, backend, route = request.authority, choice.backend, choice.route
+        request.authority = choice.authority
         worker = self._worker
         exchange = Exchange(request, worker)
-        exchange.labels = listener.labels
+        exchange.labels = choice.listener.labels
         exchange.route = route
         exchange.backend = backend
         exchange.endpoint = picked.label
         worker.in_flight += 1
+        _note_route(request, route, choice.match, choice.path, choice.target)
         request.state["backend"] = backend
         gateway = exchange.gateway
         if gateway.observer is not None:
             gateway.observer.begin(request)
-        direct = DirectCall(exchange, picked, client, reply, again, authority)
+        direct = DirectCall(exchange, picked, client, reply, again, authority, received)
         exchange.upstream_started_ns = worker.clock.monotonic_ns()
         picked.begin()
+        head = choice.line + fields
         client.begin(head, body.peek(), request, request.method, direct, self.outbox)
         return direct
 
@@ -194,25 +223,9 @@ class Pipeline:
     @staticmethod
     def _route_of(request: Request, listener: Listener) -> Route:
         """The route a request meets. Raises RequestError 400 (path) or 404."""
-        path, query, target = canonical.resolve(request.target)
-        found = listener.routes.match(
-            request.host,
-            path,
-            request.method,
-            request.headers,
-            query,
-            scheme=request.scheme,
-            authority=request.authority,
-        )
-        if found is None:
-            raise RequestError(404, "NotFound", "route not found")
-        request.target = target
-        route: Route = found[0].payload
-        state = request.state
-        state["route_match"] = found[1]
-        state["path"] = path
-        state["proxy"] = route
-        request.route = route
+        found, path, target = _matched(request, listener)
+        route = found[0].payload
+        _note_route(request, route, found[1], path, target)
         return route
 
     async def _run_route(
@@ -289,9 +302,10 @@ class Pipeline:
     async def _after_policies(
         self, request: Request, exchange: Exchange, route: Route, gateway: Gateway
     ) -> Response:
-        response = await run_request(route.chain, request, gateway.max_buffer_bytes)
-        if response is not None:
-            return response
+        if not has_passed(route.chain, request):
+            response = await run_request(route.chain, request, gateway.max_buffer_bytes)
+            if response is not None:
+                return response
         mirrors = route.mirrors
         if mirrors:
             for mirror in mirrors:
@@ -413,13 +427,16 @@ class Pipeline:
     async def _attempt(
         self, request: Request, exchange: Exchange, route: Route, backend: Backend, body: Body
     ) -> Response:
-        """One call of one endpoint."""
+        """One call of one endpoint, or what stands in its place."""
+        if backend.serve is not None:
+            return await backend.serve.serve(request, exchange, route, self._attempt)
         upstream = backend.upstream
         picked = upstream.pick_nowait(request)
         if picked is None:
             picked = await upstream.pick(request)
         observer = exchange.gateway.observer
-        span = observer.before_call(request) if observer is not None else None
+        subtype = "Llm" if backend.kind == "llm" else "Http"
+        span = observer.before_call(request, subtype) if observer is not None else None
         call = _call(request, backend, route, body)
         exchange.endpoint = picked.label
         clock = exchange.worker.clock.monotonic_ns
@@ -433,11 +450,14 @@ class Pipeline:
             if span is not None:
                 end_span(span, request, picked.label, 0, str(error))
             raise
-        except asyncio.CancelledError:
+        except BaseException as error:
+            # Cancelled, or our own fault: what is under way is counted for all workers, so it ends.
             exchange.upstream_ended_ns = clock()
             picked.end(exchange.upstream_ns, None, None)
             if span is not None:
-                end_span(span, request, picked.label, 0, "cancelled")
+                is_cancelled = isinstance(error, asyncio.CancelledError)
+                reason = "cancelled" if is_cancelled else "internal error"
+                end_span(span, request, picked.label, 0, reason)
             raise
         exchange.upstream_ended_ns = clock()
         picked.end(exchange.upstream_ns, response, None)
@@ -448,13 +468,65 @@ class Pipeline:
         return response
 
 
-def _call(request: Request, backend: Backend, route: Route, body: Body) -> Call:
-    """The request as it goes to a backend."""
+def _chosen(request: Request, bind: Bind) -> Choice | None:
+    """What the request meets, when that is nothing it would have to wait for.
+
+    Raises RequestError 400, 404 or 421, UpstreamError.
+    """
+    listener = bind.listener_of(request)
+    if listener.chain is not EMPTY:
+        return None
+    found, path, target = _matched(request, listener)
+    route = found[0].payload
+    backend = route.only
+    if backend is None or not route.is_direct or version_for(backend, request) != "h1":
+        return None
+    authority = _authority_for(request.authority, backend, route)
+    line = request_line(request.method, target, authority or backend.default_authority)
+    choice = Choice(listener, route, backend, found[1], path, target, authority, line)
+    bind.remember(request, choice)
+    return choice
+
+
+def _matched(request: Request, listener: Listener) -> tuple[Found[Route], str, str]:
+    """`(route met, canonical path, target to forward)`. Raises RequestError 400 (path) or 404."""
+    path, query, target = canonical.resolve(request.target)
+    found = listener.routes.match(
+        request.host,
+        path,
+        request.method,
+        request.headers,
+        query,
+        scheme=request.scheme,
+        authority=request.authority,
+    )
+    if found is None:
+        raise RequestError(404, "NotFound", "route not found")
+    return found, path, target
+
+
+def _note_route(request: Request, route: Route, match: MatchInfo, path: str, target: str) -> None:
+    request.target = target
+    request.route = route
+    state = request.state
+    state["route_match"] = match
+    state["path"] = path
+    state["proxy"] = route
+
+
+def _authority_for(authority: str, backend: Backend, route: Route) -> str:
+    """What the backend wants in the place of the client's authority, or that."""
     if route.rewrites_host:
         if backend.auto_host:
-            request.authority = backend.auto_host
-        elif route.forces_host and backend.default_authority:
-            request.authority = backend.default_authority
+            return backend.auto_host
+        if route.forces_host and backend.default_authority:
+            return backend.default_authority
+    return authority
+
+
+def _call(request: Request, backend: Backend, route: Route, body: Body) -> Call:
+    """The request as it goes to a backend."""
+    request.authority = _authority_for(request.authority, backend, route)
     return Call(
         request.method,
         backend.scheme,

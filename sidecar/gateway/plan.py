@@ -1,28 +1,32 @@
 """What a snapshot becomes in a worker: objects a request walks through without looking anything up.
 
 Design section 2. All of it is made by sidecar.gateway.compile and never changed afterwards, but for
-the caches of `Gateway.delegated` and the metric cells.
+the caches of `Gateway.delegated` and `Bind.known`, and the metric cells.
 """
 
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final, Protocol, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from sidecar.errors import RequestError
 from sidecar.gateway.upstream import Upstream
-from sidecar.http.message import Connection, Request
+from sidecar.http.message import Body, Connection, Request, Response
 from sidecar.net.listener import BindPlan
 from sidecar.net.pool import Version
 from sidecar.policies.chain import EMPTY, Chain, Hook
 from sidecar.policies.request_mirror import RequestMirror
+from sidecar.routing.match import MatchInfo
 from sidecar.routing.table import ListenerTable, RouteTable, TcpRouteTable
 from sidecar.telemetry.access import AccessLog
 from sidecar.telemetry.metrics import Histogram, ListenerMetrics, RequestMetrics, RouteMetrics
 from sidecar.telemetry.trace import ClientSpan, Tracer
+
+if TYPE_CHECKING:
+    from sidecar.gateway.exchange import Exchange
 
 _DELEGATED_MAX: Final = 4096
 
@@ -37,6 +41,26 @@ class After:
 
 
 NOTHING_AFTER: Final = After()
+
+
+Attempt = Callable[["Request", "Exchange", "Route", "Backend", Body], Awaitable[Response]]
+"""One call of one endpoint of a backend, with its span and its part in balancing."""
+
+
+class Serve(Protocol):
+    """Serves the requests of a backend that is more than a place to send them to."""
+
+    async def serve(
+        self, request: Request, exchange: Exchange, route: Route, attempt: Attempt
+    ) -> Response:
+        """In the place of one attempt. Raises: SidecarError."""
+
+
+class ErrorShape(Protocol):
+    """How the gateway's own errors look to the clients of a route."""
+
+    def __call__(self, request: Request, status: int, message: str, code: str) -> bytes | None:
+        """A JSON body; None: plain text will do."""
 
 
 @final
@@ -62,6 +86,9 @@ class Backend:
     request_seconds: float | None = None
     group: str = ""
     """Name of the routeGroup this choice leads to, instead of an upstream."""
+    serve: Serve | None = None
+    """What answers in the place of `upstream` (LLM)."""
+    error_shape: ErrorShape | None = None
 
     def cel(self, wanted: frozenset[str] | None) -> Mapping[str, object]:
         """The variable `backend` (see sidecar.cel.variables.Fields)."""
@@ -75,16 +102,26 @@ class Backend:
     @property
     def is_plain(self) -> bool:
         """Whether a call needs nothing but an endpoint."""
-        return self.chain is EMPTY and self.request_seconds is None
+        return self.chain is EMPTY and self.request_seconds is None and self.serve is None
+
+
+class Shadow(Protocol):
+    """Where copies of requests go."""
+
+    label: str
+    """Names it in logs."""
+
+    async def discard(self, request: Request, timeout_seconds: float) -> None:
+        """Send one and read the answer to its end, keeping nothing. Raises: UpstreamError."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """Where copies of some requests go."""
+    """Which requests are copied, and where the copies go."""
 
     policy: RequestMirror
-    backend: Backend
+    shadow: Shadow
 
 
 @final
@@ -110,10 +147,14 @@ class Route:
     only: Backend | None = None
     delegates: bool = False
     is_plain: bool = False
+    is_direct: bool = False
+    """Plain but for guards: gateway.direct may serve it."""
     rewrites_host: bool = True
     """Whether the automatic hostname rewrite applies."""
     forces_host: bool = False
     """Whether `urlRewrite.authority: auto` asks for it also where a backend would not."""
+    error_shape: ErrorShape | None = None
+    """That of its backends, if they have one."""
     _metrics: RouteMetrics | None = None
 
     def __post_init__(self) -> None:
@@ -122,16 +163,19 @@ class Route:
             self.rewrites_host = rewrite.authority_mode in (None, "auto")
             self.forces_host = rewrite.authority_mode == "auto"
         self.delegates = any(backend.group for backend in self.backends)
+        shapes = (backend.error_shape for backend in self.backends)
+        self.error_shape = next((shape for shape in shapes if shape is not None), None)
         live = [b for b, w in zip(self.backends, _steps(self.weights), strict=False) if w > 0]
         if len(live) == 1 and not self.delegates:
             self.only = live[0]
-        self.is_plain = (
-            self.chain is EMPTY
+        self.is_direct = (
+            (self.chain is EMPTY or self.chain.is_guard)
             and not self.mirrors
             and all(
                 backend.is_plain and backend.after is NOTHING_AFTER for backend in self.backends
             )
         )
+        self.is_plain = self.is_direct and self.chain is EMPTY
 
     def cel(self, wanted: frozenset[str] | None) -> Mapping[str, object]:
         """The variable `proxy` (see sidecar.cel.variables.Fields)."""
@@ -247,6 +291,29 @@ class Admit(Protocol):
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """What a request without anything to wait for met: a plain route with one HTTP/1.1 backend."""
+
+    listener: Listener
+    route: Route
+    backend: Backend
+    match: MatchInfo
+    path: str
+    """Canonical."""
+    target: str
+    """As it is forwarded."""
+    authority: str
+    """The client's, or what stands in its place."""
+    line: bytes
+    """The request line of the call, and its Host."""
+
+
+_CHOICES_MAX: Final = 1024
+_CHOICE_TARGET_MAX: Final = 256
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
 class Bind:
     """A port as compiled."""
 
@@ -256,6 +323,28 @@ class Bind:
     table: ListenerTable[Listener]
     listeners: Mapping[str, Listener]
     admit: Admit | None = None
+    _choices: dict[tuple[str, str, str], Choice] = field(default_factory=dict)
+
+    def known(self, request: Request) -> Choice | None:
+        """What `remember` was told of a request of this authority, method and target."""
+        return self._choices.get((request.authority, request.method, request.target))
+
+    def remember(self, request: Request, choice: Choice) -> None:
+        """Keep a choice, if the same words lead to it each time: nothing else was looked at.
+
+        Most traffic has few targets; one with a query hardly comes again.
+        """
+        target = request.target
+        if (
+            self.tls
+            or len(target) > _CHOICE_TARGET_MAX
+            or "?" in target
+            or not choice.listener.routes.is_by_line
+        ):
+            return
+        if len(self._choices) >= _CHOICES_MAX:
+            self._choices.clear()
+        self._choices[request.authority, request.method, target] = choice
 
     def listener_of(self, request: Request) -> Listener:
         """The listener that serves a request. Raises RequestError 404 or 421."""
@@ -281,9 +370,9 @@ class Observer(Protocol):
     def begin(self, request: Request) -> None:
         """Set `request.trace`."""
 
-    def before_call(self, request: Request) -> ClientSpan | None:
+    def before_call(self, request: Request, subtype: str) -> ClientSpan | None:
         """The call is about to be made with `request.headers`: name its span there, if it has
-        one, which the caller then finishes."""
+        one, which the caller then finishes. `subtype`: see Tracer.call."""
 
 
 @final
@@ -297,6 +386,8 @@ class Gateway:
     unrouted: Unrouted
     requests: RequestMetrics
     call_seconds: Histogram
+    model_call_seconds: Histogram
+    """The same of calls of models."""
     max_buffer_bytes: int
     observer: Observer | None
     access_log: AccessLog | None

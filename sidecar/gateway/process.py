@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import struct
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import FrameType
@@ -149,6 +150,12 @@ class ProcessSpec:
     shared memory (hardening case 54)."""
     upgrade_argv: tuple[str, ...] = field(default=())
     """What SIGUSR2 executes; empty: the command line of this process."""
+
+
+def tell(text: str) -> None:
+    """A line on standard error, if it takes one: a full disk ends nothing (hardening case 58)."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def poke(descriptor: int) -> None:

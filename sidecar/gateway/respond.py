@@ -1,6 +1,7 @@
 """The one place where an error becomes a response, in the shape the client's protocol expects.
 
-Source: spec/config.md section 11. Plain HTTP gets text; gRPC gets 200 with grpc-status.
+Source: spec/config.md section 11. Plain HTTP gets text; gRPC gets 200 with grpc-status; a route to
+model providers answers in the format of the API that the client called.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ def error_response(request: Request, error: Exception) -> Response:
 def make(request: Request, status: int, message: str, reason: str) -> Response:
     """A local response with this status, or its gRPC form."""
     if not is_grpc(request):
+        shape = getattr(request.route, "error_shape", None)
+        body = None if shape is None else shape(request, status, message, reason)
+        if body is not None:
+            headers = Headers(((b"content-type", b"application/json"),))
+            return Response(status, headers, FixedBody(body), reason=reason)
         return text_response(status, message, reason=reason)
     code = b"14" if message == "no valid backends" else _GRPC_STATUS.get(status, _UNKNOWN)
     headers = Headers(

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, final
 
 import orjson
 
 from shm.config import ConfigTable
+from shm.errors import ShmError
 from shm.metrics import MetricsTable
 from shm.segment import sweep
 from sidecar.config.local import Source
@@ -26,10 +29,11 @@ from sidecar.errors import SidecarError
 from sidecar.gateway.control import control_main
 from sidecar.gateway.loading import LoadedSnapshot, Loader
 from sidecar.gateway.ports import listening_socket, refusal_of
-from sidecar.gateway.process import ProcessSpec
+from sidecar.gateway.process import ProcessSpec, tell
 from sidecar.gateway.supervisor import Supervisor
 from sidecar.gateway.upgrade import UPGRADE_ENV
 from sidecar.gateway.worker import worker_main
+from sidecar.state.tables import Tables
 from sidecar.version import package_version
 
 _METRIC_ROWS: Final = 16_384
@@ -46,41 +50,60 @@ def run(source: Source, output: str) -> int:
     config: Any = loaded.snapshot.resources["static/config"].data["config"]
     workers = worker_count(config.get("workerThreads"))
     for warning in loaded.warnings:
-        print(f"warning: {warning.render(source.name)}", file=sys.stderr)
+        tell(f"warning: {warning.render(source.name)}")
     taken = _taken_port(loaded, config)
     if taken:
-        print(f"error: {taken}", file=sys.stderr)
+        tell(f"error: {taken}")
         return 1
+    try:
+        with ExitStack() as stack:
+            shared = _shared(source, workers, config, stack)
+            shared.configs.publish(encode(loaded.snapshot, 1))
+            tell(_banner(loader.source, loaded, workers, config))
+            return Supervisor(_spec(loader, loaded, shared, workers, config)).run()
+    except (SidecarError, ShmError) as error:
+        tell(f"error: {error}")
+        return 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the processes share; made before there is more than one."""
+
+    configs: ConfigTable
+    metrics: MetricsTable
+    tables: Tables
+
+    def verify(self) -> None:
+        """See ProcessSpec."""
+        self.configs.verify()
+        self.metrics.verify()
+        self.tables.verify()
+
+
+def _shared(source: Source, workers: int, config: Any, stack: ExitStack) -> _Shared:
+    """Make the shared memory; the stack removes it. Raises: ShmError."""
     sweep()
     instance = f"agw{os.getpid()}"
     configs = ConfigTable.create(instance, workers)
-    try:
-        # One column more than workers: control's own.
-        metrics = MetricsTable.create(instance, workers + 1, _METRIC_ROWS)
-        try:
-            configs.publish(encode(loaded.snapshot, 1))
-            print(_banner(source, loaded, workers, config), file=sys.stderr, flush=True)
-            return Supervisor(_spec(loader, loaded, configs, metrics, workers, config)).run()
-        finally:
-            metrics.close()
-    except SidecarError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    finally:
-        configs.close()
+    stack.callback(configs.close)
+    # One column more than workers: control's own.
+    metrics = MetricsTable.create(instance, workers + 1, _METRIC_ROWS)
+    stack.callback(metrics.close)
+    is_upgrade = UPGRADE_ENV in os.environ
+    state = config.get("state") or {}
+    tables = Tables.open(state, instance, source.path, workers=workers, from_living=is_upgrade)
+    stack.callback(tables.close)
+    for refusal in tables.refusals:
+        print(f"warning: kept state was made anew: {refusal}", file=sys.stderr)
+    return _Shared(configs, metrics, tables)
 
 
 def _spec(
-    loader: Loader,
-    loaded: LoadedSnapshot,
-    configs: ConfigTable,
-    metrics: MetricsTable,
-    workers: int,
-    config: Any,
+    loader: Loader, loaded: LoadedSnapshot, shared: _Shared, workers: int, config: Any
 ) -> ProcessSpec:
-    def verify() -> None:
-        configs.verify()
-        metrics.verify()
+    configs, metrics, tables = shared.configs, shared.metrics, shared.tables
 
     return ProcessSpec(
         control_main=partial(
@@ -88,12 +111,13 @@ def _spec(
             loader=loader,
             configs=configs,
             metrics=metrics,
+            tables=tables,
             preloaded=lambda: loaded,
         ),
-        worker_main=partial(worker_main, configs=configs, metrics=metrics),
+        worker_main=partial(worker_main, configs=configs, metrics=metrics, tables=tables),
         workers=workers,
         drain_seconds=duration_seconds(config.get("connectionTerminationDeadline") or "5s"),
-        verify=verify,
+        verify=shared.verify,
     )
 
 
@@ -171,8 +195,11 @@ def _print_problems(error: InvalidConfigError, output: str) -> None:
         report = {
             "valid": False,
             "problems": [problem.to_json(error.file) for problem in error.problems],
+            "warnings": [warning.to_json(error.file) for warning in error.warnings],
         }
         sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
     for problem in error.problems:
         print(problem.render(error.file), file=sys.stderr)
+    for warning in error.warnings:
+        print(f"warning: {warning.render(error.file)}", file=sys.stderr)

@@ -27,7 +27,6 @@ import logging
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +50,7 @@ from sidecar.gateway.process import (
     WorkerContext,
     child_main,
     parse_records,
+    tell,
 )
 from sidecar.gateway.upgrade import Predecessor, Upgrade
 
@@ -132,6 +132,7 @@ class Supervisor:
         """
         self._predecessor = Predecessor()
         self._open_pipes()
+        gc.enable()
         gc.collect()
         gc.freeze()  # what is imported by now stays shared: no collection writes to its pages
         try:
@@ -363,8 +364,7 @@ class Supervisor:
 
     def _fail(self, message: str) -> None:
         """End with exit code 1 and a message; nothing has been served that is worth draining."""
-        sys.stderr.write(f"error: {message}\n")
-        sys.stderr.flush()
+        tell(f"error: {message}")
         self._exit_code = 1
         self._kill()
 

@@ -22,7 +22,9 @@ from shm.config import ConfigTable, WorkerState
 from shm.metrics import MetricsTable
 from sidecar.config.snapshot import diff, read_header, read_record
 from sidecar.errors import ConfigError, RequestError, SidecarError
+from sidecar.gateway.callouts import Backlog
 from sidecar.gateway.compile import Compiler, Surroundings
+from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.observe import Observers
 from sidecar.gateway.pipeline import Pipeline
 from sidecar.gateway.plan import Bind, Gateway, Listener, Mirror, TcpRoute
@@ -33,19 +35,23 @@ from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Handler, Request
 from sidecar.net.dialer import DirectDialer
 from sidecar.net.outbox import Outbox
-from sidecar.net.pool import Call
 from sidecar.net.resolve import Resolver
 from sidecar.net.sweep import Sweeper
 from sidecar.net.tcp import Relay
 from sidecar.routing import canonical
+from sidecar.state.leases import Leases
+from sidecar.state.tables import Tables
 from sidecar.telemetry.clock import Clock, SystemClock
 from sidecar.telemetry.fields import AccessEntry
-from sidecar.telemetry.metrics import WorkerMetrics
+from sidecar.telemetry.metrics import LeaseMetrics, WorkerMetrics
 
 _log = logging.getLogger("sidecar.gateway.worker")
-_SLICE_SECONDS: Final = 0.002
+_SLICE_SECONDS: Final = 0.001
+_PAUSE_SECONDS: Final = 0.001
 _MIRRORS_MAX: Final = 128
 _MIRROR_SECONDS: Final = 30.0
+_BACKLOG_SECONDS: Final = 2.0
+"""How long a drain waits for calls of policies in the background."""
 _STALE_IDLE: Final = 500
 _STALE_MAX: Final = 20_000
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
@@ -73,6 +79,7 @@ class Worker:
         context: WorkerContext,
         configs: ConfigTable,
         metrics: MetricsTable,
+        tables: Tables,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._context = context
@@ -87,17 +94,23 @@ class Worker:
         self._digests: dict[str, bytes] = {}
         self._date = (0, b"", b"")
         self._mirrors: set[asyncio.Task[None]] = set()
+        self._backlog = Backlog()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._observers = Observers(metrics.writer(context.worker), loop, self.clock)
+        writer = metrics.writer(context.worker)
+        self._observers = Observers(writer, loop, self.clock, tables)
+        self._endpoints = Endpoints(tables.endpoints.column(context.worker))
         self._pools: Pools | None = None
         self._compiler: Compiler | None = None
         self._stopping = loop.create_future()
         self._own: WorkerMetrics | None = None
+        self._lease_metrics: LeaseMetrics | None = None
         self._applying = asyncio.Lock()
         self._draw = random.random
         self._stale = 0
         """Resources replaced since the last `_collect`."""
         self._outbox = Outbox(loop)
+        self._dropped = (0, 0)
+        """Log lines and spans lost, as last counted."""
 
     # --- life -----------------------------------------------------------------------------
 
@@ -107,6 +120,9 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._stop)
         self.loop.add_reader(self._context.wake_fd, self._woken)
+        leases = self._observers.leases
+        if leases is not None:
+            await leases.open()
         await self._apply(is_first=True)
         self._configs.set_state(self._context.worker, WorkerState.SERVING)
         self._context.ready()
@@ -117,6 +133,9 @@ class Worker:
             await self._drain()
         finally:
             lag.cancel()
+            if leases is not None:
+                await leases.close()
+                self._count_leases(leases)
             self._observers.close()
 
     def _stop(self) -> None:
@@ -130,8 +149,23 @@ class Worker:
             if self._own is not None:
                 self._own.loop_lag.observe(max(self.loop.time() - started - 1.0, 0.0))
                 self._own.in_flight.set(self.in_flight)
+                self._count_dropped(self._own)
+                if self._observers.leases is not None:
+                    self._count_leases(self._observers.leases)
             if self._stale > (_STALE_IDLE if not self.in_flight else _STALE_MAX):
                 self._collect()
+
+    def _count_leases(self, leases: Leases) -> None:
+        if self._lease_metrics is None and self._own is not None:
+            self._lease_metrics = LeaseMetrics(self.gateway.requests.registry)
+        if self._lease_metrics is not None:
+            self._lease_metrics.take(leases.counted())
+
+    def _count_dropped(self, own: WorkerMetrics) -> None:
+        dropped = self._observers.dropped()
+        for kind, now, before in zip(("log", "span"), dropped, self._dropped, strict=True):
+            own.dropped(kind, now - before)
+        self._dropped = dropped
 
     def _collect(self) -> None:
         """Free what earlier configurations left in cycles, which `gc.freeze` keeps for ever.
@@ -148,6 +182,7 @@ class Worker:
         """Spec/config.md section 10.2: go on accepting for the minimum, then finish what runs."""
         self._configs.set_state(self._context.worker, WorkerState.DRAINING)
         await self._ports.drain(*self._observers.drain_seconds)
+        await self._backlog.close(_BACKLOG_SECONDS)
         for task in (*self._mirrors, *self._tasks):
             task.cancel()
         if self._pools is not None:
@@ -170,6 +205,7 @@ class Worker:
             if not is_first and self._configs.generation == self.gateway.generation:
                 return
             generation, buffer = self._configs.read_current()
+            await self._give_way()
             try:
                 await self._compile_and_swap(generation, buffer)
             except ConfigError as error:
@@ -192,11 +228,12 @@ class Worker:
         changed: dict[str, Mapping[str, Any]] = {}
         for count, record in enumerate(difference.changed):
             changed[record.key] = read_record(buffer, record)
-            if count % 256 == 255:
-                await asyncio.sleep(0)
+            if count % 64 == 63:
+                await self._give_way()
         levels = changed.pop("runtime/levels", None)
         if levels is not None:
             self._observers.set_levels(levels["spec"])
+        await self._give_way()
         compiler = self._compiler or self._first_compiler(changed)
         config = changed.get("static/config", {}).get("config", {})
         ipv6 = bool(config.get("enableIpv6", self._observers.uses_ipv6))
@@ -204,6 +241,7 @@ class Worker:
         opened = self._ports.open(changed, ipv6=ipv6)
         try:
             gateway = await self._sliced(compiler.compile(generation, changed, difference.removed))
+            await self._give_way()
         except BaseException:
             for sock in opened.values():
                 sock.close()
@@ -237,12 +275,14 @@ class Worker:
                 services=self._observers.services,
                 telemetry=self._observers.telemetry,
                 admin=self._observers.admin_address,
+                backlog=self._backlog,
+                endpoints=self._endpoints,
             )
         )
         return self._compiler
 
     async def _sliced(self, steps: Any) -> Any:
-        """Run a generator to its end in slices of two milliseconds; its return value."""
+        """Run a generator to its end in slices of a millisecond; its return value."""
         until = time.perf_counter() + _SLICE_SECONDS
         while True:
             try:
@@ -250,8 +290,20 @@ class Worker:
             except StopIteration as stop:
                 return stop.value
             if time.perf_counter() > until:
-                await asyncio.sleep(0)
+                await self._give_way()
                 until = time.perf_counter() + _SLICE_SECONDS
+
+    async def _give_way(self) -> None:
+        """Let requests pass between two slices of a compilation.
+
+        Each meets several turns of the loop, and would wait for a slice at every one: what has come
+        is read in one turn and sent on in the next (see Outbox), and its answer likewise. So while
+        there are any, they get as much time as the compilation.
+        """
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if self.in_flight:
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     # --- Gate: what ports ask ---------------------------------------------------------------
 
@@ -381,24 +433,11 @@ class Worker:
         task.add_done_callback(self._mirrors.discard)
 
     async def _send_mirror(self, request: Request, mirror: Mirror) -> None:
-        backend = mirror.backend
+        shadow = mirror.shadow
         try:
-            async with asyncio.timeout(_MIRROR_SECONDS):
-                picked = await backend.upstream.pick(request)
-                call = Call(
-                    request.method,
-                    backend.scheme,
-                    backend.auto_host or request.authority or backend.default_authority,
-                    request.target,
-                    request.headers,
-                    request.body,
-                    request,
-                )
-                response = await picked.pool.send(call, backend.version or "h1")
-                while await response.body.read():
-                    continue
-        except (SidecarError, TimeoutError) as error:
-            _log.debug("mirror to %s: %s", backend.label, error)
+            await shadow.discard(request, _MIRROR_SECONDS)
+        except SidecarError as error:
+            _log.debug("mirror to %s: %s", shadow.label, error)
 
 
 def _tcp_request(connection: Connection, sni: str) -> Request:
@@ -407,13 +446,15 @@ def _tcp_request(connection: Connection, sni: str) -> Request:
     return Request("CONNECT", "", authority, "", "", Headers(), FixedBody(), connection, 0)
 
 
-def worker_main(context: WorkerContext, configs: ConfigTable, metrics: MetricsTable) -> None:
+def worker_main(
+    context: WorkerContext, configs: ConfigTable, metrics: MetricsTable, tables: Tables
+) -> None:
     """The body of a worker process; returns after its drain."""
 
     gc.set_threshold(*_GC_THRESHOLDS)
 
     async def main() -> None:
-        await Worker(context, configs, metrics, asyncio.get_running_loop()).run()
+        await Worker(context, configs, metrics, tables, asyncio.get_running_loop()).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 from sidecar.errors import ConfigError, RequestError
+
+ALLOWED: Final = "allowedModels"
+"""Key of `request.state`: the AllowedModels of the API key that a request came with."""
 
 
 class ModelError(RequestError):

@@ -12,7 +12,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import accumulate
-from typing import Generic, TypeVar, final
+from typing import Generic, Protocol, TypeVar, final
+
+from shm.standing import FRESH, Standing
 
 T = TypeVar("T")
 
@@ -24,59 +26,129 @@ PENDING_WEIGHT = 0.1
 """How much one request in flight raises the latency that an endpoint is scored with."""
 
 
+class EndpointState(Protocol):
+    """What is known of an endpoint: to this process alone, or to all workers (`shm.endpoints`)."""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+
+    @property
+    def ejected_until_ns(self) -> int:
+        """0 when it is not ejected."""
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether its standing is worse than a new endpoint's."""
+
+    latency_seconds: float
+    """A moving average, 0 before the first success."""
+
+    def begin(self) -> None:
+        """One call more is under way."""
+
+    def end(self) -> None:
+        """One call less."""
+
+    def load(self) -> tuple[float, float, int]:
+        """Health from 0 to 1, latency in seconds, calls under way."""
+
+    def update(self, change: Callable[[Standing], Standing]) -> tuple[Standing, Standing]:
+        """Replace the standing by `change` of it, in one step: before and after."""
+
+
+@final
+class LocalState:
+    """An EndpointState of this process alone. See there."""
+
+    __slots__ = ("in_flight", "latency_seconds", "standing")
+
+    def __init__(
+        self, standing: Standing = FRESH, latency_seconds: float = 0.0, in_flight: int = 0
+    ) -> None:
+        self.standing = standing
+        self.latency_seconds = latency_seconds
+        self.in_flight = in_flight
+
+    @property
+    def ejected_until_ns(self) -> int:
+        """See EndpointState."""
+        return self.standing.ejected_until_ns
+
+    @property
+    def is_troubled(self) -> bool:
+        """See EndpointState."""
+        return self.standing.is_troubled
+
+    def begin(self) -> None:
+        """See EndpointState."""
+        self.in_flight += 1
+
+    def end(self) -> None:
+        """See EndpointState."""
+        self.in_flight -= 1
+
+    def load(self) -> tuple[float, float, int]:
+        """See EndpointState."""
+        return self.standing.health, self.latency_seconds, self.in_flight
+
+    def update(self, change: Callable[[Standing], Standing]) -> tuple[Standing, Standing]:
+        """See EndpointState."""
+        before = self.standing
+        self.standing = change(before)
+        return before, self.standing
+
+
 @final
 class Endpoint:
     """One endpoint and what is known of it.
 
     `key` names it for affinity and logs. `capacity` is its share of picks when shares differ.
-    `in_flight` is counted by whoever sends the request. `ewma_latency` in seconds, 0 before the
-    first success; `health` from 0 to 1. `ejected_until_ns` is 0 when it is not ejected;
-    `restore_health` is the health it returns with, None to keep what it had.
+    `state` may be replaced while calls are under way.
     """
 
-    __slots__ = (
-        "capacity",
-        "consecutive_failures",
-        "ejected_until_ns",
-        "ewma_latency",
-        "health",
-        "in_flight",
-        "key",
-        "restore_health",
-        "seed",
-        "target",
-        "times_ejected",
-    )
+    __slots__ = ("capacity", "key", "seed", "state", "target")
 
-    def __init__(self, key: str, capacity: int = 1, target: object = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        capacity: int = 1,
+        target: object = None,
+        state: EndpointState | None = None,
+    ) -> None:
         self.key = key
         self.capacity = capacity
         self.target = target
         """What the caller dials; opaque here."""
         self.seed = blake2b(key.encode(), digest_size=16).digest()
-        self.in_flight = 0
-        self.ewma_latency = 0.0
-        self.health = 1.0
-        self.ejected_until_ns = 0
-        self.times_ejected = 0
-        self.consecutive_failures = 0
-        self.restore_health: float | None = None
+        self.state: EndpointState = LocalState() if state is None else state
 
     def score(self) -> float:
         """Higher is better."""
-        latency = self.ewma_latency * (1.0 + PENDING_WEIGHT * self.in_flight)
-        return self.health / (1.0 + latency)
+        health, latency, in_flight = self.state.load()
+        return health / (1.0 + latency * (1.0 + PENDING_WEIGHT * in_flight))
 
     def is_ejected(self, now_ns: int) -> bool:
         """Whether it is out for now. One whose time is over comes back with its restored health."""
-        if not self.ejected_until_ns:
+        until = self.state.ejected_until_ns
+        # Fast path: almost always.
+        if not until:
             return False
-        if now_ns < self.ejected_until_ns:
+        if now_ns < until:
             return True
-        self.ejected_until_ns = 0
-        if self.restore_health is not None:
-            self.health = self.restore_health
-        return False
+        # Another worker may have brought it back, or ejected it again, just now.
+        _, after = self.state.update(lambda standing: returned(standing, now_ns))
+        return now_ns < after.ejected_until_ns
+
+
+def returned(standing: Standing, now_ns: int) -> Standing:
+    """The standing once the time of an ejection is over; the same while it is not, or without."""
+    until = standing.ejected_until_ns
+    if not until or now_ns < until:
+        return standing
+    restored = standing.restore_health
+    health = standing.health if restored is None else restored
+    return standing._replace(health=health, ejected_until_ns=0)
 
 
 def smoothed(old: float, new: float) -> float:

@@ -3,7 +3,8 @@
 Source: spec config section 10.6; spec llm section 3.2.
 
 States of an endpoint: active (`ejected_until_ns` 0) and ejected. `Outliers.record` ejects;
-`Endpoint.is_ejected` brings back when the time is over.
+`Endpoint.is_ejected` brings back when the time is over. Both change the standing in one step for
+all who share it, so a number of failures in a row is counted over all workers.
 Invariants:
 1. One success zeroes the failures in a row and the count of ejections.
 2. Failures of requests that end while their endpoint is ejected change its health alone: they
@@ -20,12 +21,15 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, final
 
+from shm.standing import Standing
 from sidecar.config.scalars import duration_ns
 from sidecar.errors import ConfigError
 from sidecar.http.headers import Headers
-from sidecar.routing.balance import Endpoint, smoothed
+from sidecar.routing.balance import Endpoint, returned, smoothed
 
 DEFAULT_EJECTION_NS = 3_000_000_000
+_WHOLE = 1.0 - 1e-6
+"""Health above this is 1."""
 _EPOCH_FROM_SECONDS = 30 * 24 * 3600
 """`x-ratelimit-reset` above 30 days cannot be a wait: it is a date."""
 _MAX_HINT_SECONDS = 366 * 24 * 3600
@@ -122,27 +126,48 @@ class Outliers:
         `wall_ns`: nanoseconds since 1970, which HTTP dates are compared with. `backoff_ns`: that of
         the route's retry policy, when it has one.
         """
-        # Fast path: nothing is wrong.
+        state = endpoint.state
         if not self._unhealthy(outcome):
-            endpoint.health = smoothed(endpoint.health, 1.0)
-            endpoint.ewma_latency = smoothed(endpoint.ewma_latency, outcome.latency_seconds)
-            endpoint.consecutive_failures = 0
-            endpoint.times_ejected = 0
+            state.latency_seconds = smoothed(state.latency_seconds, outcome.latency_seconds)
+            # Fast path: there is nothing to forgive.
+            if state.is_troubled:
+                state.update(_forgiven)
             return False
         # Latency is left alone: failures tend to be quick and would make it attractive.
-        before = endpoint.health
-        endpoint.health = smoothed(before, 0.0)
         eviction = self._eviction
-        if eviction is None or endpoint.is_ejected(now_ns):
-            return False
-        endpoint.consecutive_failures += 1
-        if not _is_due(eviction, before, endpoint.consecutive_failures):
+        if eviction is None:
+            state.update(_worsened)
             return False
         base = _base_ns(eviction, outcome, wall_ns, backoff_ns)
-        endpoint.ejected_until_ns = now_ns + base * (endpoint.times_ejected + 1)
-        endpoint.times_ejected += 1
-        endpoint.restore_health = eviction.restore_health
-        return True
+        before, after = state.update(lambda old: _failed(old, eviction, base, now_ns))
+        return after.ejected_until_ns not in (before.ejected_until_ns, 0)
+
+
+def _forgiven(standing: Standing) -> Standing:
+    """After a success (1)."""
+    health, _, _, until, restore = standing
+    health = smoothed(health, 1.0)
+    # It would take a hundred successes to be whole by rounding alone, each of them under a lock.
+    return Standing(1.0 if health > _WHOLE else health, 0, 0, until, restore)
+
+
+def _worsened(standing: Standing) -> Standing:
+    """After a failure, as to its health."""
+    health, failures, times, until, restore = standing
+    return Standing(smoothed(health, 0.0), failures, times, until, restore)
+
+
+def _failed(standing: Standing, eviction: Eviction, base_ns: int, now_ns: int) -> Standing:
+    """After a failure at `now_ns`, as to everything."""
+    worse = returned(_worsened(standing), now_ns)
+    health, failures, times, until, restore = worse
+    if until:
+        return worse  # (2)
+    failures += 1
+    if not _is_due(eviction, standing.health, failures):
+        return Standing(health, failures, times, 0, restore)
+    until = now_ns + base_ns * (times + 1)  # (3)
+    return Standing(health, failures, times + 1, until, eviction.restore_health)
 
 
 def _is_due(eviction: Eviction, health_before: float, failures: int) -> bool:
@@ -204,11 +229,10 @@ def _retry_after(text: str, wall_ns: int) -> float | None:
     if number is not None:
         return _bounded(number)
     try:
-        when = parsedate_to_datetime(text)
+        # A date without a zone is GMT, wherever this runs. The last days of 9999 may overflow.
+        moment = timegm(parsedate_to_datetime(text).utctimetuple())
     except (ValueError, OverflowError):
         return None
-    # A date without a zone is GMT, wherever this runs.
-    moment = timegm(when.utctimetuple())
     return _bounded(moment - wall_ns / 1e9)
 
 

@@ -233,6 +233,11 @@ class RouteTable(Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def is_by_line(self) -> bool:
+        """Whether host, path and method alone decide: no route looks at headers or the query."""
+        return not self._checked
+
     def match(
         self,
         host: str,

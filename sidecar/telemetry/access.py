@@ -127,7 +127,7 @@ class AccessLog:
             self._is_usual
             and request is not None
             and entry.status
-            and request.authority
+            and request.received_authority
             and AGENT_STATE.isdisjoint(request.state)
             and not self._logger.isEnabledFor(logging.DEBUG)
         ):
@@ -187,8 +187,8 @@ class _Style:
         quote = '"' if self._is_json else ""
         text = (
             f"{head}{self._caller(entry.connection)}"
-            f"{method}{value(request.method)}{host}{value(request.authority)}"
-            f"{path}{value(request.path)}{version}{value(request.version)}{status}{entry.status}"
+            f"{method}{value(request.method)}{host}{value(request.received_authority)}"
+            f"{path}{value(request.received_path)}{version}{value(request.version)}{status}{entry.status}"
         )
         if entry.grpc_status is not None or entry.connection.tls is not None:
             text += self._connection(entry)
@@ -199,6 +199,8 @@ class _Style:
             )
         if "jwt" in request.state:
             text += self._some(HEAD_FIELDS, ("jwt.sub",), entry)
+        if "apiKey" in request.state:
+            text += self._some(HEAD_FIELDS, ("agw.api_key.name",), entry)
         if entry.retry_attempt or entry.error or entry.reason not in ("", "Upstream"):
             protocol += self._some(TAIL_FIELDS, ("retry.attempt", "error", "reason"), entry)
         return f"{text}{protocol}{duration}{quote}{entry.duration_ns // 1_000_000}ms{quote}"

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from typing import IO, final
 
 import grpc
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -88,6 +86,14 @@ class OtlpTarget:
 
     def open(self) -> tuple[SpanExporter, list[IO[str]]]:
         """An exporter, and the files it needs for as long as it lives."""
+        # Here, since few gateways export spans, and the libraries take 0.06 s to load.
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
+            OTLPSpanExporter as GrpcExporter,
+        )
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+            OTLPSpanExporter as HttpExporter,
+        )
+
         scheme = "https" if self.has_tls else "http"
         url = f"{scheme}://{self.address}"
         if self.protocol == "grpc":
@@ -169,6 +175,7 @@ class SpanExport:
         self._thread: threading.Thread | None = None
         self._exporter: SpanExporter | None = None
         self._is_shut = False
+        self._is_retired = False
         self.dropped_spans = 0
         """Refused because the queue was full."""
         self.exported_spans = 0
@@ -187,6 +194,25 @@ class SpanExport:
             self._thread.start()
         if len(self._queue) >= self._batch:
             self._wake.set()
+
+    @property
+    def lost_spans(self) -> int:
+        """Spans that reached no collector."""
+        return self.dropped_spans + self.failed_spans
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def retire(self) -> None:
+        """Take no more; the thread sends what is queued and ends by itself. Does not block.
+
+        With a collector that does not answer it ends after one more try: a gateway that is
+        reloaded again and again must not gather threads.
+        """
+        self._is_retired = self._stopping = True
+        self._wake.set()
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Send what is queued, for as long as the timeout allows. Blocks: not on the loop."""
@@ -230,8 +256,11 @@ class SpanExport:
                 result = SpanExportResult.FAILURE
             if result is SpanExportResult.SUCCESS:
                 self.exported_spans += count
-            else:
-                self.failed_spans += count
+                continue
+            self.failed_spans += count
+            if self._is_retired:
+                self.failed_spans += len(self._queue)
+                self._queue.clear()
 
     def _span(self, record: SpanRecord) -> ReadableSpan:
         flags = TraceFlags(TraceFlags.SAMPLED)

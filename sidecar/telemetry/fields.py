@@ -196,9 +196,9 @@ HEAD_FIELDS = (
     Field("src.addr", source_address),
     Field("src.identity", lambda e: e.connection.extra.get("identity")),
     Field("http.method", _of_request("method")),
-    Field("http.host", _of_request("authority")),
+    Field("http.host", _of_request("received_authority")),
     # Without the query, which may carry credentials.
-    Field("http.path", _of_request("path")),
+    Field("http.path", _of_request("received_path")),
     Field("http.version", _of_request("version")),
     Field("http.status", lambda e: e.status or None),
     Field("grpc.status", lambda e: e.grpc_status),
@@ -206,6 +206,7 @@ HEAD_FIELDS = (
     Field("trace.id", _trace_id),
     Field("span.id", _span_id),
     Field("jwt.sub", _of_state("jwt", "sub")),
+    Field("agw.api_key.name", _of_state("apiKey", "name")),
     Field("protocol", _protocol),
 )
 

@@ -9,10 +9,12 @@ Source: spec/config.md section 9.1; conventions section 5.3 (series of our own).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Protocol, final
 
+from shm.cells import Series, SeriesKind
+from shm.table import TableStats
 from sidecar.errors import ConfigError
 from sidecar.telemetry.expressions import Expression
 from sidecar.telemetry.fields import AccessEntry, RouteFacts
@@ -62,6 +64,9 @@ class MetricWriter(Protocol):
 
     def counter(self, key: bytes) -> Counter:
         """The cell of this counter."""
+
+    def real_counter(self, key: bytes) -> Counter:
+        """The cell of this counter of money, which adds fractions."""
 
     def histogram(self, key: bytes, bounds: tuple[float, ...]) -> Histogram:
         """The cells of this histogram; `bounds` ascend and leave +Inf out."""
@@ -121,11 +126,21 @@ class Registry:
         self._writer = writer
         self._removed = frozenset(base_name(name) for name in remove)
 
+    def is_removed(self, name: str) -> bool:
+        """Whether the configuration leaves this metric out."""
+        return base_name(name) in self._removed
+
     def counter(self, name: str, labels: Iterable[tuple[str, str]] = ()) -> Counter:
         """A counter; `name` without the prefix, with its `_total`."""
         if base_name(name) in self._removed:
             return _NOTHING
         return self._writer.counter(series_key(PREFIX + name, labels))
+
+    def money(self, name: str, labels: Iterable[tuple[str, str]] = ()) -> Counter:
+        """A counter that adds fractions; `name` without the prefix, with its `_total`."""
+        if base_name(name) in self._removed:
+            return _NOTHING
+        return self._writer.real_counter(series_key(PREFIX + name, labels))
 
     def histogram(
         self, name: str, bounds: tuple[float, ...], labels: Iterable[tuple[str, str]] = ()
@@ -175,7 +190,7 @@ class _Cells:
 class RouteMetrics:
     """The series of one compiled route. Ask RequestMetrics for it."""
 
-    __slots__ = ("_add", "_cells", "_facts", "_registry")
+    __slots__ = ("_add", "_cells", "_facts", "_registry", "has_labels")
 
     def __init__(
         self, registry: Registry, facts: RouteFacts, add: Mapping[str, Expression]
@@ -184,11 +199,8 @@ class RouteMetrics:
         self._facts = facts
         self._add = tuple(add.items())
         self._cells: dict[tuple[object, ...], _Cells] = {}
-
-    @property
-    def has_labels(self) -> bool:
+        self.has_labels = bool(self._add)
         """Whether configured labels ask for an entry: then `finish`, else `count` does."""
-        return bool(self._add)
 
     def finish(self, entry: AccessEntry, backend: str = "") -> None:
         """Count a finished request. `backend`: its label, "" for the route's own."""
@@ -374,23 +386,66 @@ class UpstreamMetrics:
 class WorkerMetrics:
     """What one worker says of itself. Its column holds the cells, so a scrape sees each worker."""
 
-    __slots__ = ("in_flight", "loop_lag")
+    __slots__ = ("_registry", "in_flight", "loop_lag")
 
     def __init__(self, registry: Registry, worker: int) -> None:
+        self._registry = registry
         labels = (("worker", str(worker)),)
         self.in_flight = registry.gauge("requests_in_flight", labels)
         self.loop_lag = registry.histogram("event_loop_lag_seconds", LAG_SECONDS, labels)
         """Seconds by which a timer came late."""
+
+    def dropped(self, kind: str, count: int) -> None:
+        """So many more log lines (`log`) or spans (`span`) reached nobody."""
+        if count:
+            self._registry.counter("telemetry_dropped_total", (("kind", kind),)).add(count)
+
+
+@final
+class LeaseMetrics:
+    """What one process has to do with Redis; cells of its own column."""
+
+    __slots__ = ("_before", "_counters")
+
+    def __init__(self, registry: Registry) -> None:
+        self._counters = tuple(
+            registry.counter(f"state_redis_{name}_total")
+            for name in ("renewals", "failures", "waits", "alone")
+        )
+        self._before: Sequence[int] = (0, 0, 0, 0)
+
+    def take(self, counts: Sequence[int]) -> None:
+        """Messages that were answered, and that were not; requests that waited for a lease, and
+        that were judged without Redis: each since the process began."""
+        for counter, now, before in zip(self._counters, counts, self._before, strict=True):
+            counter.add(now - before)
+        self._before = counts
 
 
 @final
 class GatewayMetrics:
     """What the control process says of the whole. It alone writes these."""
 
-    __slots__ = ("_registry", "config_revision", "config_synchronized")
+    __slots__ = (
+        "_registry",
+        "config_revision",
+        "config_synchronized",
+        "journal_failures",
+        "journal_rows",
+        "leases",
+        "redis_connected",
+    )
 
     def __init__(self, registry: Registry, version: str) -> None:
         self._registry = registry
+        self.journal_rows = registry.counter("budget_journal_rows_total")
+        """Budgets written to the journal."""
+        self.journal_failures = registry.counter("budget_journal_failures_total")
+        """Times it could not be written."""
+        self.redis_connected = registry.gauge("state_redis_connected")
+        """1 while Redis answers, 0 while it does not, or is not used."""
+        self.leases = registry.gauge("state_redis_leases")
+        """Buckets and budgets of which something is leased, or was a moment ago."""
         self.config_revision = registry.gauge("config_revision")
         """The generation in force."""
         self.config_synchronized = registry.gauge("config_synchronized")
@@ -406,3 +461,21 @@ class GatewayMetrics:
         labels = (("table", table),)
         self._registry.gauge("shm_slots_used", labels).set(used)
         self._registry.gauge("shm_slots", labels).set(capacity)
+
+    def table_series(self, stats: TableStats) -> Iterator[Series]:
+        """A hash table that counts for itself, in shared memory: read when it is asked for."""
+        labels = (("table", stats.name),)
+        counted = SeriesKind.COUNTER
+        for name, kind, value in (
+            ("shm_slots_used", SeriesKind.GAUGE, stats.used),
+            ("shm_slots", SeriesKind.GAUGE, stats.slots),
+            ("shm_size_bytes", SeriesKind.GAUGE, stats.size_bytes),
+            ("shm_evictions_total", counted, stats.evictions),
+            ("shm_refusals_total", counted, stats.refusals),
+            ("shm_repairs_total", counted, stats.repairs),
+            ("shm_damaged_total", counted, stats.damaged),
+            ("shm_lock_waits_total", counted, stats.waits),
+            ("shm_lock_timeouts_total", counted, stats.timeouts),
+        ):
+            if not self._registry.is_removed(name):
+                yield Series(series_key(PREFIX + name, labels), kind, value)

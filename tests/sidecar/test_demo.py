@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -107,20 +108,24 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_echo_command_ends_by_signal(number: signal.Signals) -> None:
-    (port,) = free_ports(1)
-    command = [*DEMO, "--port", str(port)]
+    port, models = free_ports(2)
+    command = [*DEMO, "--port", str(port), "--models-port", str(models)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert f"127.0.0.1:{port}".encode() in process.stdout.readline()
+        assert f"127.0.0.1:{models}".encode() in process.stdout.readline()
         process.send_signal(number)
         assert process.wait(20) == 0
 
 
+@pytest.mark.parametrize("option", ["--port", "--models-port"])
 @pytest.mark.parametrize("gateway", [[], ["--gateway"]])
-async def test_command_says_that_its_port_is_taken(gateway: list[str]) -> None:
+async def test_command_says_that_its_port_is_taken(gateway: list[str], option: str) -> None:
     server = EchoServer(asyncio.get_running_loop())
     server.start(0)
-    command = [*DEMO, "--port", str(server.port), *gateway]
+    echo, models = free_ports(2)
+    command = [*DEMO, "--port", str(echo), "--models-port", str(models), *gateway]
+    command[command.index(option) + 1] = str(server.port)
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, stderr=asyncio.subprocess.PIPE
     )
@@ -130,9 +135,10 @@ async def test_command_says_that_its_port_is_taken(gateway: list[str]) -> None:
     await server.stop()
 
 
-def test_gateway_before_the_echo_server() -> None:
-    echo, gateway, admin, stats, readiness = free_ports(5)
+def test_gateway_before_the_upstreams() -> None:
+    echo, models, gateway, admin, stats, readiness = free_ports(6)
     command = [*DEMO, "--gateway", "--port", str(echo), "--gateway-port", str(gateway)]
+    command += ["--models-port", str(models)]
     env = {
         **os.environ,
         "ADMIN_ADDR": f"127.0.0.1:{admin}",
@@ -154,6 +160,15 @@ def test_gateway_before_the_echo_server() -> None:
             f"http://127.0.0.1:{gateway}/sse?events=2", timeout=10
         ) as answer:
             assert answer.read() == EVENTS
+        assert b'"content":" hello"' in run_printed(process.stderr)
         process.send_signal(signal.SIGINT)
         process.stderr.read()  # to the end: nobody keeps it open
         assert process.wait(20) == 0
+
+
+def run_printed(lines: IO[bytes]) -> bytes:
+    """What the printed command of a chat gives when it is pasted into a shell."""
+    while b"/v1/chat/completions" not in (line := lines.readline()):
+        assert line
+    command = line.decode().rstrip().removesuffix("\\") + lines.readline().decode()
+    return subprocess.run(["sh", "-c", command], capture_output=True, timeout=20, check=True).stdout

@@ -280,6 +280,9 @@ class AzureContentSafety(Model):
     """Default: off."""
 
 
+CLOUD_GUARDS = NotYet("guards of cloud services")
+
+
 class ResponseGuard(Choice):
     """A guard of answers."""
 
@@ -293,11 +296,11 @@ class ResponseGuard(Choice):
     """Patterns."""
     webhook: Webhook | None = None
     """A service of your own."""
-    bedrock_guardrails: BedrockGuardrails | None = None
+    bedrock_guardrails: Annotated[BedrockGuardrails | None, CLOUD_GUARDS] = None
     """Amazon."""
-    google_model_armor: GoogleModelArmor | None = None
+    google_model_armor: Annotated[GoogleModelArmor | None, CLOUD_GUARDS] = None
     """Google."""
-    azure_content_safety: AzureContentSafety | None = None
+    azure_content_safety: Annotated[AzureContentSafety | None, CLOUD_GUARDS] = None
     """Microsoft."""
 
 
@@ -306,7 +309,9 @@ class RequestGuard(ResponseGuard):
 
     CHOICES: ClassVar[frozenset[str]] = ResponseGuard.CHOICES | {"openai_moderation"}
 
-    openai_moderation: Annotated[Moderation | None, Field(alias="openAIModeration")] = None
+    openai_moderation: Annotated[
+        Moderation | None, CLOUD_GUARDS, Field(alias="openAIModeration")
+    ] = None
     """OpenAI."""
     scope: list[ContentScope] = Field(default=["systemPrompt", "messages"], min_length=1)
     """What is looked at. Default systemPrompt and messages."""
@@ -356,9 +361,6 @@ class PromptCaching(Model):
     """Messages at the end that are left out. Default 0."""
 
 
-PROMPT_GUARDS = NotYet("prompt guards")
-
-
 class Failover(Model):
     """Ours: the same request at another provider, when one fails before the answer has begun."""
 
@@ -382,7 +384,7 @@ class AIPolicy(Model):
     """Ours: silence after which a streamed answer ends with an error. Default 5 minutes."""
     lossy: Lossy | None = None
     """Ours: whether what the provider's format cannot say is dropped or refused. Default drop."""
-    prompt_guard: Annotated[PromptGuard | None, PROMPT_GUARDS] = None
+    prompt_guard: PromptGuard | None = None
     """Guards."""
     defaults: dict[str, Any] | None = None
     """Fields set when absent."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Discriminator, Field
 
 from sidecar.config.model.base import Choice, Model, branch, by_key
+from sidecar.config.model.budgets import KeyBudget
 from sidecar.config.model.callout import Empty
 from sidecar.config.model.location import AuthorizationLocation
 from sidecar.config.scalars import FileInlineOrRemote, FileOrInline, Secret
@@ -115,6 +116,8 @@ class ApiKeyEntry(Choice):
     """What CEL sees as `apiKey.*`."""
     allowed_models: list[str] | None = None
     """Patterns of model names. Default: any; an empty list denies all."""
+    budgets: Annotated[list[KeyBudget], Field(max_length=16)] = Field(default_factory=list)
+    """What may be spent with the key; needs `metadata.name` and a journal."""
 
 
 class ApiKeys(Model):

@@ -30,11 +30,22 @@ class BudgetWindow(Model):
     """A duration, also in days (`30d`). Windows follow each other from the Unix epoch on."""
 
 
-class BudgetEntry(Model):
-    """One budget."""
+class KeyBudget(Model):
+    """A budget of an API key."""
 
     name: str
     """Unique within the list."""
+    limit: BudgetLimit
+    """How much may be spent."""
+    window: BudgetWindow
+    """How long it lasts."""
+    on_budget_exceeded: Literal["Block", "Audit"] = "Block"
+    """Whether requests are refused then (default), or that is only logged."""
+
+
+class BudgetEntry(KeyBudget):
+    """One budget of traffic."""
+
     key: (
         Annotated[
             Annotated[Expression, branch("text")] | Annotated[list[Expression], branch("list")],
@@ -45,12 +56,6 @@ class BudgetEntry(Model):
     """CEL, or a list of it; requests with equal values share a budget. Default: all do."""
     on_missing_key: Literal["shared", "reject", "skip"] = "shared"
     """Requests without a key share one budget (default), get 429, or have none."""
-    limit: BudgetLimit
-    """How much may be spent."""
-    window: BudgetWindow
-    """How long it lasts."""
-    on_budget_exceeded: Literal["Block", "Audit"] = "Block"
-    """Whether requests are refused then (default), or that is only logged."""
     estimate: int | float | Expression = 0
     """What a request is expected to cost: a number, or CEL. Default 0."""
     cost: Expression | None = None

@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field
 
 from sidecar.config.model.ai import (
-    PROMPT_GUARDS,
     AzureResourceType,
     CustomProvider,
     Failover,
@@ -174,7 +173,7 @@ class LlmModel(LlmDefaults):
     """Who may use it."""
     final_transformation: dict[str, Expression] | None = None
     """Request fields set by CEL after conversion."""
-    guardrails: Annotated[PromptGuard | None, PROMPT_GUARDS] = None
+    guardrails: PromptGuard | None = None
     """Guards."""
     matches: list[LlmMatch] = Field(default_factory=list)
     """One of which must hold. Default: any request."""
@@ -251,7 +250,7 @@ class VirtualModel(Model):
 class LlmPolicies(GatewayPolicies):
     """Policies of the LLM gateway."""
 
-    guardrails: Annotated[PromptGuard | None, PROMPT_GUARDS] = None
+    guardrails: PromptGuard | None = None
     """Guards of all models."""
     local_rate_limit: list[RateLimit] = Field(default_factory=list)
     """Limits that the gateway keeps."""

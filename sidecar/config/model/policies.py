@@ -51,7 +51,6 @@ from sidecar.config.scalars import Expression, Port
 JWT = NotYet("JWT authentication")
 OIDC = NotYet("OIDC login")
 BASIC = NotYet("basic authentication")
-API_KEY = NotYet("API key authentication")
 EXT_AUTHZ = NotYet("external authorization")
 EXT_PROC = NotYet("external processing")
 MCP = NotYet("MCP gateway")
@@ -78,7 +77,7 @@ class GatewayPolicies(Model):
     """Changes by CEL."""
     basic_auth: Annotated[BasicAuth | None, BASIC] = None
     """Name and password."""
-    api_key: Annotated[ApiKeys | None, API_KEY] = None
+    api_key: ApiKeys | None = None
     """Static keys."""
 
 

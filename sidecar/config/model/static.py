@@ -275,7 +275,7 @@ def _redis_url(value: object) -> object:
     if not is_right:
         raise ValueError("expected redis://host:port/db, rediss://… or unix:///path")
     if find_spec("redis") is None:
-        raise ValueError("needs a library: pip install 'agentgateway-sidecar[redis]'")
+        raise ValueError("needs a library: pip install redis")
     return value
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, final
 
 import orjson
 
-from sidecar.llm.chat.errors import anthropic_error, openai_error
+from sidecar.llm.chat.errors import ANTHROPIC, anthropic_error, openai_error
 
 Json = dict[str, Any]
 
@@ -107,6 +107,9 @@ def as_openai(status: int, error: ProviderError) -> Json:
 def as_anthropic(status: int, error: ProviderError) -> Json:
     """For clients of Anthropic's format: a type unknown there is replaced by the status's own."""
     kind = error.kind if error.kind in _ANTHROPIC_TYPES else ""
+    if kind == "invalid_request_error":
+        # OpenAI says so of a wrong key and an unknown model as well.
+        kind = ANTHROPIC.get(status, kind)
     return anthropic_error(status, _message(error, status), kind)
 
 

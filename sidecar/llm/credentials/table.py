@@ -2,21 +2,26 @@
 
 Source: spec config section 3.12; spec llm section 1.5. Kinds that need the client's own token
 (`passthrough`, `oauthTokenExchange`, `crossAppAccess`) and `jwtSign` are not made here.
+
+The clouds' modules are imported by who needs them: their libraries take 0.15 s to load, which the
+start of every other gateway would pay.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.errors import ConfigError
-from sidecar.llm.credentials import aws, azure, copilot, gcp
 from sidecar.llm.credentials.base import Credential
 from sidecar.llm.credentials.static import Put, StaticKeys, placing
 from sidecar.llm.credentials.token import BearerToken
 from sidecar.llm.providers.base import DefaultAuth
 from sidecar.telemetry.clock import Clock
+
+if TYPE_CHECKING:
+    from sidecar.llm.credentials import aws
 
 Data = Mapping[str, Any]
 KINDS: Final = frozenset(("key", "gcp", "aws", "azure", "copilot", "credentials"))
@@ -30,12 +35,20 @@ _AZURE_SCOPE: Final = "https://cognitiveservices.azure.com/.default"
 def default_credential(auth: DefaultAuth, clock: Clock) -> Credential | None:
     """What authenticates at a provider when nothing is configured; None: nothing."""
     if auth.kind == "aws":
+        from sidecar.llm.credentials import aws
+
         return aws.AwsSignature(aws.environment(), auth.service, auth.region, clock)
     if auth.kind == "gcp":
+        from sidecar.llm.credentials import gcp
+
         return BearerToken("gcp", gcp.access_token(), clock)
     if auth.kind == "azure":
+        from sidecar.llm.credentials import azure
+
         return BearerToken("azure", azure.implicit(auth.scope), clock)
     if auth.kind == "copilot":
+        from sidecar.llm.credentials import copilot
+
         return BearerToken("copilot", copilot.discover(), clock)
     return None
 
@@ -92,6 +105,8 @@ def _key(value: Any, clock: Clock, auth: DefaultAuth, host: str) -> Credential:
 
 
 def _gcp(value: Data, clock: Clock, auth: DefaultAuth, host: str) -> Credential:
+    from sidecar.llm.credentials import gcp
+
     text = value.get("credential")
     info = None if text is None else gcp.document(_text(text), "gcp.credential")
     if value.get("type") != "idToken":
@@ -105,6 +120,8 @@ def _gcp(value: Data, clock: Clock, auth: DefaultAuth, host: str) -> Credential:
 
 
 def _aws(value: Data, clock: Clock, auth: DefaultAuth, host: str) -> Credential:
+    from sidecar.llm.credentials import aws
+
     region = value.get("region") or auth.region
     service = value.get("serviceName") or auth.service
     if not region or not service:
@@ -126,6 +143,8 @@ def _aws(value: Data, clock: Clock, auth: DefaultAuth, host: str) -> Credential:
 
 
 def _assumed(base: aws.Fetch, role: Data, region: str) -> aws.Fetch:
+    from sidecar.llm.credentials import aws
+
     name = role.get("sessionName") or "agentgateway"
     if not isinstance(name, str):
         raise ConfigError("aws.assumeRole.sessionName", "an expression is not supported yet")
@@ -142,6 +161,8 @@ def _assumed(base: aws.Fetch, role: Data, region: str) -> aws.Fetch:
 
 
 def _azure(value: Data, clock: Clock, auth: DefaultAuth, host: str) -> Credential:
+    from sidecar.llm.credentials import azure
+
     scope = auth.scope or _AZURE_SCOPE
     if value.get("developerImplicit") is not None:
         return BearerToken("azure", azure.developer(scope), clock)
@@ -160,6 +181,8 @@ def _azure(value: Data, clock: Clock, auth: DefaultAuth, host: str) -> Credentia
 
 
 def _copilot(value: Data, clock: Clock, auth: DefaultAuth, host: str) -> Credential:
+    from sidecar.llm.credentials import copilot
+
     return BearerToken("copilot", copilot.discover(), clock)
 
 

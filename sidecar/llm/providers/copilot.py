@@ -104,11 +104,13 @@ class Copilot:
     def edit(self, body: Json, call: Call) -> None:
         """See Provider."""
 
-    def repair(self, body: dict[str, Any], call: Call) -> None:
-        """Fill in what embedding answers lack, in place."""
-        if call.format == EMBEDDINGS:
-            body.setdefault("object", "list")
-            body.setdefault("model", call.model)
+    def repair(self, body: dict[str, Any], call: Call) -> bool:
+        """Fill in what embedding answers lack, in place; False when that is nothing."""
+        if call.format != EMBEDDINGS or ("object" in body and "model" in body):
+            return False
+        body.setdefault("object", "list")
+        body.setdefault("model", call.model)
+        return True
 
     def error_family(self, format: str, model: str) -> ErrorFamily:
         """See Provider."""

@@ -129,6 +129,8 @@ def is_ours(path: str) -> bool:
         return True
     if path.endswith(("olicies.budgets", ".policy.budgets")):  # a policy of ours: docs/policies
         return True
+    if ".apiKey.keys." in path and path.endswith(".budgets"):  # of version 1.5
+        return True
     _, found, key = path.partition(".localRateLimit")
     own = ("key", "onMissingKey", "cost", "debt", "failureMode")
     return bool(found) and key.rpartition(".")[2] in own

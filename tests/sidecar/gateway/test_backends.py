@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sidecar.errors import UpstreamError
-from sidecar.gateway.backends import BalancedUpstream, Discovery
+from sidecar.gateway.backends import Discovery
+from sidecar.gateway.balanced import BalancedUpstream
 from sidecar.gateway.pipeline import version_for
 from sidecar.gateway.plan import Backend
 from sidecar.http.message import Response

@@ -127,10 +127,18 @@ def test_identity_tls_grpc_and_subject(lines):
     assert 'http.status=200 grpc.status=0 tls.sni=sni.example.com jwt.sub="alice bob" pro' in line
 
 
+@pytest.mark.parametrize("removed", [None, ["src.addr"]])
+def test_host_and_path_are_the_clients(lines, removed):
+    made = request(target="/a?x=1")
+    made.authority, made.target = "backend.internal:8080", "/b?y=2"
+    line = lines({"remove": removed} if removed else {}).of(entry(made))
+    assert " http.host=example.com http.path=/a http.version" in line
+
+
 @pytest.mark.parametrize("fmt", ["text", "json"])
 def test_hardening_40_a_line_stays_one_line(lines, fmt):
     made = request(target="/\r\ninfo\trequest \x1b[2J\x9b")
-    made.authority = 'a" injected="yes'
+    made.received_authority = 'a" injected="yes'
     line = lines(fmt=fmt).of(entry(made, error="x\ny"))
     assert line.count("\n") == 1
     assert not set("\r\x1b\x9b") & set(line)
@@ -290,7 +298,7 @@ def test_the_fast_line_is_the_line_of_the_table(
     fmt, method, host, target, traced_, tls, subject, identity, route, facts
 ):
     made = request(method, target, **({"tls": TLS} if tls else {}))
-    made.authority = host
+    made.received_authority = host
     if traced_:
         traced(made)
     if subject is not None:

@@ -203,6 +203,33 @@ def test_close_gives_up_on_a_collector_that_does_not_answer():
     assert gate.open.is_set()
 
 
+def test_retire_blocks_nobody_and_sends_what_is_queued():
+    gate = Gate()
+    export = gated(gate, batch=2)
+    export.submit([record()])
+    assert gate.entered.wait(10)
+    export.submit([record()] * 4)
+    export.retire()
+    assert export.is_alive
+    export.submit([record()])
+    gate.open.set()
+    export.close()
+    assert not export.is_alive
+    assert (export.exported_spans, export.lost_spans) == (5, 1)
+
+
+def test_retire_tries_a_collector_that_fails_once():
+    gate = Gate(SpanExportResult.FAILURE)
+    export = gated(gate, batch=1)
+    export.submit([record()] * 5)
+    assert gate.entered.wait(10)
+    export.retire()
+    gate.open.set()
+    export.close()
+    assert gate.spans == 1
+    assert export.lost_spans == 5
+
+
 def test_close_without_spans():
     gated(Gate()).close()
 

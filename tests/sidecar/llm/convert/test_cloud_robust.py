@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import RequestError, UpstreamError
@@ -24,6 +24,8 @@ from tests.support import eventstream
 
 Json = dict[str, Any]
 ALLOWED: Final = (ShapeError, RequestError, UpstreamError)
+SLOW: Final = (HealthCheck.too_slow,)
+"""A busy machine is no fault."""
 CHATS: Final[dict[str, tuple[Json, Json, list[tuple[str, Json]]]]] = {
     "completions_to_converse": (
         samples.COMPLETIONS_REQUEST,
@@ -64,7 +66,7 @@ def call(draw: Any, **fields: Any) -> Any:
 
 
 @every
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 @given(data=st.data())
 def test_spoilt_request(name: str, data: st.DataObject) -> None:
     body = spoil(EVERY[name][0], data.draw)
@@ -80,7 +82,7 @@ def test_spoilt_request(name: str, data: st.DataObject) -> None:
 
 
 @every
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 @given(data=st.data())
 def test_spoilt_answer(name: str, data: st.DataObject) -> None:
     current = call(data.draw)
@@ -93,7 +95,7 @@ def test_spoilt_answer(name: str, data: st.DataObject) -> None:
 
 
 @every_chat
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
 @given(data=st.data())
 def test_spoilt_stream(name: str, data: st.DataObject) -> None:
     given_events = spoil([list(pair) for pair in CHATS[name][2]], data.draw)
@@ -112,7 +114,7 @@ def test_spoilt_stream(name: str, data: st.DataObject) -> None:
 
 
 @every
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
 @given(
     status=st.integers(400, 599),
     body=st.binary(max_size=30) | JSON_VALUES.map(orjson.dumps),

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import RequestError
@@ -158,7 +158,7 @@ def test_long_chains_of_references_are_bounded() -> None:
         clean_schema({"$ref": "#/$defs/D0", "$defs": defs}, "s")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_spoilt_schemas(data: st.DataObject) -> None:
     base = data.draw(st.sampled_from([schema for schema, _ in CASES.values()]))

@@ -1,0 +1,179 @@
+"""One provider after the other, until one has an answer for the client.
+
+Source: spec/llm.md sections 0 and 3.3.
+
+Until the first octet of an answer is ready for the client, a provider that fails (no connection,
+timeout, 429, 5xx, a stream that begins with an error, an answer that makes no sense) is followed by
+the next one; each gets the client's own request anew, for its own model and in its own format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final, final
+
+from sidecar.cel.engine import Engine
+from sidecar.errors import UpstreamError
+from sidecar.gateway.exchange import Exchange
+from sidecar.gateway.llm_answer import Answers
+from sidecar.gateway.llm_call import COUNT, ClientCall, Member, Prepared, edited, prepare
+from sidecar.gateway.llm_choice import Ranks, is_worth_moving
+from sidecar.gateway.llm_count import counted
+from sidecar.gateway.llm_edits import REQUEST
+from sidecar.gateway.llm_facts import Prices, Record
+from sidecar.gateway.llm_outgoing import outgoing_of, sent
+from sidecar.gateway.plan import Attempt, Route
+from sidecar.http.message import Request, Response
+from sidecar.llm.chat.base import Json
+from sidecar.llm.chat.formats import CHAT
+from sidecar.llm.tokens import count_prompt
+from sidecar.telemetry.clock import Clock
+from sidecar.telemetry.genai import GenAiMetrics
+
+_TOPMOST: Final = ("input", "instructions", "system", "systemInstruction", "system_instruction")
+"""Keys of requests, of all formats, that may hold a text themselves."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all backends of a compilation have in common."""
+
+    clock: Clock
+    metrics: GenAiMetrics
+    prices: Prices | None
+    limit_bytes: int
+    cel: Engine
+    """Knows whether anybody reads what models answer."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """When another provider is asked."""
+
+    max_attempts: int = 3
+    """1: never."""
+    attempt_seconds: float | None = None
+
+
+@final
+class Asker:
+    """Asks the providers of one backend."""
+
+    __slots__ = ("_answers", "_failover", "shared")
+
+    def __init__(self, failover: Failover, idle_seconds: float, shared: Shared) -> None:
+        self._failover = failover
+        self.shared = shared
+        self._answers = Answers(shared.limit_bytes, idle_seconds, shared.cel)
+
+    async def asked(
+        self,
+        client: ClientCall,
+        record: Record,
+        ranks: Ranks,
+        request: Request,
+        exchange: Exchange,
+        route: Route,
+        attempt: Attempt,
+    ) -> Response:
+        """Ask one provider after the other. Raises: SidecarError, the last one's."""
+        tried: list[Member] = []
+        member = ranks.first()
+        first_attempt = exchange.attempt
+        while True:
+            tried.append(member)
+            exchange.attempt = first_attempt + len(tried) - 1
+            is_last = len(tried) >= min(self._failover.max_attempts, ranks.count)
+            if client.kind == COUNT and not member.counts(client.model):
+                return await counted(client, member, record)
+            body = edited(client, member, request)
+            refusal = await guarded(client, member, body, request)
+            if refusal is not None:
+                return refusal
+            call = self._prepared(client, body, member, record, request)
+            try:
+                response = await self._attempted(
+                    call, record, ranks, request, exchange, route, attempt, may_move=not is_last
+                )
+                if response is not None:
+                    return response
+            except UpstreamError:
+                if is_last:
+                    raise
+            following = ranks.next(tried)
+            if following is None:
+                raise UpstreamError(503, "NoHealthyBackend", "no healthy backends")
+            member = following
+
+    def _prepared(
+        self, client: ClientCall, body: Json, member: Member, record: Record, request: Request
+    ) -> Prepared:
+        # Limits and budgets that hold something wait for the end of the exchange, as the record.
+        needs_usage = len(request.endings) > 1
+        now = self.shared.clock.time_ns() // 1_000_000_000
+        call = prepare(client, body, member, request, now, needs_usage=needs_usage)
+        model = call.call.model
+        record.begin(
+            provider=member.provider.name,
+            model=model,
+            operation="embeddings" if client.kind == "embeddings" else "chat",
+            is_streaming=call.call.is_streaming,
+            params=call.params,
+            excludes_cache=member.provider.excludes_cache(call.call.format, model),
+        )
+        asked = request.state[REQUEST]
+        assert isinstance(asked, dict)
+        record.state.prompt_from(client.wire_format, asked)
+        if member.tokenizes:
+            record.estimate(count_prompt(client.wire_format.prompt(asked), model))
+        return call
+
+    async def _attempted(
+        self,
+        call: Prepared,
+        record: Record,
+        ranks: Ranks,
+        request: Request,
+        exchange: Exchange,
+        route: Route,
+        attempt: Attempt,
+        *,
+        may_move: bool,
+    ) -> Response | None:
+        """One provider's answer; None when another one should be asked. Raises: SidecarError."""
+        seconds = call.member.attempt_seconds or self._failover.attempt_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                member = call.member
+                made = await outgoing_of(member, call.target, call.body, request, route)
+                response = await sent(ranks, member, call.target, made, exchange, route, attempt)
+                if may_move and is_worth_moving(response.status):
+                    response.body.close()
+                    return None
+                answer = await self._answers.made(
+                    response, call, record, request, may_move=may_move
+                )
+        except TimeoutError as error:
+            raise UpstreamError(504, "Timeout", "upstream call timeout", retryable=True) from error
+        for hook, is_async in call.member.chain.response_hooks:
+            done = hook(request, answer)
+            if is_async:
+                await done
+        return answer
+
+
+async def guarded(
+    client: ClientCall, member: Member, body: Json, request: Request
+) -> Response | None:
+    """Guards of prompts; the answer when one refuses. Raises: RequestError 503."""
+    if member.guards is None or client.kind not in CHAT:
+        return None
+    refusal = await member.guards.on_request(client.wire_format, body, request)
+    # What expressions and logs read of the request shares all but its topmost texts with `body`.
+    seen = request.state[REQUEST]
+    assert isinstance(seen, dict)
+    request.state[REQUEST] = {**seen, **{key: body[key] for key in _TOPMOST if key in body}}
+    return refusal

@@ -1,0 +1,179 @@
+"""Requests that nobody converts: forwarded as they are, or with an eye on model and usage.
+
+Source: spec/llm.md sections 0, 2.14 and 2.15.
+
+`passthrough` and `realtime` stream through both ways. `detect` holds the request's body to know its
+model, and reads the answer as it goes by; what it cannot read passes all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+from urllib.parse import parse_qs
+
+import orjson
+
+from sidecar.gateway.exchange import Exchange
+from sidecar.gateway.llm_body import plain_body
+from sidecar.gateway.llm_choice import Ranks
+from sidecar.gateway.llm_edits import REQUEST
+from sidecar.gateway.llm_facts import Record
+from sidecar.gateway.llm_outgoing import OWN, finish, head_of, sent
+from sidecar.gateway.plan import Attempt, Route
+from sidecar.http.headers import Headers
+from sidecar.http.message import Body, FixedBody, Request, Response
+from sidecar.llm.chat import paths
+from sidecar.llm.chat.base import Json
+from sidecar.llm.chat.detect import usage_of_bytes
+from sidecar.llm.chat.formats import FORMATS
+from sidecar.llm.chat.framing import framing_of
+from sidecar.llm.chat.passthrough import StreamTap
+from sidecar.llm.providers.base import Call
+from sidecar.llm.shape import parse_object
+from sidecar.llm.usage import Usage
+
+_DETECT: Final = FORMATS["detect"]
+_STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
+
+
+async def opaque(
+    kind: str,
+    ranks: Ranks,
+    request: Request,
+    exchange: Exchange,
+    route: Route,
+    attempt: Attempt,
+    raw: bytes | None = None,
+) -> Response:
+    """Forward a request whose body nobody converts. Raises: SidecarError.
+
+    `raw`: its body without its coding, when somebody had to look at that for the model's name.
+    """
+    member = ranks.first()
+    path, _, query = request.target.partition("?")
+    queried = parse_qs(query).get("model", [""])[0]
+    named = queried or paths.model_of(path) or ""
+    model = member.edits.alias(member.provider.model or member.asked or named)
+    body = request.body
+    parsed = parse_object(raw) if raw is not None else None
+    is_renamed = parsed is not None and model not in ("", parsed.get("model"))
+    if is_renamed and raw is not None:
+        path, raw = _renamed(path, raw, parsed, model)
+        body = FixedBody(raw)
+    target = member.provider.target(Call(kind, kind, model, kind == "realtime", path, query))
+    made = head_of(member, target, request, route, body)
+    if is_renamed:
+        made.headers.remove_all(b"content-encoding")
+    made.upgrade = request.upgrade
+    made.wants_trailers = request.wants_trailers
+    await finish(member, target, made, b"")
+    return await sent(ranks, member, target, made, exchange, route, attempt)
+
+
+async def sniffed(
+    ranks: Ranks,
+    raw: bytes,
+    record: Record,
+    request: Request,
+    exchange: Exchange,
+    route: Route,
+    attempt: Attempt,
+    limit_bytes: int,
+) -> Response:
+    """Forward a request as it is, but for a configured model. Raises: SidecarError."""
+    member = ranks.first()
+    path, _, query = request.target.partition("?")
+    body = parse_object(raw)
+    named = (_DETECT.model(body) if body is not None else None) or paths.model_of(path) or ""
+    model = member.edits.alias(member.provider.model or member.asked or named)
+    if body is not None:
+        request.state[REQUEST] = body
+    if model != named:
+        path, raw = _renamed(path, raw, body, model)
+    is_streaming = paths.is_stream(path) or (body is not None and body.get("stream") is True)
+    record.begin(
+        provider=member.provider.name,
+        model=model,
+        operation="chat",
+        is_streaming=is_streaming,
+        params=_DETECT.params(body) if body is not None else {},
+        excludes_cache=member.provider.excludes_cache("detect", model),
+    )
+    target = member.provider.target(Call("detect", "detect", model, is_streaming, path, query))
+    made = head_of(member, target, request, route, FixedBody(raw))
+    made.headers.remove_any(OWN)
+    await finish(member, target, made, raw)
+    response = await sent(ranks, member, target, made, exchange, route, attempt)
+    if 200 <= response.status < 300 and response.tunnel is None:
+        kind = response.headers.get(b"content-type") or b""
+        response.body = _WatchedBody(plain_body(response), kind, record, limit_bytes)
+    return response
+
+
+def _renamed(path: str, raw: bytes, body: Json | None, model: str) -> tuple[str, bytes]:
+    """The same call of another model, wherever it is named."""
+    if body is not None and "model" in body:
+        raw = orjson.dumps({**body, "model": model})
+    return paths.with_model(path, model), raw
+
+
+@final
+class _WatchedBody:
+    """An answer that is read as it goes by: events, or a JSON object up to a limit. See Body."""
+
+    __slots__ = ("_kept", "_limit", "_record", "_size", "_source", "_tap", "length")
+
+    def __init__(self, source: Body, kind: bytes, record: Record, limit_bytes: int) -> None:
+        is_stream = kind.lower().startswith(_STREAMS)
+        self._tap = StreamTap(_DETECT, framing_of(kind)) if is_stream else None
+        self._source = source
+        self._record = record
+        self._kept: list[bytes] = []
+        self._size = 0
+        self._limit = limit_bytes
+        self.length = source.length
+        record.follow(self._usage)
+
+    @property
+    def trailers(self) -> Headers | None:
+        """Those of the source."""
+        return self._source.trailers
+
+    @trailers.setter
+    def trailers(self, value: Headers | None) -> None:
+        self._source.trailers = value
+
+    def read_nowait(self) -> bytes | None:
+        """See Body."""
+        data = self._source.read_nowait()
+        if data:
+            self._see(data)
+        return data
+
+    async def read(self) -> bytes:
+        """See Body."""
+        data = await self._source.read()
+        if data:
+            self._see(data)
+        return data
+
+    def _see(self, data: bytes) -> None:
+        if self._tap is not None:
+            if self._tap.feed(data):
+                self._record.first_text()
+            return
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._kept.append(data)
+        else:
+            self._kept.clear()
+
+    def _usage(self) -> Usage:
+        if self._tap is not None:
+            self._tap.finish()
+            return self._tap.usage
+        return usage_of_bytes(b"".join(self._kept))
+
+    def close(self) -> None:
+        """See Body."""
+        self._source.close()

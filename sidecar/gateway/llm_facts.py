@@ -1,0 +1,227 @@
+"""What is learnt of one model call, and where it goes at the end: CEL, log, metrics, limits.
+
+Source: spec/llm.md sections 2.16 and 5.
+
+`LlmState` is `request.state["llm"]`. `Record` is one of the request's endings, and runs before
+those of limits and budgets, which charge by what it has written: whole or cut, a stream is charged
+for what was seen of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Protocol, final
+
+from sidecar.http.message import Request, Response
+from sidecar.llm.chat.base import Json, UsageReader, WireFormat
+from sidecar.llm.usage import Usage
+from sidecar.telemetry.clock import Clock
+from sidecar.telemetry.fields import RouteFacts
+from sidecar.telemetry.genai import GenAiMetrics
+
+STATE: Final = "llm"
+_NAMES: Final = (
+    ("input_text_tokens", "inputTextTokens"),
+    ("input_image_tokens", "inputImageTokens"),
+    ("input_audio_tokens", "inputAudioTokens"),
+    ("cached_input_tokens", "cachedInputTokens"),
+    ("cache_creation_input_tokens", "cacheCreationInputTokens"),
+    ("output_tokens", "outputTokens"),
+    ("output_text_tokens", "outputTextTokens"),
+    ("output_image_tokens", "outputImageTokens"),
+    ("output_audio_tokens", "outputAudioTokens"),
+    ("reasoning_tokens", "reasoningTokens"),
+    ("total_tokens", "providerTotalTokens"),
+    ("count_tokens", "countTokens"),
+    ("service_tier", "serviceTier"),
+    ("provider_model", "responseModel"),
+)
+_CONTENT: Final = ("prompt", "completion", "toolCalls")
+
+
+class Prices(Protocol):
+    """What tokens cost."""
+
+    def __call__(
+        self, provider: str, asked: str, usage: Usage, *, excludes_cache: bool
+    ) -> tuple[str, Json | None, Json | None]:
+        """`(status, cost, rates)`: status of the look-up; USD by class, `total` among them, and
+        the prices used; None when there is no price."""
+
+
+@final
+class LlmState(dict[str, object]):
+    """The variable `llm`. The prompt is put together only when an expression asks for it."""
+
+    __slots__ = ("_prompt",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._prompt: Callable[[], list[dict[str, str]]] | None = None
+
+    def prompt_from(self, wire_format: WireFormat, body: Json) -> None:
+        """Where the prompt would come from."""
+        self._prompt = lambda: wire_format.prompt(body)
+
+    def cel(self, wanted: frozenset[str] | None) -> Mapping[str, object]:
+        """See sidecar.cel.variables.Fields."""
+        make = self._prompt
+        if make is None or (wanted is not None and "prompt" not in wanted):
+            return self
+        return {**self, "prompt": make()}
+
+
+@final
+class Record:
+    """One call under way. See http.message.Ending: it settles once, before all others."""
+
+    __slots__ = (
+        "_clock",
+        "_excludes_cache",
+        "_first_ns",
+        "_is_over",
+        "_metrics",
+        "_prices",
+        "_reader",
+        "_route",
+        "_started_ns",
+        "has_answer",
+        "state",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        route: RouteFacts,
+        clock: Clock,
+        metrics: GenAiMetrics,
+        prices: Prices | None,
+    ) -> None:
+        self.state = LlmState()
+        self.usage = Usage()
+        self.has_answer = False
+        self._reader: Callable[[], Usage] | None = None
+        self._route = route
+        self._clock = clock
+        self._metrics = metrics
+        self._prices = prices
+        self._started_ns = request.started_ns
+        self._first_ns = 0
+        self._excludes_cache = False
+        self._is_over = False
+        # A retry of the route begins anew: what an earlier try noted is not counted again.
+        others = (end for end in request.endings if not isinstance(end, Record))
+        request.endings = (self, *others)
+        request.state[STATE] = self.state
+
+    def begin(
+        self,
+        *,
+        provider: str,
+        model: str,
+        operation: str,
+        is_streaming: bool,
+        params: Json,
+        excludes_cache: bool,
+    ) -> None:
+        """A call of a provider is about to be made; the last one is the one that counts."""
+        state = self.state
+        state["provider"] = provider
+        state["requestModel"] = model
+        state["operationName"] = operation
+        state["streaming"] = is_streaming
+        state["params"] = params
+        self._excludes_cache = excludes_cache
+        self._first_ns = 0
+        self.usage = Usage()
+        self._reader = None
+
+    def estimate(self, input_tokens: int) -> None:
+        """What the prompt is likely to count; holds until the provider says it."""
+        self.state["inputTokens"] = self.state["totalTokens"] = input_tokens
+
+    def follow(self, usage: Callable[[], Usage]) -> None:
+        """A stream has begun: `usage` gives what was seen of it so far."""
+        self._reader = usage
+        self.has_answer = True
+
+    def first_text(self) -> None:
+        """The first generated text has come."""
+        if not self._first_ns:
+            self._first_ns = self._clock.monotonic_ns()
+            self.state["timeToFirstToken"] = (self._first_ns - self._started_ns) / 1e9
+
+    def note(self, usage: Usage) -> None:
+        """What an answer reports, whole or so far."""
+        self.usage = usage
+        self.has_answer = True
+        state = self.state
+        for name, key in _NAMES:
+            value = getattr(usage, name)
+            if value is not None:
+                state[key] = value
+        self._totals(usage)
+        if usage.completion:
+            state["completion"] = list(usage.completion)
+        if usage.output_messages:
+            state["toolCalls"] = list(_calls(usage.output_messages))
+
+    def _totals(self, usage: Usage) -> None:
+        """Cached tokens are input wherever they are counted (section 5.1)."""
+        state = self.state
+        reported = usage.input_tokens
+        if reported is not None:
+            state["providerInputTokens"] = reported
+            if self._excludes_cache:
+                reported += usage.cached_input_tokens or 0
+                reported += usage.cache_creation_input_tokens or 0
+            state["inputTokens"] = reported
+        if reported is not None or usage.output_tokens is not None:
+            state["totalTokens"] = (reported or 0) + (usage.output_tokens or 0)
+        elif usage.total_tokens is not None:
+            state["totalTokens"] = usage.total_tokens
+
+    def price(self) -> str:
+        """Write what the call cost; the status of the look-up, "" when nobody knows prices."""
+        if self._prices is None or not self.has_answer:
+            return ""
+        state = self.state
+        status, cost, rates = self._prices(
+            str(state.get("provider", "")),
+            str(state.get("requestModel", "")),
+            self.usage,
+            excludes_cache=self._excludes_cache,
+        )
+        if cost is not None:
+            state["cost"] = cost
+        if rates is not None:
+            state["costRates"] = rates
+        return status
+
+    def __call__(self, request: Request, response: Response | None) -> None:
+        """The exchange is over, however it ended."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._reader is not None:
+            self.note(self._reader())
+        if "provider" not in self.state:
+            return
+        now = self._clock.monotonic_ns()
+        tokens = self.usage.output_tokens
+        if self._first_ns and tokens:
+            self.state["timePerOutputToken"] = (now - self._first_ns) / 1e9 / tokens
+        status = self.price()
+        seconds = (now - self._started_ns) / 1e9
+        self._metrics.finish(self._route, self.state, seconds, status)
+
+
+def _calls(messages: list[dict[str, Any]]) -> Iterator[Json]:
+    for message in messages:
+        for part in message.get("content") or ():
+            if isinstance(part, dict) and part.get("type") == "tool_call":
+                yield {key: part.get(key) for key in ("id", "name", "arguments")}
+
+
+__all__ = ["STATE", "LlmState", "Prices", "Record", "UsageReader"]

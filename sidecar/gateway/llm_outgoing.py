@@ -1,0 +1,139 @@
+"""The request that goes to a provider: the client's headers, the provider's place, the credential.
+
+Source: spec/llm.md sections 0 (step 13), 1.2 and 1.5; spec/config.md section 3.2.
+
+1. The client's fields, without those of its coding, and without its credentials where the provider
+   has one of its own: a key for the gateway is nobody else's business.
+2. What the provider demands, then the credential, moved to where the provider wants keys.
+3. The provider's own policies, which have the last word.
+4. Signatures, which cover all of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.errors import SidecarError, UpstreamError
+from sidecar.gateway.exchange import Exchange
+from sidecar.gateway.llm_call import Member
+from sidecar.gateway.llm_choice import Ranks
+from sidecar.gateway.plan import Attempt, Backend, Route
+from sidecar.http.message import Body, FixedBody, Request, Response
+from sidecar.llm.credentials.base import Credential, Outgoing
+from sidecar.llm.providers.base import Target
+
+OWN: Final = frozenset((b"content-encoding", b"content-length", b"accept-encoding", b"expect"))
+"""Fields of the client's body, and of what it can decode: the gateway reads the answer."""
+CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"))
+_JSON: Final = b"application/json"
+
+
+async def outgoing_of(
+    member: Member, target: Target, body: bytes, request: Request, route: Route
+) -> Request:
+    """The request as it is sent, with a JSON body. Raises: SidecarError."""
+    made = head_of(member, target, request, route, FixedBody(body))
+    made.headers.remove_any(OWN)
+    made.headers.set(b"content-type", _JSON)
+    made.method = "POST"
+    await finish(member, target, made, body)
+    return made
+
+
+def head_of(member: Member, target: Target, request: Request, route: Route, body: Body) -> Request:
+    """The client's request, sent to the provider's place."""
+    backend = member.backends[target.authority]
+    headers = request.headers.copy()
+    if member.credentials:
+        headers.remove_any(CREDENTIALS)
+    if target.headers_remove:
+        headers.remove_any(target.headers_remove)
+    for name, value in target.headers_set:
+        headers.set(name, value)
+    made = Request(
+        request.method,
+        backend.scheme,
+        _authority(backend, request, route),
+        target.path.decode("latin-1"),
+        # A plain-text provider gets HTTP/1.1, whatever the client speaks; with TLS, ALPN decides.
+        "HTTP/1.1",
+        headers,
+        body,
+        request.connection,
+        request.started_ns,
+    )
+    made.state = request.state
+    made.trace = request.trace
+    made.route = request.route
+    made.on_informational = request.on_informational
+    return made
+
+
+def _authority(backend: Backend, request: Request, route: Route) -> str:
+    """The provider's host, unless the route rewrites it itself."""
+    if not route.rewrites_host:
+        return request.authority
+    return backend.auto_host or backend.default_authority
+
+
+async def finish(member: Member, target: Target, request: Request, body: bytes) -> None:
+    """Credentials and the provider's policies. Raises: SidecarError."""
+    explicit = False
+    for credential in member.credentials:
+        if not credential.is_last:
+            explicit = explicit or credential.explicit_place
+            await _apply(member, credential, request, body)
+    if not explicit:
+        target.key_place.move(request.headers)
+    for hook, is_async in member.chain.request_hooks:
+        answer = hook(request)
+        if is_async:
+            answer = await answer
+        if answer is not None:
+            text = f"a policy of {member.name} answered in its place"
+            raise UpstreamError(503, "UpstreamFailure", text, sent=False)
+    for credential in member.credentials:
+        if credential.is_last:
+            await _apply(member, credential, request, body)
+
+
+async def _apply(member: Member, credential: Credential, request: Request, body: bytes) -> None:
+    sent = Outgoing(
+        request.method, request.scheme, request.authority, request.target, request.headers, body
+    )
+    if not credential.apply_nowait(sent):
+        await credential.apply(sent)
+    request.target = sent.target
+
+
+async def sent(
+    ranks: Ranks,
+    member: Member,
+    target: Target,
+    made: Request,
+    exchange: Exchange,
+    route: Route,
+    attempt: Attempt,
+) -> Response:
+    """The head of the provider's answer; the outcome counts for later choices.
+
+    Raises: SidecarError.
+    """
+    clock = exchange.worker.clock.monotonic_ns
+    state = member.endpoint.state
+    response: Response | None = None
+    failure: SidecarError | None = None
+    started = clock()
+    state.begin()
+    try:
+        response = await attempt(
+            made, exchange, route, member.backends[target.authority], made.body
+        )
+        return response
+    except SidecarError as error:
+        failure = error
+        raise
+    finally:
+        # That of the beginning: a reload may have put another in its place.
+        state.end()
+        ranks.record(member, (clock() - started) / 1e9, response, failure)

@@ -1,0 +1,228 @@
+"""`llm` mode: the model that a request names decides who serves it.
+
+Source: spec/llm.md sections 0 (error codes), 3.4 and 3.5; spec/config.md section 5.3.
+
+A virtual model's targets are members of their own, for each name that they are asked by, so that
+what is known of the health of one says nothing of the others. All of them are made at compilation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, final
+from urllib.parse import unquote
+
+import orjson
+
+from sidecar.config.llm import ROUTER
+from sidecar.errors import ConfigError, RequestError
+from sidecar.gateway.endpoints import Endpoints, Place
+from sidecar.gateway.exchange import Exchange
+from sidecar.gateway.llm_allowed import allowed_of, check_allowed
+from sidecar.gateway.llm_attempts import Asker
+from sidecar.gateway.llm_body import read_request
+from sidecar.gateway.llm_call import Member, client_call
+from sidecar.gateway.llm_choice import Ranks
+from sidecar.gateway.llm_detect import opaque, sniffed
+from sidecar.gateway.llm_edits import REQUEST
+from sidecar.gateway.llm_facts import Record
+from sidecar.gateway.llm_form import form_model
+from sidecar.gateway.plan import Attempt, Route
+from sidecar.http.headers import Headers
+from sidecar.http.message import FixedBody, Request, Response
+from sidecar.llm.chat import paths
+from sidecar.llm.chat.paths import RouteTypes
+from sidecar.llm.names import ModelError
+from sidecar.llm.router import Choice, Model, Resolution, Router
+from sidecar.net.dialer import Address
+from sidecar.policies.authorization import Authorization
+from sidecar.policies.base import Services
+from sidecar.policies.order import make
+from sidecar.policies.schema import nested
+
+Data = Mapping[str, Any]
+_LISTS: Final = ("/v1/models", "/models")
+_GOOGLE: Final = frozenset(("generateContent", "geminiCountTokens"))
+_MISSING: Final = "LLM request body is missing string field 'model'"
+_USER_MODEL: Final = "agentgateway_user_model"
+
+
+@final
+class LlmRouter:
+    """The backend of the `llm` section. See plan.Serve."""
+
+    __slots__ = (
+        "_asker",
+        "_direct",
+        "_endpoints",
+        "_members",
+        "_random",
+        "_ranks",
+        "_router",
+        "_rules",
+        "_services",
+        "_types",
+    )
+
+    def __init__(
+        self,
+        target: Data,
+        members: Sequence[Member],
+        asker: Asker,
+        types: RouteTypes,
+        services: Services,
+        random: Callable[[], float],
+        endpoints: Endpoints,
+    ) -> None:
+        """`members`: one for each of `target["models"]`. Raises: ConfigError."""
+        created = services.clock.time_ns() // 1_000_000_000
+        virtual = target.get("virtualModels") or ()
+        self._router = Router(target["models"], virtual, services.cel, random, created)
+        self._asker = asker
+        self._types = types
+        self._services = services
+        self._random = random
+        self._endpoints = endpoints
+        self._members = tuple(members)
+        self._direct = tuple(self._ranked([[member]]) for member in members)
+        self._ranks: dict[tuple[tuple[tuple[int, str], ...], ...], Ranks] = {}
+        self._rules = tuple(
+            _rules(data, index, services) for index, data in enumerate(target["models"])
+        )
+
+    def _ranked(self, groups: Sequence[Sequence[Member]]) -> Ranks:
+        return Ranks(groups, self._services.clock, self._random, self._endpoints)
+
+    async def serve(
+        self, request: Request, exchange: Exchange, route: Route, attempt: Attempt
+    ) -> Response:
+        """See plan.Serve."""
+        path = request.path
+        if path.startswith(_LISTS) and (found := self._listing(path, request)) is not None:
+            return found
+        kind = self._types.resolve(path)
+        shared = self._asker.shared
+        raw = await read_request(request, shared.limit_bytes)
+        name = self._named(kind, path, raw, request)
+        request.state["metadata"] = {**_metadata(request), _USER_MODEL: name}
+        allowed = allowed_of(request)
+        if allowed is not None:
+            check_allowed(allowed, kind, request, raw)
+        resolution = self._router.resolve(name, request, allowed, self._allowance(request))
+        ranks = self._ranks_of(resolution)
+        if kind == "passthrough":
+            detects = resolution.groups[0][0].model.data.get("passthrough") == "detect"
+            kind = "detect" if detects else kind
+        if kind == "passthrough":
+            return await opaque(kind, ranks, request, exchange, route, attempt, raw)
+        record = Record(request, route, shared.clock, shared.metrics, shared.prices)
+        if kind == "detect":
+            return await sniffed(
+                ranks, raw, record, request, exchange, route, attempt, shared.limit_bytes
+            )
+        client = client_call(kind, raw, request)
+        return await self._asker.asked(client, record, ranks, request, exchange, route, attempt)
+
+    # --- names ----------------------------------------------------------------------------
+
+    @staticmethod
+    def _named(kind: str, path: str, raw: bytes, request: Request) -> str:
+        """The client's model. Raises: ModelError 400."""
+        in_path = paths.model_of(path)
+        if in_path is not None and kind in _GOOGLE:
+            return in_path
+        form = form_model(request.headers.get(b"content-type"), raw)
+        if form is not None:
+            return form
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            if in_path is not None:
+                return in_path
+            text = "the request's body is not JSON"
+            raise ModelError(400, "invalid_request_body", text) from error
+        if not isinstance(body, dict):
+            text = "the request's body is not a JSON object"
+            raise ModelError(400, "invalid_request_body", text)
+        request.state[REQUEST] = body
+        name = body.get("model")
+        if isinstance(name, str) and name:
+            return name
+        if in_path is not None:
+            return in_path
+        raise ModelError(400, "missing_model", _MISSING)
+
+    def _allowance(self, request: Request) -> Callable[[Model], bool] | None:
+        """Whether the caller may use a model; None when no model has rules."""
+        if not any(self._rules):
+            return None
+
+        def is_allowed(model: Model) -> bool:
+            rules = self._rules[model.index]
+            if rules is None:
+                return True
+            try:
+                rules.on_request(request)
+            except RequestError:
+                return False
+            return True
+
+        return is_allowed
+
+    def _ranks_of(self, resolution: Resolution) -> Ranks:
+        if not resolution.virtual:
+            return self._direct[resolution.groups[0][0].model.index]
+        key = tuple(
+            tuple((choice.model.index, choice.name) for choice in group)
+            for group in resolution.groups
+        )
+        found = self._ranks.get(key)
+        # The names come from the configuration, so there are only so many combinations.
+        if found is None:
+            groups = [[self._target(choice) for choice in group] for group in resolution.groups]
+            found = self._ranks[key] = self._ranked(groups)
+        return found
+
+    def _target(self, choice: Choice) -> Member:
+        member = self._members[choice.model.index]
+        place = Place(f"ai/{ROUTER}", 0, Address(f"{member.name}={choice.name}", 0))
+        return replace(member, asked=choice.name, endpoint=self._endpoints.get(place, 1))
+
+    # --- lists ----------------------------------------------------------------------------
+
+    def _listing(self, path: str, request: Request) -> Response | None:
+        """The answer to a question for models; None for another path."""
+        for start in _LISTS:
+            if path.rstrip("/") == start:
+                listed = self._router.listing(allowed_of(request), self._allowance(request))
+                return _json(request, listed)
+            if path.startswith(f"{start}/") and ":" not in path:
+                name = unquote(path[len(start) + 1 :])
+                detail = self._router.detail(name, allowed_of(request), self._allowance(request))
+                return _json(request, detail)
+        return None
+
+
+def _json(request: Request, value: object) -> Response:
+    if request.method not in ("GET", "HEAD"):
+        raise RequestError(405, "InvalidRequest", "method not allowed")
+    headers = Headers(((b"content-type", b"application/json"),))
+    return Response(200, headers, FixedBody(orjson.dumps(value)), reason="DirectResponse")
+
+
+def _metadata(request: Request) -> Mapping[str, object]:
+    known = request.state.get("metadata")
+    return known if isinstance(known, Mapping) else {}
+
+
+def _rules(data: Data, index: int, services: Services) -> Authorization | None:
+    payload = data.get("authorization")
+    if payload is None:
+        return None
+    try:
+        made = make("authorization", payload, services)
+    except ConfigError as problem:
+        raise nested(f"llm.models[{index}]", problem) from problem
+    assert isinstance(made, Authorization)
+    return made

@@ -1,0 +1,114 @@
+"""Windows of streams: masks over event borders, whatever the cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from sidecar.http.sse import SseDecoder, SseEvent
+from sidecar.llm.guard.patterns import Patterns
+from sidecar.llm.guard.stream_texts import STREAM_TEXTS
+from sidecar.llm.guard.window import CONTEXT, WINDOW, Window
+
+SSN = "123-45-6789"
+RULES = Patterns({"rules": [{"builtin": "ssn"}, {"pattern": "(?s)BEGIN.*?END"}]})
+
+
+def run(name: str, events: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """The events that come out, and the most that were held at a time."""
+    window = Window(STREAM_TEXTS[name])
+    out = b""
+    most = held = 0
+    for number in range(len(events) + 1):
+        is_last = number == len(events)
+        if not is_last:
+            window.add(SseEvent(orjson.dumps(events[number])), events[number])
+        for channel in window.due(is_last=is_last):
+            channel.settle(RULES.find(channel.text), is_last=is_last)
+        out += window.release(is_last=is_last)
+        held = number + 1 - out.count(b"\n\n")
+        most = max(most, held)
+    return [orjson.loads(event.data) for event in SseDecoder().feed(out)], most
+
+
+def choice(text: str, index: int = 0) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": {"content": text}}]}
+
+
+def text_of(events: list[dict[str, Any]], index: int = 0) -> str:
+    choices = [one["choices"][0] for one in events]
+    return "".join(one["delta"]["content"] for one in choices if one["index"] == index)
+
+
+@pytest.mark.parametrize("lead", [0, 1, CONTEXT, WINDOW - 6, WINDOW, WINDOW + CONTEXT, 5000])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 255, 256, 257, 1024, 4096])
+def test_a_mask_reaches_over_any_border(lead: int, size: int) -> None:
+    text = "w " * (lead // 2) + SSN + " é" * 700
+    events = [choice(text[at : at + size]) for at in range(0, len(text), size)]
+    out, _ = run("completions", events)
+    assert text_of(out) == text.replace(SSN, "<SSN>")
+    assert len(out) == len(events)
+
+
+@pytest.mark.parametrize("cut", range(1, len(SSN)))
+def test_every_cut_of_a_match(cut: int) -> None:
+    out, _ = run("completions", [choice("a " + SSN[:cut]), choice(SSN[cut:] + " b")])
+    assert text_of(out) == "a <SSN> b"
+
+
+def test_what_is_held_is_bounded() -> None:
+    out, most = run("completions", [choice("word ")] * 5000)
+    assert most <= (WINDOW + CONTEXT) // 5 + 2
+    assert text_of(out) == "word " * 5000
+
+
+def test_a_match_that_does_not_end_is_given_up() -> None:
+    text = "BEGIN" + " word" * 20_000
+    out, most = run("completions", [choice(text[at : at + 50]) for at in range(0, len(text), 50)])
+    assert text_of(out) == text
+    assert most < 100
+
+
+def test_choices_are_texts_of_their_own() -> None:
+    pieces = [SSN[:4], SSN[4:]]
+    events = [choice(piece, index) for piece in pieces for index in (0, 1)]
+    out, _ = run("completions", events)
+    assert (text_of(out, 0), text_of(out, 1)) == ("<SSN>", "<SSN>")
+    # Interleaved halves of one number in two choices are no number.
+    out, _ = run("completions", [choice(SSN[:4], 0), choice(SSN[4:], 1)])
+    assert text_of(out, 0) + text_of(out, 1) == SSN
+
+
+def test_messages_and_gemini() -> None:
+    deltas: list[dict[str, Any]] = [
+        {"type": "text_delta", "text": SSN[:5]},
+        {"type": "text_delta", "text": SSN[5:]},
+    ]
+    out, _ = run("messages", [{"type": "x", "index": 0, "delta": one} for one in deltas])
+    assert "".join(one["delta"]["text"] for one in out) == "<SSN>"
+    parts: list[dict[str, Any]] = [
+        {"candidates": [{"content": {"parts": [{"text": one}]}}]} for one in ("123-45", "-6789")
+    ]
+    out, _ = run("generateContent", parts)
+    assert orjson.dumps(out).count(b"<SSN>") == 1
+    assert b"6789" not in orjson.dumps(out)
+
+
+def test_responses_repeat_nothing_that_was_masked() -> None:
+    part = {"type": "output_text", "text": SSN}
+    item = {"type": "message", "content": [dict(part)]}
+    place = {"output_index": 0, "content_index": 0}
+    events: list[dict[str, Any]] = [
+        {"type": "response.output_text.delta", "delta": SSN[:5], **place},
+        {"type": "response.output_text.delta", "delta": SSN[5:], **place},
+        {"type": "response.output_text.done", "text": SSN, **place},
+        {"type": "response.content_part.done", "part": dict(part), **place},
+        {"type": "response.output_item.done", "item": item},
+        {"type": "response.completed", "response": {"output": [orjson.loads(orjson.dumps(item))]}},
+    ]
+    out, _ = run("responses", events)
+    assert [one["type"] for one in out] == [one["type"] for one in events]
+    assert b"6789" not in orjson.dumps(out)
+    assert orjson.dumps(out).count(b"<SSN>") == 5
