@@ -262,7 +262,8 @@ def test_wrong_types(gateway: GatewayProcess, client: str, model: str, value: ob
     key = "input" if client == "responses" else "messages"
     if client == "responses" and value in (None, "x"):
         value = 1.5  # those two are allowed there
-    assert_error(client, ask(model, client, **{key: value}), 400)
+    more: dict[str, Any] = {key: value}
+    assert_error(client, ask(model, client, **more), 400)
 
 
 @pytest.mark.parametrize("client", ["completions", "messages", "responses"])

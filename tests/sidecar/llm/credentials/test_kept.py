@@ -26,9 +26,10 @@ def test_a_recompilation_keeps_what_it_asks_for() -> None:
 
 def test_whatever_differs_has_its_own() -> None:
     kept = KeptCredentials()
+    payloads: tuple[object, ...] = (None, {"aws": {}}, "aws")
     found = [
         kept.get(payload, auth, host, made)
-        for payload in (None, {"aws": {}}, "aws")
+        for payload in payloads
         for auth in (AWS, DefaultAuth("aws", region="other", service="s"))
         for host in ("a", "b")
     ]
