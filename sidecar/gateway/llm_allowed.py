@@ -9,10 +9,12 @@ none is one for anything.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import parse_qs
 
+from sidecar.errors import RequestError
 from sidecar.gateway.llm_form import form_model
 from sidecar.http.message import Request
 from sidecar.llm.chat import paths
@@ -56,9 +58,33 @@ def _names(kind: str, request: Request, raw: bytes) -> Iterator[str]:
     if form:
         yield form
     body = parse_object(raw) if raw else None
-    named = body.get("model") if body is not None else None
-    if isinstance(named, str) and named:
-        yield named
+    if body is None:
+        return
+    # Fast path: the body can name the model once only. (An escape may spell the name otherwise.)
+    named = [body.get("model")]
+    if raw.count(b'"model"') > 1 or b"\\u00" in raw:
+        named = _repeated(raw)
+    for name in named:
+        if isinstance(name, str) and name:
+            yield name
+
+
+def _repeated(raw: bytes) -> list[object]:
+    """Every value of `model` in the object, also where a later one hides it from our parser.
+
+    Raises: RequestError 400 for what another parser cannot read.
+    """
+    outermost: list[tuple[str, object]] = []
+
+    def seen(pairs: list[tuple[str, object]]) -> None:
+        nonlocal outermost
+        outermost = pairs  # the last object to end is the outermost
+
+    try:
+        json.loads(raw, object_pairs_hook=seen)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, "InvalidRequest", "the body cannot be read twice alike") from error
+    return [value for name, value in outermost if name == "model"]
 
 
 def _queried(query: str) -> list[str]:
