@@ -12,7 +12,8 @@ ALLOWED = AllowedModels(["gpt-4o", "claude-*"])
 
 
 def ask(body: bytes) -> None:
-    check_allowed(ALLOWED, "completions", request(target="/v1/chat/completions", method="POST"), body)
+    asked = request("POST", "/v1/chat/completions")
+    check_allowed(ALLOWED, "completions", asked, body)
 
 
 @pytest.mark.parametrize(
