@@ -14,10 +14,11 @@ import logging
 from collections.abc import Callable
 from typing import Final, final
 
-from sidecar.errors import ClientDisconnected, RequestError, SidecarError, UpstreamError
+from sidecar.errors import RequestError, SidecarError, UpstreamError
 from sidecar.gateway.direct import REFUSAL, DirectCall, Refusal, guarded, has_passed
 from sidecar.gateway.exchange import Exchange, WorkerState, add_queued
-from sidecar.gateway.plan import After, Backend, Bind, Choice, Gateway, Listener, Route
+from sidecar.gateway.hooks import hold_response, run_request, run_response
+from sidecar.gateway.plan import Backend, Bind, Choice, Gateway, Listener, Route
 from sidecar.gateway.respond import error_response, is_grpc
 from sidecar.gateway.upstream import Picked
 from sidecar.http.headers import Headers
@@ -25,7 +26,7 @@ from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
 from sidecar.net.h1_client import H1Client
 from sidecar.net.outbox import Outbox
 from sidecar.net.pool import Call, Version, field_lines, request_line
-from sidecar.policies.chain import EMPTY, Chain
+from sidecar.policies.chain import EMPTY
 from sidecar.policies.retry import REPLAY_LIMIT_BYTES, Retry
 from sidecar.routing import canonical
 from sidecar.routing.match import MatchInfo
@@ -578,64 +579,3 @@ def version_for(backend: Backend, request: Request) -> Version:
     if request.version == "HTTP/2.0" and (request.scheme == "http" or is_grpc(request)):
         return "h2"
     return "h1"
-
-
-async def run_request(chain: Chain, request: Request, limit_bytes: int) -> Response | None:
-    """Run the request hooks of a chain until one answers. Raises SidecarError."""
-    if chain.needs_request_body:
-        await hold_request(request, limit_bytes)
-    for hook, is_async in chain.request_hooks:
-        answer = hook(request)
-        if is_async:
-            answer = await answer
-        if answer is not None:
-            assert isinstance(answer, Response)
-            return answer
-    return None
-
-
-async def run_response(
-    after: After, request: Request, response: Response, limit_bytes: int
-) -> Response:
-    """Run response hooks; what fails there replaces the response."""
-    if not after.hooks:
-        return response
-    try:
-        if after.needs_body and response.tunnel is None:
-            await hold_response(response, limit_bytes)
-        for hook, is_async in after.hooks:
-            answer = hook(request, response)
-            if is_async:
-                await answer
-    except ClientDisconnected:
-        raise
-    except SidecarError as error:
-        response.body.close()
-        return error_response(request, error)
-    return response
-
-
-async def hold_request(request: Request, limit_bytes: int) -> None:
-    """Make the request's body a FixedBody. Raises RequestError 413: too large is a refusal."""
-    body = request.body
-    if request.upgrade:
-        return
-    # The limit holds for what is at hand already, else the packets' sizes would decide.
-    if type(body) is FixedBody and (body.length or 0) <= limit_bytes:
-        return
-    whole, rest = await read_up_to(body, limit_bytes)
-    if rest is not None:
-        raise RequestError(413, "InvalidRequest", "request body too large", close=True)
-    request.body = FixedBody(whole, body.trailers)
-
-
-async def hold_response(response: Response, limit_bytes: int) -> None:
-    """Make the response's body a FixedBody. Raises UpstreamError 502 past the limit."""
-    body = response.body
-    if type(body) is FixedBody and (body.length or 0) <= limit_bytes:
-        return
-    whole, rest = await read_up_to(body, limit_bytes)
-    if rest is not None:
-        rest.close()
-        raise UpstreamError(502, "UpstreamFailure", "response body too large")
-    response.body = FixedBody(whole, body.trailers)
