@@ -73,7 +73,7 @@ IsAllowed = Callable[[Model], bool]
 class Router:
     """The models of one configuration.
 
-    `models`: payloads with references followed (`references.follow_references`).
+    `models`: payloads with references to providers followed (`config.llm`).
     `random`: uniform in [0, 1).
     `created_seconds`: since 1970, for lists. Raises: ConfigError.
     """

@@ -93,8 +93,3 @@ def parse_object(data: bytes | str) -> Json | None:
     except orjson.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def without_none(value: Json) -> Json:
-    """The same object without its None values."""
-    return {key: item for key, item in value.items() if item is not None}
