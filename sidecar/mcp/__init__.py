@@ -1,1 +1,1 @@
-"""MCP sessions, multiplexing and upstreams belong here; empty as yet."""
+"""MCP sessions, multiplexing and upstreams belong here."""
