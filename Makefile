@@ -8,8 +8,11 @@ READY := $(VENV)/.ready
 TESTS ?= tests
 PYTEST_FLAGS ?=
 SOAK_REQUESTS ?= 10000000
+# What the benchmark compares with; nothing in it is younger than two weeks at the time of choice.
+LITELLM := 1.106.2
+LITELLM_BY := 2026-11-07
 
-.PHONY: setup run test lint format unit bench soak lock clean
+.PHONY: setup run test lint format unit bench bench-llm soak lock clean
 
 setup: $(READY)
 
@@ -46,6 +49,11 @@ unit: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.shm_bench
+	$(BIN)/python -m tests.bench.llm_bench
+
+# With its section of docs/benchmarks.md; installs LiteLLM into .venv-litellm.
+bench-llm: $(READY)
+	$(BIN)/python -m tests.bench.llm_bench --write
 
 # Half an hour and more; fails when memory, files or threads grow.
 soak: $(READY)
@@ -58,8 +66,9 @@ lock:
 	@command -v uv >/dev/null || { echo 'error: make lock needs uv' >&2; exit 1; }
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	echo 'litellm[proxy]==$(LITELLM)' | $(LOCK) --exclude-newer $(LITELLM_BY) - -o requirements-litellm.lock
 	$(LOCK) --group build -c requirements-dev.lock -o requirements-build.lock
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-litellm build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,53 +5,45 @@ Source: design section 5. Invariants B1 to B6 are those of `shm.budgets`.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, final
+from collections.abc import Sequence
+from typing import final
 
+from shm.budget_holds import Holder
 from shm.budget_slots import (
-    HOLD,
+    HOLD_BYTES,
+    HOLDS_AT,
+    MAKER_AT,
     SLOT,
-    BudgetLimit,
+    Ask,
     BudgetRow,
+    Hold,
     Standing,
-    amount_in,
+    annex,
     budget_in,
-    charged,
-    goes_by,
-    held_in,
-    hold_in,
+    budget_of,
+    holds_in,
     is_budget,
-    is_stale,
     new_budget,
-    renewed,
-    reserved_in,
     row_of,
     slot_of,
+)
+from shm.budget_sums import (
+    Part,
+    charged,
+    given_back,
+    goes_by,
+    held_in,
+    is_stale,
+    maker_in,
+    place_in,
+    renewed,
+    reserved_in,
     with_held,
+    with_hold,
     with_reserved,
 )
 from shm.errors import TableFullError
 from shm.stripe import KEY_BYTES, Stripe
-
-_NOWHERE: Final = -1
-
-
-class Ask(NamedTuple):
-    """What one request wants of one budget."""
-
-    key: bytes
-    label: bytes
-    """What an operator sees of the budget, at most 105 bytes; kept from its first use on."""
-    limit: BudgetLimit
-    amount: int
-    """Held until it is settled. 0: only asks that something is left."""
-    name: bytes = b""
-    """What the budget is called on every machine that shares it, 16 bytes; see `shm.leases`."""
-
-
-Part = tuple[bytes, int, int]
-"""What a reservation is of a hold: the hold's id, the epoch of its slot, and the amount."""
-Maker = tuple[int, int, int]
-"""Who makes a hold's slot: pid, start in ticks since boot, and the slot's epoch."""
 
 
 def ensure(stripe: Stripe, ask: Ask, found: tuple[int, bytes], wall_ns: int) -> tuple[int, bytes]:
@@ -76,42 +68,49 @@ def ensure(stripe: Stripe, ask: Ask, found: tuple[int, bytes], wall_ns: int) -> 
     return at, stripe.read(at)
 
 
-def hold(
-    stripe: Stripe,
-    ask: Ask,
-    amount: int,
-    hold_id: bytes,
-    maker: Maker,
-    times: tuple[int, int],
-) -> int:
-    """Add to what the process of `maker` holds; gives the epoch of the slot that it was added to.
+def hold(stripe: Stripe, ask: Ask, amount: int, holder: Holder, times: tuple[int, int]) -> Part:
+    """Add to what a process holds of a budget that is there (`ensure`); what was added to.
 
-    The budget is there (`ensure`). `times`: now, and the deadline. Raises: TableFullError.
+    `times`: now, and the deadline. Raises: TableFullError.
     """
+    at, raw = stripe.get(ask.key)
+    place = place_in(raw, holder.who)
+    if place < 0:
+        return _hold_elsewhere(stripe, ask, amount, holder, times)
+    if raw.startswith(holder.who, place + MAKER_AT):
+        before, latest_ns = held_in(raw, place)
+        deadline_ns = max(times[1], latest_ns) if before else times[1]
+        fields = with_held(raw, place, before + amount, deadline_ns)
+    else:
+        fields = with_hold(raw, place, holder.hold(amount, times[1]))
+    stripe.write(at, raw, with_reserved(fields, reserved_in(raw) + amount))
+    return ask.key, place, maker_in(fields, place), amount
+
+
+def _hold_elsewhere(
+    stripe: Stripe, ask: Ask, amount: int, holder: Holder, times: tuple[int, int]
+) -> Part:
+    """`hold` in an annex. Raises: TableFullError."""
     wall_ns, deadline_ns = times
-    held_at, held = stripe.get(hold_id)
+    annex_id = holder.annex_id(ask.key)
+    annex_at, held = stripe.get(annex_id)
     if not held:
-        held_at = _place(stripe, hold_id, wall_ns)
-        # Making room may have found the very hold behind a damaged tag.
-        found_at, held = stripe.get(hold_id)
-        held_at = found_at if held else held_at
-    # After the hold: reading that may come upon damage, and then the sums are new (B1).
+        annex_at = _place(stripe, annex_id, wall_ns)
+        # Making room may have found the very annex behind a damaged tag.
+        found_at, held = stripe.get(annex_id)
+        annex_at = found_at if held else annex_at
+    # After the annex: reading that may come upon damage, and then the sums are new (B1).
     at, raw = stripe.get(ask.key)
     if not raw:
         raise TableFullError("budgets: damaged while room was made")
-    budget = with_reserved(raw, reserved_in(raw) + amount)
     if held:
-        before, epoch, latest_ns = held_in(held)
-        latest_ns = deadline_ns if deadline_ns > latest_ns or not before else latest_ns
-        fields = with_held(held, before + amount, epoch, latest_ns)
-        stripe.write_two(at, raw, budget, held_at, held, fields)
-        return epoch
-    pid, ticks, epoch = maker
-    fields = SLOT.pack(
-        hold_id, amount, epoch, deadline_ns, ticks, pid, 0, wall_ns, 0, HOLD, 0, 0, ask.key
-    )
-    stripe.change([(at, budget), (held_at, fields)])
-    return epoch
+        before, latest_ns = held_in(held, HOLDS_AT)
+        latest_ns = max(deadline_ns, latest_ns) if before else deadline_ns
+        fields = with_held(held, HOLDS_AT, before + amount, latest_ns)
+    else:
+        fields = annex(annex_id, ask.key, holder.hold(amount, deadline_ns))
+    stripe.change([(at, with_reserved(raw, reserved_in(raw) + amount)), (annex_at, fields)])
+    return annex_id, HOLDS_AT, maker_in(fields, HOLDS_AT), amount
 
 
 def charge(stripe: Stripe, ask: Ask, part: Part | None, actual: int, wall_ns: int) -> Standing:
@@ -119,59 +118,62 @@ def charge(stripe: Stripe, ask: Ask, part: Part | None, actual: int, wall_ns: in
 
     Raises: TableFullError when the budget is gone and there is no room for it.
     """
-    held_at, held, given_back, epoch, deadline_ns, before = _NOWHERE, b"", 0, 0, 0, 0
-    if part is not None:
-        held_at, held = stripe.get(part[0])
-        if held:
-            before, epoch, deadline_ns = held_in(held)
-            given_back = min(part[2], before) if epoch == part[1] else 0
+    if part is None or part[0] == ask.key:
+        at, raw = stripe.get(ask.key)
+        if not raw:
+            # Evicted or lost. What was held in a slot that was lost is of no later one (B7).
+            at, raw = ensure(stripe, ask, (at, raw), wall_ns)
+        fields, standing = charged(raw, actual, part, wall_ns, stripe.step_own_word())
+        stripe.write(at, raw, fields)
+        return standing
+    annex_at, held = stripe.get(part[0])
+    back = given_back(held, part) if held else None
     at, raw = stripe.get(ask.key)
     if not raw:
-        # Evicted or lost. What was reserved of a lost budget has been freed (B1).
-        at, raw = ensure(stripe, ask, (at, raw), wall_ns)
-        given_back = 0
-    fields, standing = charged(raw, actual, given_back, wall_ns, stripe.step_own_word())
-    # Fast path: nothing was held, one slot changes.
-    if not given_back:
-        stripe.write(at, raw, fields)
-    else:
-        left = with_held(held, before - given_back, epoch, deadline_ns)
-        stripe.write_two(at, raw, fields, held_at, held, left)
+        # What was reserved of a lost budget has been freed (B1).
+        (at, raw), back = ensure(stripe, ask, (at, raw), wall_ns), None
+    left = raw if back is None else with_reserved(raw, reserved_in(raw) - back[1])
+    fields, standing = charged(left, actual, None, wall_ns, stripe.step_own_word())
+    stripe.change([(at, fields)] if back is None else [(at, fields), (annex_at, back[0])])
     return standing
 
 
 def give_back(stripe: Stripe, part: Part) -> bool:
     """Take a part out of a hold and of its budget's sum; False: it was returned before."""
-    hold_id, epoch, amount = part
-    at, held = stripe.get(hold_id)
-    if not held or held_in(held)[1] != epoch:
+    at, raw = stripe.get(part[0])
+    back = given_back(raw, part) if raw else None
+    if back is None:
         return False
-    budget_at, budget = stripe.get(hold_in(held).budget)
-    if not budget:  # found damaged just now, and the hold was freed with it
-        return True
-    before, _, deadline_ns = held_in(held)
-    amount = min(amount, before)
-    left = with_reserved(budget, reserved_in(budget) - amount)
-    kept = with_held(held, before - amount, epoch, deadline_ns)
-    stripe.write_two(budget_at, budget, left, at, held, kept)
+    _take_out(stripe, (at, raw), *back)
     return True
 
 
-def release(stripe: Stripe, hold_id: bytes, *, is_dead: bool, wall_ns: int) -> bool:
-    """Free a hold whose owner is dead, or all of whose deadlines are past; whether it held any."""
-    at, held = stripe.get(hold_id)
+def release(stripe: Stripe, slot_key: bytes, hold: Hold, *, is_dead: bool, wall_ns: int) -> bool:
+    """Empty a hold whose owner is dead, or all of whose deadlines are past; whether it held any."""
+    at, raw = stripe.get(slot_key)
     # Looked at again, now that it is locked: a living owner may have added to it.
-    if not held or not (is_dead or held_in(held)[2] <= wall_ns):
+    if not raw or not raw.startswith(hold.maker, hold.at + MAKER_AT):
         return False
-    budget_at, budget = stripe.get(hold_in(held).budget)
-    amount = amount_in(held)
-    if not budget:  # found damaged just now, and the hold was freed with it; or evicted
-        if stripe.get(hold_id)[1]:
-            stripe.remove(at)
-        return amount > 0
-    left = reserved_in(budget) - amount
-    stripe.change([(at, b""), (budget_at, with_reserved(budget, left))])
-    return amount > 0
+    amount, deadline_ns = held_in(raw, hold.at)
+    if not amount or not (is_dead or deadline_ns <= wall_ns):
+        return False
+    # An annex is freed with the only hold it has.
+    fields = with_hold(raw, hold.at, bytes(HOLD_BYTES)) if is_budget(raw) else b""
+    _take_out(stripe, (at, raw), fields, amount)
+    return True
+
+
+def _take_out(stripe: Stripe, found: tuple[int, bytes], fields: bytes, amount: int) -> None:
+    """Store a slot's fields with so much less held, b"" frees it, and the budget's sum."""
+    at, raw = found
+    if is_budget(raw):
+        stripe.write(at, raw, with_reserved(fields, reserved_in(raw) - amount))
+        return
+    budget_at, budget = stripe.get(budget_of(raw))
+    if not budget:  # found damaged just now, and the annex was freed with it
+        return
+    left = with_reserved(budget, reserved_in(budget) - amount)
+    stripe.change([(budget_at, left), (at, fields)])
 
 
 def reset(stripe: Stripe, key: bytes, wall_ns: int) -> bool:
@@ -182,7 +184,10 @@ def reset(stripe: Stripe, key: bytes, wall_ns: int) -> bool:
     slot = budget_in(raw)
     row = row_of(slot)
     fresh = new_budget(key, slot.label, row.limit, wall_ns)._replace(
-        reserved=slot.reserved, resets=slot.resets + 1, sequence=stripe.step_own_word()
+        reserved=slot.reserved,
+        holds=slot.holds,
+        resets=slot.resets + 1,
+        sequence=stripe.step_own_word(),
     )
     stripe.write(at, raw, SLOT.pack(*fresh))
     return True
@@ -195,13 +200,26 @@ def restore(stripe: Stripe, row: BudgetRow, wall_ns: int) -> bool:
     at, raw = stripe.get(row.key)
     if not raw:
         at = _place(stripe, row.key, wall_ns)
-        stripe.insert(at, SLOT.pack(*slot_of(row, 0)))
+        stripe.insert(at, SLOT.pack(*slot_of(row)))
         return True
-    here = row_of(budget_in(raw))
-    if _age(here) >= _age(row):
+    here = budget_in(raw)
+    if _age(row_of(here)) >= _age(row):
         return False
-    stripe.write(at, raw, SLOT.pack(*slot_of(row, here.reserved)))
+    stripe.write(at, raw, SLOT.pack(*slot_of(row, here.reserved, here.holds)))
     return True
+
+
+def changed(stripes: Sequence[Stripe], since: Sequence[int]) -> tuple[list[BudgetRow], list[int]]:
+    """See `BudgetTable.changed`. Takes the locks."""
+    # Read before the slots: what changes in between is found again the next time.
+    marks = [stripe.own_word for stripe in stripes]
+    before = list(since) or [0] * len(marks)
+    rows: list[BudgetRow] = []
+    for stripe, mark, old in zip(stripes, marks, before, strict=True):
+        if mark != old:
+            slots = (budget_in(raw) for raw in stripe.raws() if is_budget(raw))
+            rows += (row_of(slot) for slot in slots if slot.sequence > old)
+    return rows, marks
 
 
 def _age(row: BudgetRow) -> tuple[int, int, int]:
@@ -236,16 +254,19 @@ class Recount:
         finally:
             self._is_busy = False
         budgets = [(at, raw) for at, raw in found if raw and is_budget(raw)]
-        sums = {raw[:KEY_BYTES]: 0 for _, raw in budgets}
+        sums = {raw[:KEY_BYTES]: _held_by(raw) for _, raw in budgets}
         for at, raw in found:
             if not raw or is_budget(raw):
                 continue
-            held = hold_in(raw)
-            if held.budget in sums:
-                sums[held.budget] += held.amount
+            if budget_of(raw) in sums:
+                sums[budget_of(raw)] += _held_by(raw)
             else:
                 stripe.remove(at)
         for at, raw in budgets:
             reserved = sums[raw[:KEY_BYTES]]
             if reserved_in(raw) != reserved:
                 stripe.write(at, raw, with_reserved(raw, reserved))
+
+
+def _held_by(raw: bytes) -> int:
+    return sum(hold.amount for hold in holds_in(raw))

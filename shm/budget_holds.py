@@ -1,27 +1,31 @@
-"""What this process holds of budgets: its reservations, and the ids of the slots that sum them up.
+"""What this process holds of budgets: its reservations, and how it signs the holds of their sums.
 
 Source: design section 5. Invariants B1 to B8 are those of `shm.budgets`.
 
-A budget's hold is one slot for all reservations of one process, so that reserving and settling
-change two slots in place. What tells them apart is known here alone: amounts and deadlines.
+All that a process reserves of a budget is one hold, so that reserving and settling change one slot
+in place. What tells reservations apart is known here alone: amounts and deadlines.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Final, final
 
-from shm.budget_changes import Ask, Maker, Part
-from shm.budget_slots import MAX_SPENT, Standing
-from shm.segment import Identity
+from shm.budget_slots import HOLD, MAX_SPENT, OWNER, Ask, Hold, Standing, holds_in
+from shm.budget_sums import Part
+from shm.segment import Identity, start_ticks
+from shm.stripe import KEY_BYTES
 
 _IDS: Final = 8192
-"""Ids that are remembered; another is made anew in 1 µs."""
+"""Ids of annexes that are remembered; another is made anew in 1 µs."""
 _NEVER: Final = 2**64
 _RETRY_NS: Final = 1_000_000_000
 """Until what could not be returned, since its stripe stayed locked, is tried again."""
+_NOBODY: Final = b"\xff" * OWNER.size
+"""Signs no hold: there is no such pid."""
 
 
 @final
@@ -45,39 +49,43 @@ class Reservation:
 class Holder:
     """This process, as far as it holds. After a fork the child begins with nothing."""
 
-    __slots__ = ("_epoch", "_ids", "_open", "_pid", "_ticks", "due_ns")
+    __slots__ = ("__weakref__", "_epoch", "_ids", "_open", "due_ns", "who")
 
     def __init__(self) -> None:
-        self._pid = 0
-        self._ticks = 0
         self._epoch = 0
         self._ids: dict[bytes, bytes] = {}
         self._open: set[Reservation] = set()
+        self.who = _NOBODY
+        """What the holds of this process have at MAKER_AT; nobody's until it makes one."""
         self.due_ns = _NEVER
         """Before it no deadline passes, ns since the epoch."""
+        _holders.add(self)
 
-    def hold_id(self, key: bytes) -> bytes:
-        """Of this process's hold on the budget: it begins like the key, for the same stripe."""
-        if os.getpid() != self._pid:
-            self._begin()
+    def hold(self, amount: int, deadline_ns: int) -> bytes:
+        """A hold to put into a slot."""
+        # Never twice the same: a part of a hold that was freed is none of the one in its place.
+        self._epoch = (self._epoch + 1) % 2**32
+        return HOLD.pack(amount, deadline_ns, *OWNER.unpack(self.who), self._epoch)
+
+    def annex_id(self, key: bytes) -> bytes:
+        """Of this process's annex of the budget: it begins like the key, for the same stripe."""
         found = self._ids.get(key)
         if found is None:
-            owner = b"%d %d" % (self._pid, self._ticks)
-            found = key[:2] + blake2b(owner, key=key, digest_size=14).digest()
+            found = key[:2] + blake2b(self.who, key=key, digest_size=14).digest()
             if len(self._ids) >= _IDS:
                 self._ids.clear()
             self._ids[key] = found
         return found
 
-    def maker(self) -> Maker:
-        """Of a slot that is made now; call `hold_id` first."""
-        # Never twice the same: a part of a slot that was freed is none of the one in its place.
-        self._epoch += 1
-        return self._pid, self._ticks, self._epoch
+    def sign(self) -> None:
+        """Know who this process is, before it makes a hold."""
+        if self.who == _NOBODY:
+            identity = Identity.of_self()
+            self.who = OWNER.pack(identity.start_ticks, identity.pid)
 
     def made(self, ask: Ask, part: Part, deadline_ns: int) -> Reservation:
         """The handle of what was just added to a hold."""
-        reservation = Reservation(ask, part[2], part, deadline_ns)
+        reservation = Reservation(ask, part[3], part, deadline_ns)
         self._open.add(reservation)
         if deadline_ns < self.due_ns:
             self.due_ns = deadline_ns
@@ -90,8 +98,6 @@ class Holder:
 
     def overdue(self, wall_ns: int) -> Iterator[tuple[Reservation, Part]]:
         """The reservations of this process that are past their deadline, each to be returned."""
-        if os.getpid() != self._pid:
-            self._begin()
         if wall_ns < self.due_ns:
             return
         for reservation in [one for one in self._open if one.deadline_ns <= wall_ns]:
@@ -100,14 +106,43 @@ class Holder:
         due_ns = min((one.deadline_ns for one in self._open), default=_NEVER)
         self.due_ns = due_ns if due_ns > wall_ns else wall_ns + _RETRY_NS
 
-    def _begin(self) -> None:
-        # A child takes none of its parent's holds, and answers for its own only.
-        self._pid, self._ticks = os.getpid(), Identity.of_self().start_ticks
+    def forget(self) -> None:
+        """Be another process: it has none of its parent's holds, and answers for its own only."""
+        self.who = _NOBODY
         self._ids.clear()
         self._open.clear()
         self.due_ns = _NEVER
 
 
+def abandoned(raws: Iterable[bytes], wall_ns: int) -> list[tuple[bytes, Hold, bool]]:
+    """The holds that control is to empty: the key of the slot, the hold, whether its owner is dead.
+
+    Those of the dead, and those whose deadlines are past.
+    """
+    alive: dict[tuple[int, int], bool] = {}
+    gone: list[tuple[bytes, Hold, bool]] = []
+    for raw in raws:
+        for hold in holds_in(raw):
+            owner = hold.pid, hold.ticks
+            if owner not in alive:
+                alive[owner] = start_ticks(hold.pid) == hold.ticks
+            if not alive[owner] or hold.deadline_ns <= wall_ns:
+                gone.append((raw[:KEY_BYTES], hold, not alive[owner]))
+    return gone
+
+
 def capped(deadline_ns: int) -> int:
     """A deadline that a slot can hold."""
     return deadline_ns if deadline_ns < MAX_SPENT else MAX_SPENT
+
+
+_holders: Final[weakref.WeakSet[Holder]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for holder in list(_holders):
+        holder.forget()
+
+
+# Each request would ask for the pid otherwise, which is a system call.
+os.register_at_fork(after_in_child=_forked)

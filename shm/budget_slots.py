@@ -1,24 +1,34 @@
-"""What a slot of the budgets table holds, and the arithmetic of its window. No I/O, no lock.
+"""What a slot of the budgets table holds. No I/O, no lock.
 
 Source: design section 5 (`budgets`); spec llm section 4.5 (windows aligned to the Unix epoch).
 
-Slot, 192 bytes, of one of two kinds; written and read under its stripe's lock:
+Slot, 324 bytes, of one of two kinds; written and read under its stripe's lock:
 
-    offset size type  budget                       hold: all that one process reserves of a budget
+    offset size type  budget                       annex: of one process, when the slot has no room
     0      16   -     key                          id: the budget's first two bytes, 14 of its own
-    16     8    i64   spent                        sum of the process's reservations
-    24     8    i64   reserved by all processes    epoch: which making of this slot, by its owner
-    32     8    i64   window start, ns (epoch)     latest deadline of them, ns (epoch)
-    40     8    i64   window length, ns; 0: none   owner's start, ticks since boot
-    48     8    i64   limit                        owner's pid
-    56     8    u64   sequence of the last change  0
-    64     8    i64   last change, ns (epoch)      made, ns (epoch)
-    72     8    u64   resets so far                0
-    80     1    u8    1                            2
-    81     1    u8    flags: 1 blocks              0
-    82     1    u8    unit, the caller's           0
-    83     105  -     label, UTF-8, zeros behind   the budget's key, zeros behind
-    188    4    u32   CRC-32
+    16     8    u64   resets so far                0
+    24     1    u8    1                            2
+    25     109  -     label, UTF-8, zeros behind   the budget's key, zeros behind
+    134    1    u8    flags: 1 blocks              0
+    135    1    u8    unit, the caller's           0
+    136    8    i64   limit                        0
+    144    8    i64   window length, ns; 0: none   0
+    152    8    i64   window start, ns (epoch)     0
+    160    8    i64   last change, ns (epoch)      0
+    168    8    u64   sequence of the last change  0
+    176    8    i64   spent                        0
+    184    8    i64   reserved by all processes    0
+    192    128  -     4 holds, 32 bytes each       1 hold, zeros behind
+    320    4    u32   CRC-32
+
+What a request changes stands together, at the end. A hold is all that one process reserves of a
+budget; one with a sum of 0 is free for any process:
+
+    +0     8    i64   sum of the process's reservations
+    +8     8    i64   latest deadline of them, ns (epoch)
+    +16    8    u64   owner's start, ticks since boot
+    +24    4    u32   owner's pid
+    +28    4    u32   epoch: which making of this hold, by its owner
 
 Amounts are whole units (nano-USD, tokens), times ns since the Unix epoch.
 """
@@ -26,8 +36,7 @@ Amounts are whole units (nano-USD, tokens), times ns since the Unix epoch.
 from __future__ import annotations
 
 import struct
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, final
 
@@ -35,65 +44,73 @@ from shm.errors import ShmError
 from shm.layout import Kind
 from shm.stripe import KEY_BYTES
 
-KIND: Final = Kind("budgets", 2)
-LABEL_BYTES: Final = 105
+KIND: Final = Kind("budgets", 3)
+LABEL_BYTES: Final = 109
+HOLDS_AT: Final = 192
+HOLD_BYTES: Final = 32
+HOLDS: Final = 4
+"""In a budget's own slot. Of more processes that hold some at a time, the others take an annex."""
+_ANNEXES: Final = 8_192
 MAX_AMOUNT: Final = 2**62
 """The largest limit, and the largest amount that one reservation holds."""
 MAX_SPENT: Final = 2**63 - 1
 """Where `spent` stops: above every limit, so that a budget that got there stays exceeded."""
-SLOT: Final = struct.Struct(f"=16sqqqqqQqQBBB{LABEL_BYTES}s")
-_LIMIT: Final = struct.Struct("=qq")
-_AMOUNT: Final = struct.Struct("=q")
-_SPENDING: Final = struct.Struct("=qqqqqQq")
-"""From `spent` to the last change."""
-_KIND_OFFSET: Final = 80
-BUDGET: Final = 1
-HOLD: Final = 2
-_HELD: Final = struct.Struct("=qqq")
-"""Sum, epoch and deadline of a hold."""
-_HELD_END: Final = KEY_BYTES + _HELD.size
-_IDLE_NS: Final = 3600 * 1_000_000_000
+SLOT: Final = struct.Struct(f"=16sQB{LABEL_BYTES}sBBqqqqQqq{HOLDS * HOLD_BYTES}s")
+HOLD: Final = struct.Struct("=qqQII")
+MAKER: Final = struct.Struct("=QII")
+"""The second half of a hold: its owner and epoch."""
+MAKER_AT: Final = 16
+OWNER: Final = struct.Struct("=QI")
+LIMIT_AT: Final = 134
+HOT_AT: Final = 152
+_KIND_AT: Final = 24
+_LABEL_AT: Final = 25
+_HOLDS_END: Final = HOLDS_AT + HOLDS * HOLD_BYTES
+_LIMIT: Final = struct.Struct("=BBqq")
+_BUDGET: Final = 1
+_ANNEX: Final = 2
 _BLOCKS: Final = 1
-_new: Final = tuple.__new__
+_NO_HOLDS: Final = bytes(HOLDS * HOLD_BYTES)
 
-assert SLOT.size == 188, "slot design note"
+assert SLOT.size == _HOLDS_END == 320, "slot design note"
+assert HOLD.size == MAKER_AT + MAKER.size == HOLD_BYTES, "slot design note"
+assert _LABEL_AT + LABEL_BYTES == LIMIT_AT == HOT_AT - _LIMIT.size, "slot design note"
 
 
 class Budget(NamedTuple):
     """A budget's slot, field by field."""
 
     key: bytes
-    spent: int
-    reserved: int
-    start_ns: int
-    window_ns: int
-    limit: int
-    sequence: int
-    changed_ns: int
     resets: int
     kind: int
+    label: bytes
     flags: int
     unit: int
-    label: bytes
+    limit: int
+    window_ns: int
+    start_ns: int
+    changed_ns: int
+    sequence: int
+    spent: int
+    reserved: int
+    holds: bytes
 
 
 class Hold(NamedTuple):
-    """A hold's slot, field by field; the fields that are always 0 have no name to go by."""
+    """What one process reserves of a budget."""
 
-    key: bytes
+    at: int
+    """Where it lies in its slot."""
     amount: int
-    epoch: int
     deadline_ns: int
     ticks: int
     pid: int
-    zero_1: int
-    made_ns: int
-    zero_2: int
-    kind: int
-    zero_3: int
-    zero_4: int
-    budget: bytes
-    """The budget's key."""
+    epoch: int
+
+    @property
+    def maker(self) -> bytes:
+        """Its owner and epoch, as the slot has them."""
+        return MAKER.pack(self.ticks, self.pid, self.epoch)
 
 
 @final
@@ -109,16 +126,29 @@ class BudgetLimit:
     """Whether it refuses once it is spent; else it is only watched."""
     unit: int = 0
     """What the amount counts, 0 to 255: the caller's own, kept for readers."""
-    marks: tuple[bytes, bytes] = field(init=False, repr=False, compare=False)
-    """What a slot has at 40 and at 81 that goes by this limit."""
+    encoded: bytes = field(init=False, repr=False, compare=False)
+    """What a slot has at LIMIT_AT that goes by this limit."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.amount <= MAX_AMOUNT:
             raise ShmError(f"budget: a limit of {self.amount}; 1 to 2**62")
         if not 0 <= self.window_ns <= MAX_AMOUNT:
             raise ShmError(f"budget: a window of {self.window_ns} ns")
-        marks = _LIMIT.pack(self.window_ns, self.amount), bytes((_flags(self), self.unit))
-        object.__setattr__(self, "marks", marks)
+        encoded = _LIMIT.pack(flags_of(self), self.unit, self.amount, self.window_ns)
+        object.__setattr__(self, "encoded", encoded)
+
+
+class Ask(NamedTuple):
+    """What one request wants of one budget."""
+
+    key: bytes
+    label: bytes
+    """What an operator sees of the budget, at most 109 bytes; kept from its first use on."""
+    limit: BudgetLimit
+    amount: int
+    """Held until it is settled. 0: only asks that something is left."""
+    name: bytes = b""
+    """What the budget is called on every machine that shares it, 16 bytes; see `shm.leases`."""
 
 
 class Standing(NamedTuple):
@@ -159,137 +189,37 @@ class BudgetRow:
         return 0 < self.window_end_ns <= wall_ns
 
 
+def slots_for(keys: int) -> int:
+    """Of a table with room for so many budgets, and for annexes: those that are empty make room."""
+    return keys + max(keys // 2, _ANNEXES)
+
+
 def budget_in(raw: bytes) -> Budget:
-    """A slot of the kind BUDGET."""
+    """A slot of a budget."""
     return Budget(*SLOT.unpack_from(raw))
 
 
-def hold_in(raw: bytes) -> Hold:
-    """A slot of the kind HOLD."""
-    held = Hold(*SLOT.unpack_from(raw))
-    return held._replace(budget=held.budget[:KEY_BYTES])
-
-
-def amount_in(raw: bytes) -> int:
-    """What a hold sums up to."""
-    return int.from_bytes(raw[16:24], sys.byteorder)
-
-
-def held_in(raw: bytes) -> tuple[int, int, int]:
-    """Sum, epoch and deadline of a hold."""
-    amount, epoch, deadline_ns = _HELD.unpack_from(raw, KEY_BYTES)
-    return amount, epoch, deadline_ns
-
-
-def with_held(raw: bytes, amount: int, epoch: int, deadline_ns: int) -> bytes:
-    """The fields of a hold's slot with another sum and deadline."""
-    return raw[:16] + _HELD.pack(amount, epoch, deadline_ns) + raw[_HELD_END : SLOT.size]
-
-
 def is_budget(raw: bytes) -> bool:
-    """Which of the two kinds a slot is."""
-    return raw[_KIND_OFFSET] == BUDGET
+    """Whether a slot is a budget's, or an annex."""
+    return raw[_KIND_AT] == _BUDGET
 
 
-def window_now(
-    spent: int, start: int, length: int, window_ns: int, wall_ns: int
-) -> tuple[int, int]:
-    """Spend and start of the window at this time, of a budget whose window is now that long.
-
-    Windows only move forward: a clock that was set back finds the later window still running, with
-    its spend, until it has come to that window's end. A window of another length takes over what
-    was spent in the one that runs: nothing is forgotten before its time.
-    """
-    # Fast path: the window that runs.
-    if length == window_ns and wall_ns - start < length:
-        return spent, start
-    if length and wall_ns - start >= length:
-        spent = 0
-    if not window_ns:
-        return spent, 0
-    aligned = wall_ns - wall_ns % window_ns
-    return spent, max(start, aligned) if length == window_ns else aligned
+def annex(annex_id: bytes, key: bytes, hold: bytes) -> bytes:
+    """The fields of an annex of the budget `key`."""
+    return SLOT.pack(annex_id, 0, _ANNEX, key, 0, 0, 0, 0, 0, 0, 0, 0, 0, hold)
 
 
-Allowance = Callable[[int, int], int]
-"""What may be spent here of a budget that machines share, by what is spent and reserved, and by the
-start of the window. Called under the lock of the budget's stripe."""
+def budget_of(raw: bytes) -> bytes:
+    """The key of the budget whose holds a slot has: its own, or that of an annex's budget."""
+    return raw[:KEY_BYTES] if is_budget(raw) else raw[_LABEL_AT : _LABEL_AT + KEY_BYTES]
 
 
-def refused(
-    raw: bytes, limit: BudgetLimit, amount: int, wall_ns: int, allowance: Allowance | None = None
-) -> Standing | None:
-    """Where a budget stands that has not so much left; None when it has, or only watches.
-
-    `raw`: its slot, b"" for a new one.
-    """
-    if not limit.blocks:
-        return None
-    window, most = limit.window_ns, limit.amount
-    if raw:
-        spent, reserved, start, length, _, _, _ = _SPENDING.unpack_from(raw, KEY_BYTES)
-        spent, start = window_now(spent, start, length, window, wall_ns)
-    else:
-        spent, reserved, start = 0, 0, wall_ns - wall_ns % window if window else 0
-    if allowance is not None:
-        most = allowance(spent + reserved, start)
-    if spent + reserved + (amount if amount > 1 else 1) <= most:
-        return None
-    return Standing(spent, reserved, most, start, start + window if window else 0, spent >= most)
-
-
-def charged(
-    raw: bytes, actual: int, given_back: int, wall_ns: int, sequence: int
-) -> tuple[bytes, Standing]:
-    """The fields of a budget's slot after a charge, in the window of now, and where it stands.
-
-    By the slot's own limit: the end of an old request does not bring an old limit back.
-    """
-    spent, reserved, start, window, limit, _, _ = _SPENDING.unpack_from(raw, KEY_BYTES)
-    # Fast path: the window that runs.
-    if window and wall_ns - start >= window:
-        spent, start = window_now(spent, start, window, window, wall_ns)
-    spent += actual
-    if spent > MAX_SPENT:
-        spent = MAX_SPENT
-    reserved -= given_back
-    changes = _SPENDING.pack(spent, reserved, start, window, limit, sequence, wall_ns)
-    end = start + window if window else 0
-    # What Standing(...) does, without its own function.
-    standing = _new(Standing, (spent, reserved, limit, start, end, spent >= limit))
-    return raw[:16] + changes + raw[72 : SLOT.size], standing
-
-
-def reservable(raw: bytes, limit: BudgetLimit, amount: int, wall_ns: int) -> int:
-    """What is reserved of a budget that can hold so much more as it is; below 0: look closer.
-
-    As it is: it goes by this limit, its window runs, and it is not idle.
-    """
-    spent, reserved, start, window, most, _, changed = _SPENDING.unpack_from(raw, KEY_BYTES)
-    if window != limit.window_ns or most != limit.amount or not raw.startswith(limit.marks[1], 81):
-        return -1
-    if wall_ns - start >= window > 0 or (not spent and wall_ns - changed >= _IDLE_NS):
-        return -1
-    if limit.blocks and spent + reserved + (amount if amount > 1 else 1) > most:
-        return -1
-    return int(reserved)
-
-
-def reserved_in(raw: bytes) -> int:
-    """What is reserved of the budget in a slot."""
-    return int.from_bytes(raw[24:32], sys.byteorder, signed=True)
-
-
-def with_reserved(raw: bytes, reserved: int) -> bytes:
-    """The fields of a budget's slot with another sum of reservations."""
-    return raw[:24] + _AMOUNT.pack(reserved) + raw[32 : SLOT.size]
-
-
-def standing_of(slot: Budget) -> Standing:
-    """The standing, by the slot's own limit and window."""
-    end = slot.start_ns + slot.window_ns if slot.window_ns else 0
-    is_exceeded = slot.spent >= slot.limit
-    return Standing(slot.spent, slot.reserved, slot.limit, slot.start_ns, end, is_exceeded)
+def holds_in(raw: bytes) -> Iterator[Hold]:
+    """What processes hold by this slot; none that is empty."""
+    for number, one in enumerate(HOLD.iter_unpack(raw[HOLDS_AT:_HOLDS_END])):
+        hold = Hold(HOLDS_AT + number * HOLD_BYTES, *one)
+        if hold.amount:
+            yield hold
 
 
 def new_budget(key: bytes, label: bytes, limit: BudgetLimit, wall_ns: int) -> Budget:
@@ -305,30 +235,11 @@ def new_budget(key: bytes, label: bytes, limit: BudgetLimit, wall_ns: int) -> Bu
         sequence=0,
         changed_ns=wall_ns,
         resets=0,
-        kind=BUDGET,
-        flags=_flags(limit),
+        kind=_BUDGET,
+        flags=flags_of(limit),
         unit=limit.unit,
         label=label[:LABEL_BYTES],
-    )
-
-
-def goes_by(raw: bytes, limit: BudgetLimit) -> bool:
-    """Whether the slot has this limit already."""
-    numbers, flags = limit.marks
-    return raw.startswith(numbers, 40) and raw.startswith(flags, 81)
-
-
-def renewed(slot: Budget, limit: BudgetLimit, wall_ns: int) -> Budget:
-    """The budget under another limit, in the window of now."""
-    spent, start = window_now(slot.spent, slot.start_ns, slot.window_ns, limit.window_ns, wall_ns)
-    return slot._replace(
-        spent=spent,
-        start_ns=start,
-        window_ns=limit.window_ns,
-        limit=limit.amount,
-        flags=_flags(limit),
-        unit=limit.unit,
-        changed_ns=wall_ns,
+        holds=_NO_HOLDS,
     )
 
 
@@ -347,8 +258,8 @@ def row_of(slot: Budget) -> BudgetRow:
     )
 
 
-def slot_of(row: BudgetRow, reserved: int) -> Budget:
-    """The slot of a row, with what is reserved here."""
+def slot_of(row: BudgetRow, reserved: int = 0, holds: bytes = _NO_HOLDS) -> Budget:
+    """The slot of a row, with what is reserved and held here."""
     limit = row.limit
     return Budget(
         key=row.key,
@@ -360,28 +271,14 @@ def slot_of(row: BudgetRow, reserved: int) -> Budget:
         sequence=row.sequence,
         changed_ns=row.changed_ns,
         resets=row.resets,
-        kind=BUDGET,
-        flags=_flags(limit),
+        kind=_BUDGET,
+        flags=flags_of(limit),
         unit=limit.unit,
         label=row.label[:LABEL_BYTES],
+        holds=holds,
     )
 
 
-def is_stale(raw: bytes, now_ns: int) -> bool:
-    """Whether a budget's window is over, or nothing was spent of it for an hour."""
-    spent, _, start, window, _, _, changed = _SPENDING.unpack_from(raw, KEY_BYTES)
-    if window and now_ns - start >= window:
-        return True
-    # One of which nothing was spent is kept for the request that made it.
-    return bool(spent == 0 and now_ns - changed >= _IDLE_NS)
-
-
-def is_expired(raw: bytes, now_ns: int) -> bool:
-    """Whether a slot says no more than a new budget would, or holds nothing: T5."""
-    if is_budget(raw):
-        return not reserved_in(raw) and is_stale(raw, now_ns)
-    return not amount_in(raw)
-
-
-def _flags(limit: BudgetLimit) -> int:
+def flags_of(limit: BudgetLimit) -> int:
+    """What a slot has as its flags."""
     return _BLOCKS if limit.blocks else 0

@@ -8,13 +8,16 @@ Source: design section 5; spec llm section 4.5. The slots are laid out in `shm.b
     reserved → returned     the deadline passed, or the owner died: see B8
     returned → committed    `commit` of an owner that lived on: charges; nothing is held any more
 
-All that one process reserves of one budget is one slot, a hold; a reservation is the caller's
-handle, and a part of it (`shm.budget_holds`). A reservation of nothing has no part in any hold.
+All that one process reserves of one budget is one hold; a reservation is the caller's handle, and a
+part of it (`shm.budget_holds`). A reservation of nothing has no part in any hold. A budget's slot
+has room for the holds of four processes, so that a request changes one slot and pays for one
+checksum at a time; a process that finds no room there has a slot of its own, an annex.
 
 Invariants:
-    B1  `reserved` of a budget is the sum of its holds. They lie in one stripe (an id begins like
-        its budget's key), and change in one transaction (T2). After damage the sums are made anew,
-        and holds whose budget was lost are freed.
+    B1  `reserved` of a budget is the sum of its holds, those in its slot and those in annexes. They
+        lie in one stripe (the id of an annex begins like its budget's key), and change in one
+        transaction (T2). After damage the sums are made anew, and annexes whose budget was lost are
+        freed.
     B2  A handle is settled once: its first `commit` or `refund` counts, a later one does nothing.
         One that failed (ShmError) has changed nothing and may be tried again. Only the process that
         made it settles it.
@@ -22,25 +25,27 @@ Invariants:
         `reset`. So of two states of a budget the later one has more resets, or else a later window,
         or else more spent: that is how `restore` chooses, in any order and any number of times.
     B4  A budget is evicted only when its window is over and nothing is reserved, or nothing was
-        spent of it for an hour. A hold is evicted only when it is empty.
+        spent of it for an hour. An annex is evicted only when it is empty.
     B5  Each change of `spent` takes the stripe's next sequence number, which is stored with it.
     B6  Who locks several stripes does so by rising index.
-    B7  A hold is the sum of the open reservations that were added to the slot as it is now: each
-        making of the slot has an epoch, and a handle of another one gives nothing back. So what was
-        returned once (death, deadline, damage) is never returned again.
-    B8  A hold is freed whole when its owner is dead, or the latest of its deadlines past; so only
-        its owner adds to it. Of a hold that goes on, the owner gives back what is overdue before it
-        reserves again.
+    B7  A hold is the sum of the open reservations that were added to it as it is now: each making
+        of it has an epoch, and a handle of another one gives nothing back. So what was returned
+        once (death, deadline, damage) is never returned again.
+    B8  A hold is emptied whole when its owner is dead, or the latest of its deadlines past; so only
+        its owner adds to it, and another process takes its place only when it is empty. Of a hold
+        that goes on, the owner gives back what is overdue before it reserves again.
+    B9  A process has at most one hold in a slot, and adds to no annex while the slot has room. What
+        it began in an annex ends there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, Self, TypeVar, final
+from typing import NamedTuple, Self, TypeVar, final
 
 from shm.budget_changes import (
-    Ask,
     Recount,
+    changed,
     charge,
     ensure,
     give_back,
@@ -49,39 +54,38 @@ from shm.budget_changes import (
     reset,
     restore,
 )
-from shm.budget_holds import Holder, Reservation, capped
+from shm.budget_holds import Holder, Reservation, abandoned, capped
 from shm.budget_slots import (
     KIND,
     MAX_AMOUNT,
     MAX_SPENT,
     SLOT,
-    Allowance,
+    Ask,
     BudgetLimit,
     BudgetRow,
     Standing,
     budget_in,
-    held_in,
-    hold_in,
     is_budget,
+    row_of,
+    slots_for,
+)
+from shm.budget_sums import (
+    Allowance,
+    charged,
+    held_more,
     is_expired,
+    maker_in,
     refused,
     renewed,
-    reservable,
     reserved_in,
-    row_of,
     standing_of,
-    with_held,
-    with_reserved,
 )
-from shm.errors import SegmentRefusedError, ShmError, TableFullError
-from shm.segment import segment_name, start_ticks
+from shm.errors import ShmError, TableFullError
+from shm.segment import segment_name
 from shm.stripe import Stripe
 from shm.table import HashTable, TableStats, locked
 
 T = TypeVar("T")
-_HOLDS: Final = 16_384
-"""Room for so many holds at least, beside the budgets: one a process and budget that it reserves
-of. One that is empty makes room."""
 
 
 class Refused(NamedTuple):
@@ -116,9 +120,7 @@ class BudgetTable:
         """
         name = segment_name(instance, KIND.name)
         return cls(
-            HashTable.create(
-                name, KIND, SLOT.size, keys + max(keys, _HOLDS), is_expired, Recount(), secret
-            )
+            HashTable.create(name, KIND, SLOT.size, slots_for(keys), is_expired, Recount(), secret)
         )
 
     @classmethod
@@ -132,20 +134,10 @@ class BudgetTable:
         predecessor that still runs. `table.refusal` says why a table was replaced.
         Raises: SegmentInUseError, ShmError.
         """
-        name, why = segment_name(instance, KIND.name, kept=True), ""
-        known = (name, KIND, SLOT.size, keys + max(keys, _HOLDS), is_expired, Recount())
-        try:
-            table = HashTable.inherit(*known, from_living=from_living)
-        except SegmentRefusedError as problem:
-            table, why = None, str(problem)
-        if table is not None and secret and table.secret != secret:
-            why = f"{name}: is not the table of the journal"
-            table.segment.close()
-            table = None
-        if table is None:
-            table = HashTable.create(*known, secret)
-        table.refusal = why
-        return cls(table)
+        name = segment_name(instance, KIND.name, kept=True)
+        known = (name, KIND, SLOT.size, slots_for(keys), is_expired, Recount(), secret)
+        stranger = "is not the table of the journal"
+        return cls(HashTable.open(*known, stranger=stranger, from_living=from_living))
 
     @classmethod
     def attach(cls, instance: str, *, kept: bool = False) -> Self:
@@ -205,23 +197,16 @@ class BudgetTable:
             self._return_overdue(wall_ns)
         # Fast path: most policies have one budget.
         if len(asks) == 1:
-            ask = asks[0]
-            with self._stripe(ask.key) as stripe:
-                at, raw = stripe.get(ask.key)
-                by = allowances[0] if allowances else None
-                reserved = -1
-                if raw and by is None:
-                    reserved = reservable(raw, ask.limit, ask.amount, wall_ns)
-                if reserved < 0:
-                    standing = refused(raw, ask.limit, ask.amount, wall_ns, by)
-                    if standing is not None:
-                        return Refused(0, standing)
-                    at, raw = ensure(stripe, ask, (at, raw), wall_ns)
-                    reserved = reserved_in(raw)
-                return [self._hold(stripe, ask, (at, raw, reserved), wall_ns, ttl_ns)]
+            return self._reserve_one(
+                asks[0], wall_ns, ttl_ns, allowances[0] if allowances else None
+            )
         made: list[Reservation] = []
         try:
             with locked([self._stripe(ask.key) for ask in asks]):
+                # Fast path: budgets of which this process holds, or has held.
+                quickly = None if allowances else self._held_all(asks, wall_ns, ttl_ns)
+                if quickly is not None:
+                    return quickly
                 for index, ask in enumerate(asks):
                     _, raw = self._stripe(ask.key).get(ask.key)
                     by = allowances[index] if allowances else None
@@ -229,11 +214,8 @@ class BudgetTable:
                     if standing is not None:
                         return Refused(index, standing)
                 for ask in asks:
-                    stripe = self._stripe(ask.key)
-                    # Once more: what was done for those before it may have come upon damage.
-                    at, raw = ensure(stripe, ask, stripe.get(ask.key), wall_ns)
-                    found = at, raw, reserved_in(raw)
-                    made.append(self._hold(stripe, ask, found, wall_ns, ttl_ns))
+                    # One by one: when one raises, those before it are given back.
+                    made.append(self._hold(ask, wall_ns, ttl_ns))  # noqa: PERF401 - see above
         except TableFullError:
             for reservation in made:
                 self.refund(reservation)
@@ -248,9 +230,17 @@ class BudgetTable:
         if reservation.is_settled:
             outcome = reservation.outcome or self.standing(reservation.ask.key, wall_ns)
             return outcome or Standing(0, 0, reservation.ask.limit.amount, 0, 0, exceeded=False)
-        with self._stripe(reservation.ask.key) as stripe:
-            part = reservation.part
-            outcome = charge(stripe, reservation.ask, part, max(actual, 0), wall_ns)
+        ask, part = reservation.ask, reservation.part
+        key = ask.key
+        with self._stripe(key) as stripe:
+            at, raw = stripe.get(key)
+            # Fast path: what it holds lies in the budget's slot.
+            if raw and (part is None or part[0] == key):
+                number = stripe.step_own_word()
+                fields, outcome = charged(raw, actual, part, wall_ns, number)
+                stripe.write(at, raw, fields)
+            else:
+                outcome = charge(stripe, ask, part, actual, wall_ns)
         reservation.is_settled = True
         reservation.outcome = outcome
         if part is not None:
@@ -267,30 +257,63 @@ class BudgetTable:
             self._holder.settled(reservation)
         reservation.is_settled = True
 
-    def _hold(
-        self, stripe: Stripe, ask: Ask, found: tuple[int, bytes, int], wall_ns: int, ttl_ns: int
-    ) -> Reservation:
-        """Make the reservation. `found`: where the budget is, its slot, and what is reserved."""
-        at, raw, reserved = found
-        amount = ask.amount
-        if amount > MAX_AMOUNT or reserved > MAX_SPENT - amount:
-            amount = min(amount, MAX_AMOUNT, MAX_SPENT - reserved)
-        # Fast path: nothing to hold.
+    def _reserve_one(
+        self, ask: Ask, wall_ns: int, ttl_ns: int, allowance: Allowance | None
+    ) -> list[Reservation] | Refused:
+        """`reserve_all` of one budget."""
+        key, _, limit, amount, _ = ask
+        with self._stripe(key) as stripe:
+            at, raw = stripe.get(key)
+            # Fast path: a budget of which this process holds, or has held.
+            if raw and allowance is None:
+                holder, deadline_ns = self._holder, wall_ns + ttl_ns
+                more = held_more(raw, limit, amount, holder.who, (wall_ns, deadline_ns))
+                if more is not None:
+                    fields, place = more
+                    if not place:
+                        return [Reservation(ask, 0, None)]
+                    stripe.write(at, raw, fields)
+                    part = key, place, maker_in(raw, place), amount
+                    return [holder.made(ask, part, deadline_ns)]
+            standing = refused(raw, limit, amount, wall_ns, allowance)
+            if standing is not None:
+                return Refused(0, standing)
+            return [self._hold(ask, wall_ns, ttl_ns)]
+
+    def _held_all(self, asks: Sequence[Ask], wall_ns: int, ttl_ns: int) -> list[Reservation] | None:
+        """`reserve_all` with the stripes locked; None: nothing is done, look closer."""
+        holder, deadline_ns = self._holder, wall_ns + ttl_ns
+        changes: list[tuple[Stripe, int, bytes, bytes, int]] = []
+        for ask in asks:
+            stripe = self._stripe(ask.key)
+            # What one that is read after others finds damaged is none: nothing read is old then.
+            at, raw = stripe.get(ask.key)
+            times = wall_ns, deadline_ns
+            more = held_more(raw, ask.limit, ask.amount, holder.who, times) if raw else None
+            if more is None:
+                return None
+            changes.append((stripe, at, raw, *more))
+        made: list[Reservation] = []
+        for ask, (stripe, at, raw, fields, place) in zip(asks, changes, strict=True):
+            if not place:
+                made.append(Reservation(ask, 0, None))
+                continue
+            stripe.write(at, raw, fields)
+            part = ask.key, place, maker_in(raw, place), ask.amount
+            made.append(holder.made(ask, part, deadline_ns))
+        return made
+
+    def _hold(self, ask: Ask, wall_ns: int, ttl_ns: int) -> Reservation:
+        """Make the reservation, with the stripe locked. Raises: TableFullError."""
+        stripe = self._stripe(ask.key)
+        _, raw = ensure(stripe, ask, stripe.get(ask.key), wall_ns)
+        amount = min(ask.amount, MAX_AMOUNT, MAX_SPENT - reserved_in(raw))
         if amount <= 0:
             return Reservation(ask, 0, None)
         holder, deadline_ns = self._holder, capped(wall_ns + ttl_ns)
-        hold_id = holder.hold_id(ask.key)
-        held_at, held = stripe.get(hold_id)
-        # Fast path: two slots in place.
-        if held:
-            before, epoch, latest_ns = held_in(held)
-            latest_ns = deadline_ns if deadline_ns > latest_ns or not before else latest_ns
-            fields = with_held(held, before + amount, epoch, latest_ns)
-            budget = with_reserved(raw, reserved + amount)
-            stripe.write_two(at, raw, budget, held_at, held, fields)
-        else:
-            epoch = hold(stripe, ask, amount, hold_id, holder.maker(), (wall_ns, deadline_ns))
-        return holder.made(ask, (hold_id, epoch, amount), deadline_ns)
+        holder.sign()
+        part = hold(stripe, ask, amount, holder, (wall_ns, deadline_ns))
+        return holder.made(ask, part, deadline_ns)
 
     def _return_overdue(self, wall_ns: int) -> int:
         """Give back what this process holds past its deadline (B8); how many reservations."""
@@ -312,20 +335,9 @@ class BudgetTable:
         Of another process's hold as a whole, of this one's a reservation at a time (B8).
         """
         count = self._return_overdue(wall_ns)
-        alive: dict[tuple[int, int], bool] = {}
-        gone: list[tuple[bytes, bool]] = []
-        for raw in self.table.raws():
-            if is_budget(raw):
-                continue
-            held = hold_in(raw)
-            owner = (held.pid, held.ticks)
-            if owner not in alive:
-                alive[owner] = start_ticks(held.pid) == held.ticks
-            if not alive[owner] or held.deadline_ns <= wall_ns:
-                gone.append((held.key, not alive[owner]))
-        for hold_id, is_dead in gone:
-            with self._stripe(hold_id) as stripe:
-                count += release(stripe, hold_id, is_dead=is_dead, wall_ns=wall_ns)
+        for slot_key, one, is_dead in abandoned(self.table.raws(), wall_ns):
+            with self._stripe(slot_key) as stripe:
+                count += release(stripe, slot_key, one, is_dead=is_dead, wall_ns=wall_ns)
         return count
 
     def standing(self, key: bytes, wall_ns: int) -> Standing | None:
@@ -358,15 +370,7 @@ class BudgetTable:
 
         Marks are sequence numbers, one a stripe; none: everything.
         """
-        # Read before the slots: what changes in between is found again the next time.
-        marks = [stripe.own_word for stripe in self.table.stripes]
-        before = list(since) or [0] * len(marks)
-        rows: list[BudgetRow] = []
-        for stripe, mark, old in zip(self.table.stripes, marks, before, strict=True):
-            if mark != old:
-                slots = (budget_in(raw) for raw in stripe.raws() if is_budget(raw))
-                rows += (row_of(slot) for slot in slots if slot.sequence > old)
-        return rows, marks
+        return changed(self.table.stripes, since)
 
     def restore(self, rows: Iterable[BudgetRow], wall_ns: int) -> int:
         """Take over what a journal knows, where it is later than what is here (B3); how many.
@@ -387,7 +391,7 @@ class BudgetTable:
             return reset(stripe, key, wall_ns)
 
     def stats(self) -> TableStats:
-        """Takes no lock. Holds count as slots in use."""
+        """Takes no lock. Annexes count as slots in use."""
         return self.table.stats()
 
 

@@ -2,7 +2,7 @@
 
 Source: design section 5; Gray and Cheriton, "Leases", 1989. Rules and invariants: `shm.leases`.
 
-Slot, 166 bytes; written and read under its stripe's lock:
+Slot, 197 bytes; written and read under its stripe's lock:
 
     offset size type  a bucket's lease                    a budget's
     0      16   -     key, that of `rates`                key, that of `budgets`
@@ -25,7 +25,8 @@ Slot, 166 bytes; written and read under its stripe's lock:
     144    1    u8    1: the debt is carried              0
     145    1    u8    1                                   2
     146    16   -     the name on all machines
-    162    4    u32   CRC-32
+    162    31   char  label, zeros behind                 zeros: `shm.budgets` has it
+    193    4    u32   CRC-32
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple, final
 
+from shm.bucket import LABEL_BYTES, Limit, Verdict, fitted, judged, refilled
 from shm.bucket import Ask as RateAsk
-from shm.bucket import Limit, Verdict, judged, refilled
 
-SLOT: Final = struct.Struct("=16sqqqQQQQQQQQQqQQQBB16s")
+SLOT: Final = struct.Struct(f"=16sqqqQQQQQQQQQqQQQBB16s{LABEL_BYTES}s")
 _FRONT: Final = struct.Struct("=qqqQQQ")
 """From the allowance to the end of the lease."""
 _USED: Final = struct.Struct("=q")
@@ -75,6 +76,8 @@ class Slot(NamedTuple):
     carries: int
     kind: int
     name: bytes
+    label: bytes
+    """With the zeros behind it; see the module."""
 
     @property
     def left(self) -> int:
@@ -165,6 +168,7 @@ def new_bucket(ask: RateAsk, now_ns: int, wall_ns: int) -> Slot:
         carries=limit.carry_debt,
         kind=BUCKET,
         name=ask.name,
+        label=fitted(ask.label),
     )
 
 
@@ -194,6 +198,7 @@ def new_budget(
         carries=0,
         kind=BUDGET,
         name=name,
+        label=bytes(LABEL_BYTES),
     )
 
 
@@ -214,6 +219,11 @@ def limited(slot: Slot, limit: Limit, now_ns: int) -> Slot:
         )
         level = min(level, limit.capacity)
     return slot._replace(pool=level, since=since)
+
+
+def forgiven(slot: Slot) -> Slot:
+    """A bucket's lease after the store made it full: nothing is owed, and asking is worth it."""
+    return slot._replace(used=min(slot.used, slot.allowance), pool=slot.amount, dry=0)
 
 
 def taken_quickly(raw: bytes, ask: RateAsk, now_ns: int) -> tuple[bytes, Verdict] | None:

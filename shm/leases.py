@@ -37,8 +37,8 @@ from contextlib import ExitStack
 from typing import Final, Self, final
 
 from shm.bucket import MAX_TOKENS, UNKNOWN, Ask, refilled
-from shm.budget_changes import Ask as BudgetAsk
-from shm.errors import SegmentRefusedError, TableFullError
+from shm.budget_slots import Ask as BudgetAsk
+from shm.errors import TableFullError
 from shm.layout import Kind
 from shm.lease_slots import (
     BUCKET,
@@ -53,6 +53,7 @@ from shm.lease_slots import (
     Spending,
     Taken,
     ended,
+    forgiven,
     is_low,
     is_over,
     limited,
@@ -67,7 +68,7 @@ from shm.segment import segment_name
 from shm.stripe import Stripe
 from shm.table import HashTable, TableStats
 
-KIND: Final = Kind("leases", 1)
+KIND: Final = Kind("leases", 2)
 
 
 @final
@@ -95,20 +96,20 @@ class LeaseTable:
 
         Raises: SegmentInUseError, ShmError.
         """
-        name, why = segment_name(instance, KIND.name, kept=True), ""
-        known = (name, KIND, SLOT.size, keys, is_over)
-        try:
-            table = HashTable.inherit(*known, from_living=from_living)
-        except SegmentRefusedError as problem:
-            table, why = None, str(problem)
-        if table is not None and table.secret != secret:
-            why = f"{name}: is not the table of these budgets"
-            table.segment.close()
-            table = None
-        if table is None:
-            table = HashTable.create(*known, secret=secret)
-        table.refusal = why
-        return cls(table)
+        name = segment_name(instance, KIND.name, kept=True)
+        stranger = "is not the table of these budgets"
+        return cls(
+            HashTable.open(
+                name,
+                KIND,
+                SLOT.size,
+                keys,
+                is_over,
+                secret=secret,
+                stranger=stranger,
+                from_living=from_living,
+            )
+        )
 
     def close(self) -> None:
         """Remove the table, if this process owns it."""
@@ -144,6 +145,13 @@ class LeaseTable:
                 return False
             stripe.remove(at)
         return True
+
+    def forgive(self, key: bytes) -> None:
+        """The store has made the bucket full: what is owed of it is forgotten."""
+        with self._stripe(key):
+            slot = self.find(key)
+            if slot is not None and slot.kind == BUCKET:
+                self._store(forgiven(slot))
 
     def mark(self, word: int) -> bool:
         """Set the word that says how the store is; whether it was another. For saying it once."""

@@ -61,8 +61,9 @@ _consistent = _QUICK.pthread_mutex_consistent
 # Since glibc 2.30; musl has none.
 _clocklock = getattr(_WAITING, "pthread_mutex_clocklock", None)
 _timedlock = _WAITING.pthread_mutex_timedlock
+# Without `argtypes`, which take a third of the time. A mutex goes to them as what `byref` gives,
+# never as a number, which would be passed as a C int.
 for _function in (trylock, unlock, _consistent):
-    _function.argtypes = (ctypes.c_void_p,)
     _function.restype = ctypes.c_int
 _timedlock.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 _timedlock.restype = ctypes.c_int
@@ -94,22 +95,22 @@ def _set_up(address: int) -> None:
     _check(_QUICK.pthread_mutexattr_destroy(attributes), "pthread_mutexattr_destroy")
 
 
-def _wait(address: int) -> int:
+def _wait(mutex: object) -> int:
     """Spin, then sleep, for a bounded time (L5); the code of the call that ended it."""
     for _ in range(_SPINS):
-        code: int = trylock(address)
+        code: int = trylock(mutex)
         if code != errno.EBUSY:
             return code
     if _clocklock is not None:
         until = ctypes.byref(_timespec(time.monotonic_ns()))
-        return int(_clocklock(address, time.CLOCK_MONOTONIC, until))
-    return _wait_by_wall_clock(address)
+        return int(_clocklock(mutex, time.CLOCK_MONOTONIC, until))
+    return _wait_by_wall_clock(mutex)
 
 
-def _wait_by_wall_clock(address: int) -> int:
+def _wait_by_wall_clock(mutex: object) -> int:
     # Where libc has no other call. A step of the clock lengthens or shortens one wait, and the lock
     # is free long before in any case but L5's.
-    return int(_timedlock(address, ctypes.byref(_timespec(time.time_ns()))))
+    return int(_timedlock(mutex, ctypes.byref(_timespec(time.time_ns()))))
 
 
 def _timespec(now_ns: int) -> _Timespec:
@@ -126,7 +127,7 @@ class RobustLock:
     once.
     """
 
-    __slots__ = ("_address", "_keep", "_repair", "_waited", "_words")
+    __slots__ = ("_keep", "_mutex", "_repair", "_waited", "_words")
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class RobustLock:
 
     def _bind(self, block: memoryview, repair: Callable[[], None]) -> None:
         self._keep = (ctypes.c_char * LOCK_BYTES).from_buffer(block)
-        self._address = ctypes.addressof(self._keep)
+        self._mutex = ctypes.byref(self._keep)
         self._repair = repair
 
     @classmethod
@@ -162,9 +163,9 @@ class RobustLock:
         return cls(block, repair, waited)
 
     @property
-    def address(self) -> int:
-        """Where the mutex is, for a caller that inlines `with`: `trylock`, then `settle`."""
-        return self._address
+    def mutex(self) -> object:
+        """The mutex, for a caller that inlines `with`: `trylock`, then `settle`."""
+        return self._mutex
 
     @property
     def recoveries(self) -> int:
@@ -173,8 +174,8 @@ class RobustLock:
 
     def __enter__(self) -> None:
         """Raises: LockBrokenError, LockTimeoutError (L5)."""
-        # Fast path: free. Entering and leaving cost 0.4 µs together.
-        code = trylock(self._address)
+        # Fast path: free. Entering and leaving cost 0.3 µs together.
+        code = trylock(self._mutex)
         if code:
             self.settle(code)
 
@@ -184,7 +185,7 @@ class RobustLock:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        unlock(self._address)
+        unlock(self._mutex)
 
     def settle(self, code: int) -> None:
         """What remains to do after `trylock` gave something other than 0.
@@ -192,7 +193,7 @@ class RobustLock:
         Raises: LockBrokenError, LockTimeoutError (L5).
         """
         if code == errno.EBUSY:
-            code = _wait(self._address)
+            code = _wait(self._mutex)
             if code in (0, errno.EOWNERDEAD) and self._waited is not None:
                 self._waited()
         if code == errno.EOWNERDEAD:
@@ -210,7 +211,7 @@ class RobustLock:
         try:
             self._repair()
         except BaseException as exc:
-            unlock(self._address)  # unlocked while inconsistent: broken, as POSIX has it
+            unlock(self._mutex)  # unlocked while inconsistent: broken, as POSIX has it
             raise LockBrokenError(f"repair of a shared table failed: {exc}") from exc
-        _check(_consistent(self._address), "pthread_mutex_consistent")
+        _check(_consistent(self._mutex), "pthread_mutex_consistent")
         self._words[_COUNT] += 1

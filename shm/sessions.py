@@ -199,6 +199,12 @@ class SessionTable:
         value = raw[_VALUE_AT : _VALUE_AT + size]
         return _new(Session, (key, generation, created, seen, ttl, owner, principal, value, False))
 
+    def peek(self, key: bytes, now_ns: int) -> Session | None:
+        """The live session, as `get`, but it does not count as used."""
+        with self._stripe(key) as stripe:
+            found = self._live(stripe, key, now_ns)
+        return None if found is None else found[2]
+
     def is_deleted(self, key: bytes, now_ns: int) -> bool:
         """Whether the id was deleted, and must not be made anew from anything (N2)."""
         with self._stripe(key) as stripe:

@@ -70,6 +70,9 @@ _UNDO, _USED, _EVICTED, _REFUSED, _DAMAGED, _WAITED, _OWN, _GAVE_UP = range(8)
 _OFFSET: Final = struct.Struct("=Q")
 _CRC: Final = struct.Struct("<I")
 CRC_BYTES: Final = _CRC.size
+_crc: Final = zlib.crc32
+_crc_bytes: Final = _CRC.pack
+_offset_bytes: Final = _OFFSET.pack
 _CHOICES: Final = struct.Struct("<II")
 _RESIDUE: Final = 0x2144DF1C
 """What CRC-32 gives over data followed by its own CRC-32, little-endian."""
@@ -88,13 +91,14 @@ class Stripe:
     """
 
     __slots__ = (
-        "_address",
         "_file",
         "_first",
         "_group_bytes",
         "_groups",
         "_hints",
+        "_image",
         "_is_expired",
+        "_mutex",
         "_pair",
         "_repaired",
         "_slot_bytes",
@@ -127,18 +131,20 @@ class Stripe:
         head = segment.body[start : start + _UNDO_OFFSET]
         self._words = head[LOCK_BYTES:].cast("Q")
         self._undo = HEADER_BYTES + start + _UNDO_OFFSET
+        self._image = slice(self._undo, self._undo + 8 + slot_bytes)
+        """Where the only image of a small change goes."""
         self._first = self._undo + _undo_bytes(slot_bytes)
         self._hints = hints
         self._is_expired = is_expired
         self._repaired = repaired
         make = RobustLock.create if fresh else RobustLock
         self.lock = make(head[:LOCK_BYTES], self._repair, self._count_wait)
-        self._address = self.lock.address
+        self._mutex = self.lock.mutex
 
     def __enter__(self) -> Self:
         """Raises: LockBrokenError, LockTimeoutError."""
         # The lock's own `with`, inlined: entering and leaving is a tenth of a table's operation.
-        code = trylock(self._address)
+        code = trylock(self._mutex)
         if code:
             self._settle(code)
         return self
@@ -149,11 +155,19 @@ class Stripe:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # Fast path: nothing was left undone.
+        if kind is None:
+            unlock(self._mutex)
+        else:
+            self.leave()
+
+    def leave(self) -> None:
+        """Unlock it, perhaps with an exception: out of a transaction it is as if we had died."""
         try:
-            if self._words[_UNDO]:  # an exception came out of a transaction: as if we had died
+            if self._words[_UNDO]:
                 self._repair()
         finally:
-            unlock(self._address)
+            unlock(self._mutex)
 
     @property
     def own_word(self) -> int:
@@ -192,7 +206,7 @@ class Stripe:
     def read(self, at: int) -> bytes:
         """The slot's bytes; b"" when it was damaged, and then it is free (T4)."""
         raw = self._file[at : at + self._slot_bytes]
-        if zlib.crc32(raw) == _RESIDUE:
+        if _crc(raw) == _RESIDUE:
             return raw
         self._words[_DAMAGED] += 1
         self._release(at)
@@ -205,17 +219,17 @@ class Stripe:
         at = self._hints.get(key, -1)
         if at >= 0:
             raw = self._file[at : at + self._slot_bytes]
-            if raw.startswith(key) and zlib.crc32(raw) == _RESIDUE:
+            if raw.startswith(key) and _crc(raw) == _RESIDUE:
                 return at, raw
         at = self.find(key)
         return at, self.read(at) if at >= 0 else b""
 
     def write(self, at: int, raw: bytes, fields: bytes) -> None:
         """Replace the slot `raw`, as read, by `fields`: the key and all else but the CRC."""
-        file, undo, words = self._file, self._undo, self._words
-        file[undo : undo + 8 + len(raw)] = _OFFSET.pack(at) + raw
+        file, words = self._file, self._words
+        file[self._image] = _offset_bytes(at) + raw
         words[_UNDO] = 1
-        file[at : at + len(raw)] = fields + _CRC.pack(zlib.crc32(fields))
+        file[at : at + self._slot_bytes] = fields + _crc_bytes(_crc(fields))
         words[_UNDO] = 0  # the commit (T2)
 
     def write_two(
@@ -228,8 +242,8 @@ class Stripe:
         images = self._pair.pack(at, raw, other_at, other_raw)
         file[undo : undo + len(images)] = images
         words[_UNDO] = 2
-        file[at : at + size] = fields + _CRC.pack(zlib.crc32(fields))
-        file[other_at : other_at + size] = other + _CRC.pack(zlib.crc32(other))
+        file[at : at + size] = fields + _crc_bytes(_crc(fields))
+        file[other_at : other_at + size] = other + _crc_bytes(_crc(other))
         words[_UNDO] = 0  # the commit (T2)
 
     def place(self, key: bytes, now_ns: int) -> int:
@@ -269,7 +283,7 @@ class Stripe:
         for at, fields in changes:
             before = undo[image_at : image_at + KEY_BYTES]
             image_at += 8 + size
-            file[at : at + size] = fields + _CRC.pack(zlib.crc32(fields)) if fields else self._zeros
+            file[at : at + size] = fields + _crc_bytes(_crc(fields)) if fields else self._zeros
             # Fast path: the same key stays, and with it the tag.
             if fields[:KEY_BYTES] != before:
                 used += bool(fields) - (before != _FREE)
@@ -332,7 +346,7 @@ class Stripe:
                 if copy[group + index]:
                     at = group + GROUP_SLOTS + index * size
                     raw = copy[at : at + size]
-                    if zlib.crc32(raw) == _RESIDUE:
+                    if _crc(raw) == _RESIDUE:
                         yield raw
                     else:
                         self._check(self._first + at)
@@ -445,7 +459,7 @@ class Stripe:
                 key = file[at : at + KEY_BYTES]
                 if key == _FREE:
                     continue
-                if zlib.crc32(file[at : at + size]) != _RESIDUE:
+                if _crc(file[at : at + size]) != _RESIDUE:
                     self._words[_DAMAGED] += 1
                     file[at : at + KEY_BYTES] = _FREE
                     continue

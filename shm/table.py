@@ -78,6 +78,7 @@ class HashTable:
     """
 
     __slots__ = (
+        "_mask",
         "_next",
         "groups",
         "hints",
@@ -114,6 +115,7 @@ class HashTable:
         """Where this process last saw a key; each use is checked against the slot."""
         self.secret = bytes(segment.body[:_SECRET_BYTES])
         known = (self.hints, is_expired, repaired)
+        self._mask = stripes - 1
         self.stripes = [Stripe(segment, index, *known, fresh=fresh) for index in range(stripes)]
 
     @classmethod
@@ -196,11 +198,14 @@ class HashTable:
         keys: int,
         is_expired: Callable[[bytes, int], bool] = _never,
         repaired: Callable[[Stripe], None] = _nothing,
+        secret: bytes = b"",
         *,
+        stranger: str = "has another secret",
         from_living: bool = False,
     ) -> Self:
         """`inherit`, or `create` when there is nothing to take over, or nothing that can be used.
 
+        `secret`: if given, a table of another one cannot be used; `stranger` is then the refusal.
         Raises: SegmentInUseError, ShmError.
         """
         refusal, known = "", (is_expired, repaired)
@@ -208,8 +213,12 @@ class HashTable:
             table = cls.inherit(name, kind, fields_bytes, keys, *known, from_living=from_living)
         except SegmentRefusedError as problem:
             table, refusal = None, str(problem)
+        if table is not None and secret and table.secret != secret:
+            refusal = f"{name}: {stranger}"
+            table.segment.close()
+            table = None
         if table is None:
-            table = cls.create(name, kind, fields_bytes, keys, *known)
+            table = cls.create(name, kind, fields_bytes, keys, *known, secret)
         table.refusal = refusal
         return table
 
@@ -223,8 +232,7 @@ class HashTable:
 
     def stripe(self, key: bytes) -> Stripe:
         """Where the key belongs."""
-        stripes = self.stripes
-        return stripes[(key[0] | key[1] << 8) & len(stripes) - 1]
+        return self.stripes[(key[0] | key[1] << 8) & self._mask]
 
     def raws(self) -> Iterator[bytes]:
         """Every slot in use, each consistent in itself; a stripe is locked while it is copied."""
@@ -284,7 +292,7 @@ def _leave(held: list[Stripe]) -> None:
     """Unlock them, the last first; one that cannot be repaired keeps no other locked."""
     while held:
         try:
-            held.pop().__exit__(None, None, None)
+            held.pop().leave()
         except BaseException:
             _leave(held)
             raise

@@ -113,7 +113,7 @@ def _add_state(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         f" {_ADMIN_ADDRESS}.",
         allow_abbrev=False,
     )
-    names = ("tables", "rates", "budgets", "sessions", "endpoints")
+    names = ("tables", "rates", "budgets", "sessions", "endpoints", "leases")
     state.add_argument("table", nargs="?", choices=names, default="tables", metavar="TABLE")
     state.add_argument("--admin", metavar="URL", help="http://host:port, host:port or unix:/path")
     for short, long in (("-f", "--file"), ("-c", "--config")):

@@ -77,7 +77,9 @@ TOOLS = {
 
 def sources(*folders: str) -> Iterator[Path]:
     for folder in folders:
-        yield from sorted((ROOT / folder).rglob("*.py"))
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if "node_modules" not in path.parts:
+                yield path
 
 
 def files() -> Iterator[Path]:
@@ -86,6 +88,7 @@ def files() -> Iterator[Path]:
         parts = path.relative_to(ROOT).parts
         hidden = any(part.startswith(".") and part != ".ci" for part in parts)
         built = parts[0] in ("build", "dist") or "__pycache__" in parts
+        built = built or "node_modules" in parts
         if path.is_file() and not hidden and not built and path.suffix in TEXT:
             yield path
 

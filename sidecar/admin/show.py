@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
-TABLES: Final = ("rates", "budgets", "sessions", "endpoints")
+TABLES: Final = ("rates", "budgets", "sessions", "endpoints", "leases")
 _TIMEOUT_SECONDS: Final = 30.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shm.errors import ShmError
+from sidecar.state.redis import RedisError
 from sidecar.state.report import Report, Shown, View, parsed_key
 
 DEFAULT_LIMIT: Final = 100
@@ -69,8 +70,8 @@ class _Pages:
         if key is None:
             return _problem(400, "key: expected 32 hexadecimal digits, as the rows show it")
         try:
-            is_known = view.reset(key)
-        except ShmError as error:
+            is_known = await view.reset(key)
+        except (ShmError, RedisError) as error:
             return _problem(503, str(error))
         if not is_known:
             return _problem(404, f"{view.name}: no key {text}")

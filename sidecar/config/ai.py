@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sidecar.config.payloads import policies
 from sidecar.config.run import Node, Run, items
+from sidecar.config.servers import servers_target
 from sidecar.config.snapshot import Json
 from sidecar.config.targets import backend_target
 from sidecar.config.validate import check_backend_scope
@@ -17,6 +18,8 @@ from sidecar.config.validate import check_backend_scope
 
 def target_of(entry: Node, path: str, run: Run) -> Json:
     """Target of an entry of `routes[].backends` or of the top-level `backends`, of any kind."""
+    if "mcp" in entry:
+        return servers_target(entry["mcp"], f"{path}.mcp", run)
     if "ai" not in entry:
         return backend_target(entry, path, run)
     return {"ai": {"groups": _groups(entry["ai"], f"{path}.ai", run)}}
@@ -48,7 +51,15 @@ def _check_names(groups: list[list[Json]], path: str, run: Run) -> None:
             seen.add(provider["name"])
 
 
+def warn_plain(node: Node, has_tls: bool, path: str, run: Run) -> None:
+    """A host in the place of the provider's own is spoken to in plain text, as in the reference;
+    with the port of HTTPS that is seldom meant."""
+    if not has_tls and str(node.get("hostOverride") or "").endswith(":443"):
+        run.warn(path, "spoken to in plain text despite port 443; backendTLS makes it TLS")
+
+
 def _provider(node: Node, path: str, run: Run) -> Json:
     own = node.get("policies") or {}
     check_backend_scope(own, f"{path}.policies", run, scope="inline")
+    warn_plain(node, "backendTLS" in own, f"{path}.hostOverride", run)
     return {**node, "policies": policies(own, f"{path}.policies", run)}

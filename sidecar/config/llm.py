@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sidecar.config.ai import warn_plain
 from sidecar.config.attach import GATEWAY, Places, own_port, places_of
-from sidecar.config.payloads import policies
+from sidecar.config.payloads import policies, prompt_guard
 from sidecar.config.routes import DEFAULT_MATCH, Place
 from sidecar.config.run import Node, Run, items
 from sidecar.config.snapshot import Json
@@ -108,6 +109,8 @@ def _route(place: Place, llm: Node, first: str, run: Run) -> str:
 def _models(llm: Node, run: Run) -> list[Json]:
     providers = _providers(llm, run)
     guards = (llm.get("policies") or {}).get("guardrails")
+    if guards is not None:
+        guards = prompt_guard(guards, "llm.policies.guardrails", run)
     ids: set[str] = set()
     made: list[Json] = []
     for index, (path, entry) in enumerate(items(llm, "models", "llm")):
@@ -117,6 +120,8 @@ def _models(llm: Node, run: Run) -> list[Json]:
         ids.add(given or "")
         _check_name(entry["name"], f"{path}.name", run)
         whole = _resolved(entry, providers, path, run)
+        if whole.get("guardrails") is not None:
+            whole["guardrails"] = prompt_guard(whole["guardrails"], f"{path}.guardrails", run)
         if guards is not None:
             whole["guardrails"] = _joined_guards(guards, whole.get("guardrails"))
         key = given or f"{entry['name']}:{index}"
@@ -198,6 +203,7 @@ def _model(whole: Node, key: str, path: str, run: Run) -> Json:
     ai = {theirs: whole[ours] for ours, theirs in _AI.items() if whole.get(ours) is not None}
     if ai:
         made["ai"] = ai
+    warn_plain(whole.get("params") or {}, "backendTLS" in given, f"{path}.params.hostOverride", run)
     kept = {name: whole[name] for name in _KEPT if whole.get(name) is not None}
     return {**kept, "key": key, "params": whole.get("params") or {}, "policies": made}
 

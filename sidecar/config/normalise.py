@@ -16,6 +16,7 @@ from sidecar.config.attach import attached_routes, binds, gateways, route_groups
 from sidecar.config.discovery import services, workloads
 from sidecar.config.frontend import frontend_policies
 from sidecar.config.llm import llm_gateway
+from sidecar.config.mcp import mcp_gateway
 from sidecar.config.payloads import policies
 from sidecar.config.pruning import Pruning
 from sidecar.config.routes import RouteMaker
@@ -71,6 +72,7 @@ class Normaliser:
         attached_routes(data, places, self._maker, run)
         route_groups(data, self._maker, run)
         llm_gateway(data, places, run)
+        mcp_gateway(data, places, run)
         _backends(data, run)
         _policies(data, run)
         services(data, run)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.config.certificates import backend_tls
-from sidecar.config.run import Node, Run
+from sidecar.config.run import Node, Run, items
 from sidecar.config.snapshot import Json
 from sidecar.config.targets import simple_target
 from sidecar.config.validate import check_conditional
@@ -67,8 +67,40 @@ def tracing(payload: Node, path: str, run: Run) -> Json:
     return _with_policies(payload, path, run)
 
 
+def prompt_guard(payload: Node, path: str, run: Run) -> Json:
+    """`promptGuard`, or `guardrails` of a model: destinations exist, and their files are read."""
+    made: Json = dict(payload)
+    for side in ("request", "response"):
+        if payload.get(side):
+            made[side] = [_guard(one, where, run) for where, one in items(payload, side, path)]
+    return made
+
+
+def _guard(entry: Node, path: str, run: Run) -> Json:
+    target = (entry.get("webhook") or {}).get("target")
+    if target is not None:
+        where = f"{path}.webhook.target"
+        name = target.get("backend", "").removeprefix("/")
+        if name and not run.refers("backend", name):
+            # Every request would be refused; elsewhere such a name costs only one route.
+            run.problem(f"{where}.backend", f"unknown backend {name}")
+        else:
+            simple_target(target, where, run)
+    made: Json = {}
+    for key, value in entry.items():
+        is_service = isinstance(value, dict) and value.get("policies")
+        made[key] = _with_policies(value, f"{path}.{key}", run) if is_service else value
+    return made
+
+
+def _ai(payload: Node, path: str, run: Run) -> Json:
+    guards = payload.get("promptGuard")
+    if guards is None:
+        return dict(payload)
+    return {**payload, "promptGuard": prompt_guard(guards, f"{path}.promptGuard", run)}
+
+
 _LATER = {
-    "passthrough": "credentials of clients shown to backends",
     "jwtSign": "tokens signed for backends",
     "oauthTokenExchange": "token exchange",
     "crossAppAccess": "cross-app access",
@@ -100,6 +132,7 @@ def _api_keys(payload: Node, path: str, run: Run) -> Json:
 
 
 _HANDLERS: dict[str, Callable[[Any, str, Run], Json]] = {
+    "ai": _ai,
     "apiKey": _api_keys,
     "backendAuth": _credential,
     "backendTLS": backend_tls,

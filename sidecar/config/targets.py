@@ -18,7 +18,7 @@ from sidecar.errors import ConfigError
 INVALID: Json = {"invalid": True}
 """Answers 500 when a request chooses it, as in the reference: a warning, not a problem."""
 
-_NOT_BUILT = {"mcp": "MCP gateway", "aws": "AWS backends"}
+_NOT_BUILT = {"aws": "AWS backends"}
 
 # What the kernel's sockaddr_un holds beside its final NUL.
 _MAX_SOCKET_PATH_BYTES = 107

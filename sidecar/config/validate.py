@@ -55,6 +55,8 @@ CONDITIONAL_KINDS = (
 MAX_CONDITIONAL = 64
 LLM_PORT = 4000
 """Of `llm` where nothing else is said."""
+MCP_PORT = 3000
+"""Of `mcp` where nothing else is said."""
 
 
 def check_conditional(policies: Node, path: str, run: Run) -> None:
@@ -114,6 +116,9 @@ def check_ports(data: Node, run: Run) -> None:
     port = llm_port(data)
     if port is not None:
         claim(port, "llm", "llm.port")
+    port = mcp_port(data)
+    if port is not None:
+        claim(port, "mcp", "mcp.port")
     for path in wildcards[1:]:
         run.problem(
             path,
@@ -137,6 +142,16 @@ def llm_port(data: Node) -> int | None:
     if not has_own and "default" in (data.get("gateways") or {}):
         return None
     return int(llm.get("port") or LLM_PORT)
+
+
+def mcp_port(data: Node) -> int | None:
+    """The port that the `mcp` section takes for itself, if it takes one."""
+    mcp = data.get("mcp")
+    if mcp is None or mcp.get("gateways"):
+        return None
+    if mcp.get("port") is None and "default" in (data.get("gateways") or {}):
+        return None
+    return int(mcp.get("port") or MCP_PORT)
 
 
 def is_wildcard(bind: Node) -> bool:

@@ -7,24 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from sidecar.errors import ConfigError
 from sidecar.http.message import FixedBody, Request
 from sidecar.llm.credentials.base import Credential, Outgoing
+from sidecar.llm.credentials.kept import KeptCredentials
 from sidecar.llm.credentials.table import configured
+from sidecar.llm.providers.base import DefaultAuth
 from sidecar.policies.base import Services
 from sidecar.policies.chain import Chain
 from sidecar.policies.schema import nested
 
 Data = Mapping[str, Any]
+_NO_DEFAULT: Final = DefaultAuth()
 
 
-def authenticated(chain: Chain, payload: Any, target: Data, services: Services) -> Chain:
-    """The chain of a backend, and behind it what authenticates there. Raises: ConfigError."""
+def authenticated(
+    chain: Chain, payload: Any, target: Data, services: Services, kept: KeptCredentials
+) -> Chain:
+    """The chain of a backend, and behind it what authenticates there. Raises: ConfigError.
+
+    `kept`: where credentials, and the tokens that they hold, outlive this compilation.
+    """
     host = (target.get("host") or {}).get("address", "")
+    clock = services.clock
     try:
-        credentials = configured(payload, services.clock, host=host)
+        credentials = kept.get(
+            payload, _NO_DEFAULT, host, lambda: tuple(configured(payload, clock, host=host))
+        )
     except ConfigError as problem:
         raise nested("backendAuth", problem) from problem
     # A signature covers the body, which therefore has to be at hand.

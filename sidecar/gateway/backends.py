@@ -31,6 +31,7 @@ from sidecar.gateway.upstream import (
 )
 from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Request, Response
+from sidecar.llm.credentials.kept import KeptCredentials
 from sidecar.net.dialer import Address
 from sidecar.net.pool import Pool, PoolSettings, Version
 from sidecar.net.resolve import is_literal
@@ -42,7 +43,7 @@ from sidecar.policies.order import build
 from sidecar.routing import balance
 from sidecar.routing.outlier import Eviction, Outcome, Outliers, is_unhealthy
 
-_HAS_OWN_AUTH: Final = frozenset(("ai", "llm", "group"))
+_HAS_OWN_AUTH: Final = frozenset(("ai", "llm", "mcp", "group"))
 """Targets that show credentials themselves, or lead to others that do."""
 _VERSIONS: Final[Mapping[str, Version]] = {"HTTP/1.1": "h1", "HTTP/2.0": "h2"}
 Data = Mapping[str, Any]
@@ -56,6 +57,13 @@ class ModelBackends(Protocol):
 
     def router(self, base: Backend, target: Data, policies: Data) -> Backend:
         """The models of the `llm` section. Raises: ConfigError."""
+
+
+class ServerBackends(Protocol):
+    """Makes the backends behind which there are MCP servers (gateway.mcp_backends)."""
+
+    def routed(self, base: Backend, target: Data, policies: Data) -> Backend:
+        """An `mcp` backend. Raises: ConfigError."""
 
 
 @final
@@ -72,8 +80,9 @@ class Backends:
         discovery: Discovery,
         endpoints: Endpoints,
         admin: Address | None,
+        credentials: KeptCredentials | None = None,
     ) -> None:
-        """`endpoints`: those of the worker, kept over reloads."""
+        """`endpoints`, `credentials`: those of the worker, kept over reloads."""
         self._pools = pools
         self._services = services
         self._random = random
@@ -81,12 +90,16 @@ class Backends:
         self._discovery = discovery
         self._endpoints = endpoints
         self._admin = admin
+        self._kept = credentials or KeptCredentials()
         self._defaults = _pool_settings(static.get("backend") or {})
         self._tls: dict[str, ClientTls] = {}
         self.make_models: Callable[[], ModelBackends] | None = None
         """What makes the backends of models, for the first that asks."""
         self._made: ModelBackends | None = None
         """Set before the first backend is made."""
+        self.make_servers: Callable[[], ServerBackends] | None = None
+        """The same of MCP servers."""
+        self._made_servers: ServerBackends | None = None
 
     def target_of(self, target: Data) -> tuple[Data, Data]:
         """A target with references followed, and the named backend's own policies."""
@@ -106,7 +119,8 @@ class Backends:
         target, _ = self.target_of(reference["target"])
         chain = build("backend", policies, self._services)
         if policies.get("backendAuth") is not None and not _HAS_OWN_AUTH & target.keys():
-            chain = authenticated(chain, policies["backendAuth"], target, self._services)
+            payload = policies["backendAuth"]
+            chain = authenticated(chain, payload, target, self._services, self._kept)
         if "group" in target:
             upstream: Upstream = BrokenUpstream(404, "NotFound", "route not found")
             return Backend(target["group"], "unknown", upstream, group=target["group"])
@@ -138,6 +152,8 @@ class Backends:
             return self._models().routed(base, target["ai"], policies)
         if "llm" in target:
             return self._models().router(base, target["llm"], policies)
+        if "mcp" in target:
+            return self._servers().routed(base, target["mcp"], policies)
         return base
 
     def _models(self) -> ModelBackends:
@@ -145,6 +161,12 @@ class Backends:
             assert self.make_models is not None
             self._made = self.make_models()
         return self._made
+
+    def _servers(self) -> ServerBackends:
+        if self._made_servers is None:
+            assert self.make_servers is not None
+            self._made_servers = self.make_servers()
+        return self._made_servers
 
     def _internal(self, base: Backend, path: str, settings: PoolSettings) -> Backend:
         if self._admin is None:

@@ -113,3 +113,7 @@ class BalancedUpstream:
         picked = self.pick_nowait(request)
         assert picked is not None
         return picked
+
+    async def pinned(self, label: str) -> Picked | None:
+        """See Upstream. An ejected one too: only it knows what is pinned to it."""
+        return next((one for one in self._picks.values() if one.label == label), None)

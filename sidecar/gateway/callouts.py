@@ -21,6 +21,7 @@ from sidecar.gateway.plan import Backend
 from sidecar.http import grpc
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
+from sidecar.llm.credentials.table import configured
 from sidecar.net.pool import Call, Version
 from sidecar.net.tls import ClientTls
 from sidecar.policies.base import Services
@@ -136,15 +137,27 @@ class CheckedCallouts:
 
     def resolve(self, reference: Data, policies: Data, subtype: Subtype) -> Callout:
         """See Callouts."""
-        target_of(reference)
+        target = target_of(reference)
         try:
             build("backend", policies, self._services)
             tls = policies.get("backendTLS")
             if tls is not None:
                 ClientTls(tls, "backend.invalid")
+            _check_credential(policies, target, self._services)
         except ConfigError as problem:
             raise nested("policies", problem) from problem
         return Nowhere().resolve(reference, policies, subtype)
+
+
+def _check_credential(policies: Data, target: Data, services: Services) -> None:
+    """Raises: ConfigError below `policies`."""
+    if policies.get("backendAuth") is None:
+        return
+    host = (target.get("host") or {}).get("address", "")
+    try:
+        configured(policies["backendAuth"], services.clock, host=host)
+    except ConfigError as problem:
+        raise nested("backendAuth", problem) from problem
 
 
 def target_of(reference: Data) -> dict[str, Any]:

@@ -166,7 +166,9 @@ def _backend(path: str, data: Data, services: Services) -> Iterator[Test]:
     below = f"{path}.policies".strip(".")
     if policies:
         yield below, policies, lambda given: build("backend", given, services)
-    yield from _backend_policies(below, policies, services)
+    yield from _backend_policies(below, policies, services, is_mcp="mcp" in data["target"])
+    if "mcp" in data["target"]:
+        yield path, None, lambda _: _server_check().check_target(data["target"]["mcp"], services)
     if not _MODELS.isdisjoint(data["target"]):
         target = data["target"]
         yield path, None, lambda _: _model_check().check_target(target, {}, services, _NoWriter())
@@ -186,7 +188,16 @@ def _backend(path: str, data: Data, services: Services) -> Iterator[Test]:
         yield f"{path}.dynamic", None, lambda _: Expression(target, services, "target")
 
 
-def _backend_policies(path: str, policies: Data, services: Services) -> Iterator[Test]:
+def _backend_policies(
+    path: str, policies: Data, services: Services, *, is_mcp: bool = False
+) -> Iterator[Test]:
+    rules = policies.get("mcpAuthorization")
+    if rules is not None:
+        yield (
+            f"{path}.mcpAuthorization",
+            None,
+            lambda _: _server_check().check_rules(rules, services),
+        )
     tls = policies.get("backendTLS")
     if tls is not None:
         yield path, None, lambda _: ClientTls(tls, "backend.invalid")
@@ -194,7 +205,7 @@ def _backend_policies(path: str, policies: Data, services: Services) -> Iterator
     if ai is not None:
         yield f"{path}.ai", None, lambda _: _model_check().check_policy(ai, services)
     auth = policies.get("backendAuth")
-    if auth is not None:
+    if auth is not None and not (is_mcp and "passthrough" in auth):
         clock = services.clock
         # What the destination adds is not known here.
         yield (
@@ -327,6 +338,13 @@ def _model_check() -> ModuleType:
     from sidecar.gateway import llm_check
 
     return llm_check
+
+
+def _server_check() -> ModuleType:
+    """The same of MCP servers."""
+    from sidecar.gateway import mcp_check
+
+    return mcp_check
 
 
 def _loaded(sources: Sequence[Data]) -> object:

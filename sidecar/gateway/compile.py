@@ -8,17 +8,18 @@ hold them; everything else is shared with the Gateway that runs. Any other chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
 from sidecar.config.scalars import duration_seconds
 from sidecar.errors import ConfigError
-from sidecar.gateway.backends import Backends, Discovery, ModelBackends
+from sidecar.gateway.backends import Backends, Discovery, ModelBackends, ServerBackends
 from sidecar.gateway.callouts import Backlog, WorkerCallouts
 from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.frontdoor import uses_granian
 from sidecar.gateway.levels import Levels, on_route, placed_route
+from sidecar.gateway.mcp_worker import McpWorker
 from sidecar.gateway.plan import (
     NOTHING_AFTER,
     After,
@@ -93,6 +94,8 @@ class Surroundings:
     """Those it balances over, over all compilations."""
     credentials: KeptCredentials = field(default_factory=KeptCredentials)
     """Those of model providers, over all compilations."""
+    mcp: McpWorker | None = None
+    """What MCP keeps over all compilations; None where there is no MCP."""
 
 
 @final
@@ -168,8 +171,12 @@ class _Build:
             self._discovery,
             around.endpoints,
             around.admin(config),
+            around.credentials,
         )
         self._backends.make_models = lambda: self._models(limit)
+        self._backends.make_servers = self._servers
+        if around.mcp is not None:
+            around.mcp.begin_round()
         self._callouts.attach(
             self._backends,
             self._levels,
@@ -200,6 +207,26 @@ class _Build:
                 services.cel,
             ),
             around.credentials,
+        )
+
+    def _servers(self) -> ServerBackends:
+        """What makes `mcp` backends."""
+        # Here, for the same reason as models.
+        from sidecar.gateway.mcp_backends import McpBackends
+        from sidecar.gateway.mcp_facts import McpMetrics
+
+        worker = self._around.mcp
+        if worker is None:
+            raise ConfigError("mcp", "there are no sessions where this is compiled")
+        telemetry = self._telemetry
+        return McpBackends(
+            self._backends,
+            self._levels,
+            self._services,
+            worker.serving(self._config),
+            McpMetrics(telemetry.requests.registry),
+            telemetry.upstreams.call("Primary", "Mcp"),
+            telemetry.tracer,
         )
 
     def _kind(self, kind: str) -> dict[str, Data]:
@@ -349,7 +376,7 @@ class _Build:
             route=f"{data['namespace']}/{data['name']}",
             route_rule=data["rule_name"] or "",
             backend="",  # is that of the backend chosen: a request refused before has none
-            protocol="llm" if any(one.serve is not None for one in backends) else "http",
+            protocol=_protocol(backends),
             chain=chain,
             after=self._after(EMPTY, chain, EMPTY),
             backends=tuple(backends),
@@ -541,6 +568,11 @@ def _names(listener: Data | None) -> tuple[str, str, str]:
         return "", "", ""
     gateway = f"{listener['gateway_namespace']}/{listener['gateway_name']}"
     return listener["bind"], gateway, listener["name"]
+
+
+def _protocol(backends: Sequence[Backend]) -> str:
+    """What the requests of a route are to telemetry, which a plain backend is no part of."""
+    return next((one.kind for one in backends if one.serve is not None), "http")
 
 
 def _with_routes(listener: Listener, routes: RouteTable[Route]) -> Listener:

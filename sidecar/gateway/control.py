@@ -93,7 +93,7 @@ class Control:
         self._static: Resource
         """`config` as of the start: what it says holds until the gateway is started again."""
         self._is_ready = False
-        self._leases: Leases | None = None
+        self._leases: Leases | None = tables.leasing(SystemClock())
         self._servers: list[AdminServer] = []
         self._sink = LogSink(_STDOUT)
         self._logs: Logs
@@ -184,6 +184,9 @@ class Control:
         version = package_version()
         sensitive = config.get("sensitiveHeaders") or ()
 
+        amounts = Amounts(UNITS, shown)
+        report = Report.of(self._tables, SystemClock(), amounts, self._leases)
+
         def admin(local: bool) -> Starlette:
             return admin_app(
                 self,
@@ -191,7 +194,7 @@ class Control:
                 is_loopback=local,
                 sensitive_headers=sensitive,
                 routes=(
-                    *state_routes(Report.of(self._tables, SystemClock(), Amounts(UNITS, shown))),
+                    *state_routes(report),
                     budgets_route(self._tables.budgets.table.rows, time.time_ns),
                 ),
             )
@@ -375,7 +378,7 @@ class Control:
 
     def _lease_keeper(self) -> LeaseKeeper | None:
         tables, clock = self._tables, SystemClock()
-        leases = self._leases = tables.leasing(clock)
+        leases = self._leases
         if leases is None or tables.leases is None or tables.redis is None:
             return None
         return LeaseKeeper(leases, tables.leases, tables.budgets.table, tables.redis, clock)

@@ -10,26 +10,30 @@ event loop, two futures and a dozen suspended coroutines a request are what it s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, final
 
 from sidecar.errors import RequestError, SidecarError, UpstreamError
 from sidecar.gateway.exchange import Exchange, add_queued
+from sidecar.gateway.plan import Attempt
 from sidecar.gateway.respond import error_response
 from sidecar.gateway.upstream import Picked
 from sidecar.http.headers import Headers
 from sidecar.http.message import Request, Response
 from sidecar.net.h1_client import H1Client
+from sidecar.net.outbox import Outbox
 from sidecar.policies.chain import Chain
 
 _log = logging.getLogger("sidecar.gateway.direct")
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))
 
 _PASSED: Final = "passed"
+_RESUMED: Final = "resumed"
+Resume = Callable[[], Awaitable[Response]]
 
 
-def guarded(chain: Chain, request: Request) -> RequestError | None:
-    """Run a chain of guards; why one refuses, or None, and then the request has passed it.
+def guarded(chain: Chain, request: Request) -> RequestError | Response | None:
+    """Run a chain of guards; how one refuses, or None, and then the request has passed it.
 
     A guard may have put another header list in the place of the request's: who goes the long way
     puts the old one back, since that chooses the route anew, and `has_passed` takes it again.
@@ -37,9 +41,12 @@ def guarded(chain: Chain, request: Request) -> RequestError | None:
     """
     for hook in chain.guards:
         try:
-            hook(request)
+            refusal = hook(request)
         except RequestError as error:
             return error
+        if refusal is not None:
+            assert isinstance(refusal, Response)
+            return refusal
     request.state[_PASSED] = (chain, request.headers)
     return None
 
@@ -67,6 +74,63 @@ class Refusal:
 
 
 REFUSAL: Final = Refusal()
+
+
+@final
+class Handover:
+    """How a backend that serves in callbacks answers, or goes on where it can wait.
+
+    One of `answer` and `go_on` is called, once.
+    """
+
+    __slots__ = ("_again", "_reply", "attempt", "exchange", "outbox")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        reply: Callable[[Response], None],
+        again: Callable[[], None],
+        outbox: Outbox,
+        attempt: Attempt,
+    ) -> None:
+        self._reply = reply
+        self._again = again
+        self.exchange = exchange
+        self.outbox = outbox
+        self.attempt = attempt
+
+    def answer(self, response: Response) -> None:
+        """This is what the client gets."""
+        exchange = self.exchange
+        add_queued(exchange.request, response)
+        exchange.response = response
+        response.on_done = exchange.finish
+        self._reply(response)
+
+    def go_on(self, resume: Resume) -> None:
+        """`resume` gives the answer, in the connection's task; the exchange stays as it is.
+
+        Until it is called, the client may leave: then the exchange is the caller's to end.
+        """
+        self.exchange.request.state[_RESUMED] = Rest(self.exchange, resume)
+        self._again()
+
+
+@final
+class Rest:
+    """What is left of a request that was begun in callbacks."""
+
+    __slots__ = ("exchange", "resume")
+
+    def __init__(self, exchange: Exchange, resume: Resume) -> None:
+        self.exchange = exchange
+        self.resume = resume
+
+
+def rest_of(request: Request) -> Rest | None:
+    """What goes on in the task, if this request does; told once."""
+    found = request.state.pop(_RESUMED, None)
+    return found if isinstance(found, Rest) else None
 
 
 @final

@@ -14,7 +14,9 @@ from sidecar.policies.order import CONNECTION, HOOKLESS, REQUEST_ORDER
 Payloads = dict[str, Any]
 Data = Mapping[str, Any]
 
-BACKEND_TYPE: Final = frozenset(("backendTLS", "backendTunnel", "backendAuth", "a2a", "ai"))
+BACKEND_TYPE: Final = frozenset(
+    ("backendTLS", "backendTunnel", "backendAuth", "a2a", "ai", "mcpAuthorization")
+)
 """Kinds that may stand on a route and mean its backends (section 3.3)."""
 _BACKEND_ONLY: Final = CONNECTION | BACKEND_TYPE
 _BACKEND_KINDS: Final = frozenset(REQUEST_ORDER["backend"]) | HOOKLESS["backend"] | _BACKEND_ONLY

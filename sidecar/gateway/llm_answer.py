@@ -12,7 +12,7 @@ import orjson
 
 from sidecar.cel.engine import Engine
 from sidecar.errors import SidecarError, UpstreamError
-from sidecar.gateway.llm_body import plain_body, read_answer
+from sidecar.gateway.llm_body import CODING, plain_body, read_answer
 from sidecar.gateway.llm_call import Prepared
 from sidecar.gateway.llm_facts import Record
 from sidecar.gateway.llm_guard_stream import GuardedStream
@@ -23,6 +23,7 @@ from sidecar.http.sse import MAX_EVENT_BYTES
 from sidecar.llm.chat.base import Json
 from sidecar.llm.chat.framing import EventDecoder, Framing, framing_of
 from sidecar.llm.chat.passthrough import StreamTap
+from sidecar.llm.chat.produced import Produced
 from sidecar.llm.convert.base import StreamEvent
 from sidecar.llm.convert.cloud_error import google_error
 from sidecar.llm.convert.embeddings_to_bedrock import TOKENS_HEADER
@@ -37,6 +38,7 @@ _STREAMS: Final = (_EVENTS, b"application/vnd.amazon.eventstream")
 _GOOGLE: Final = frozenset(("generateContent", "geminiCountTokens"))
 _ANTHROPIC: Final = frozenset(("messages", "anthropicTokenCount"))
 _PRELUDE: Final = struct.Struct(">I")
+_TOKENS_HEADER: Final = TOKENS_HEADER.encode()
 
 
 class StreamRefused(UpstreamError):
@@ -71,8 +73,7 @@ class Answers:
             return await self._made(response, call, record, request, may_move=may_move)
         except ShapeError as error:
             response.body.close()
-            text = f"the provider's answer: {error}"
-            raise UpstreamError(502, "UpstreamFailure", text) from error
+            raise _senseless(error) from error
         except BaseException:
             response.body.close()
             raise
@@ -86,11 +87,8 @@ class Answers:
         *,
         may_move: bool,
     ) -> Response:
-        request_id = response.headers.get(b"x-amzn-requestid") or b""
-        call.context.request_id = request_id.decode("latin-1")
-        counted = response.headers.get(TOKENS_HEADER.encode())
-        if counted is not None:
-            call.context.answer_headers[TOKENS_HEADER] = counted.decode("latin-1")
+        if call.conversion is not None:
+            _read_head(response, call)
         if not 200 <= response.status < 300:
             return await self._error(response, call)
         kind = response.headers.get(b"content-type") or b""
@@ -110,6 +108,44 @@ class Answers:
         self, response: Response, call: Prepared, record: Record, request: Request
     ) -> Response:
         raw = await read_answer(response, self._limit)
+        made, is_mended = self._converted(raw, call, record)
+        guards = _guards_of(call)
+        judged: Response | bool = False
+        if guards is not None:
+            judged = await guards.on_answer(call.client, made, request)
+            if isinstance(judged, Response):
+                return judged
+        return _finished(response, call, raw, made, is_changed=bool(judged or is_mended))
+
+    def at_once(self, response: Response, call: Prepared, record: Record) -> Response | None:
+        """The client's answer, when it takes no waiting: a whole success that nobody guards.
+
+        Raises: UpstreamError, as `made`.
+        """
+        body = response.body
+        if (
+            type(body) is not FixedBody
+            or not 200 <= response.status < 300
+            or call.call.is_streaming
+            or (body.length or 0) > self._limit
+            or response.headers.has(CODING)
+            or call.member.guards is not None
+        ):
+            return None
+        if call.conversion is not None:
+            _read_head(response, call)
+        raw = body.peek()
+        try:
+            made, is_mended = self._converted(raw, call, record)
+        except ShapeError as error:
+            raise _senseless(error) from error
+        return _finished(response, call, raw, made, is_changed=is_mended)
+
+    def _converted(self, raw: bytes, call: Prepared, record: Record) -> tuple[Json, bool]:
+        """The answer as the client's format has it, noted; and whether the provider's was mended.
+
+        Raises: UpstreamError, ShapeError.
+        """
         body = parse_object(raw)
         if body is None:
             text = "the provider's answer is not a JSON object"
@@ -124,19 +160,7 @@ class Answers:
         if is_dialect:
             self._note(record, call, made)
         provider = call.member.provider
-        is_mended = isinstance(provider, Copilot) and provider.repair(made, call.call)
-        guards = _guards_of(call)
-        judged: Response | bool = False
-        if guards is not None:
-            judged = await guards.on_answer(call.client, made, request)
-            if isinstance(judged, Response):
-                return judged
-        if call.conversion is None:
-            _replace(response, orjson.dumps(made) if judged or is_mended else raw)
-            return response
-        _replace(response, orjson.dumps(made), _JSON)
-        _tell_dropped(response, call)
-        return response
+        return made, isinstance(provider, Copilot) and provider.repair(made, call.call)
 
     def _note(self, record: Record, call: Prepared, body: Json) -> None:
         record.note(call.upstream.usage(body, with_content=self._cel.reads_completion))
@@ -165,11 +189,12 @@ class Answers:
         body: Usable
         if call.conversion is None:
             tap = StreamTap(call.upstream, framing, with_content=self._cel.reads_completion)
-            record.follow(lambda: tap.usage)
+            record.follow(lambda: tap.usage, tap.produced)
             body = PassedStream(source, first, self._idle, call.client, record, tap)
         else:
             reader = call.upstream.reader(with_content=self._cel.reads_completion)
-            record.follow(lambda: reader.usage)
+            produced = Produced()
+            record.follow(lambda: reader.usage, produced)
             body = ConvertedStream(
                 source,
                 first,
@@ -179,6 +204,7 @@ class Answers:
                 EventDecoder(framing),
                 reader,
                 call.conversion.stream(call.context),
+                produced,
             )
             response.headers.set(b"content-type", _EVENTS)
             _tell_dropped(response, call)
@@ -190,6 +216,31 @@ class Answers:
 
 def _guards_of(call: Prepared) -> Guards | None:
     return call.member.guards if call.client.name in STREAM_TEXTS else None
+
+
+def _senseless(error: ShapeError) -> UpstreamError:
+    return UpstreamError(502, "UpstreamFailure", f"the provider's answer: {error}")
+
+
+def _read_head(response: Response, call: Prepared) -> None:
+    """What conversions read of an answer's head."""
+    request_id = response.headers.get(b"x-amzn-requestid") or b""
+    call.context.request_id = request_id.decode("latin-1")
+    counted = response.headers.get(_TOKENS_HEADER)
+    if counted is not None:
+        call.context.answer_headers[TOKENS_HEADER] = counted.decode("latin-1")
+
+
+def _finished(
+    response: Response, call: Prepared, raw: bytes, made: Json, *, is_changed: bool
+) -> Response:
+    """The client's answer, whole. `raw`: the provider's octets; `made`: what became of them."""
+    if call.conversion is None:
+        _replace(response, orjson.dumps(made) if is_changed else raw)
+        return response
+    _replace(response, orjson.dumps(made), _JSON)
+    _tell_dropped(response, call)
+    return response
 
 
 def _replace(response: Response, body: bytes, kind: bytes | None = None) -> None:

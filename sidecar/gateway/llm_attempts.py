@@ -10,11 +10,12 @@ the next one; each gets the client's own request anew, for its own model and in 
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final, final
 
 from sidecar.cel.engine import Engine
-from sidecar.errors import UpstreamError
+from sidecar.errors import RequestError, UpstreamError
 from sidecar.gateway.exchange import Exchange
 from sidecar.gateway.llm_answer import Answers
 from sidecar.gateway.llm_call import COUNT, ClientCall, Member, Prepared, edited, prepare
@@ -24,15 +25,18 @@ from sidecar.gateway.llm_edits import REQUEST
 from sidecar.gateway.llm_facts import Prices, Record
 from sidecar.gateway.llm_outgoing import outgoing_of, sent
 from sidecar.gateway.plan import Attempt, Route
-from sidecar.http.message import Request, Response
+from sidecar.http.message import FixedBody, Request, Response
 from sidecar.llm.chat.base import Json
 from sidecar.llm.chat.formats import CHAT
 from sidecar.llm.tokens import count_prompt
+from sidecar.policies.base import Anticipating
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.genai import GenAiMetrics
 
 _TOPMOST: Final = ("input", "instructions", "system", "systemInstruction", "system_instruction")
 """Keys of requests, of all formats, that may hold a text themselves."""
+_COUNTS: Final = frozenset((COUNT, "geminiCountTokens"))
+"""Calls that no token limit counts."""
 
 
 @final
@@ -59,15 +63,25 @@ class Failover:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A call that was made: its answer's head, or how it failed."""
+
+    call: Prepared
+    response: Response | None = None
+    failure: Exception | None = None
+
+
+@final
 class Asker:
     """Asks the providers of one backend."""
 
-    __slots__ = ("_answers", "_failover", "shared")
+    __slots__ = ("answers", "failover", "shared")
 
     def __init__(self, failover: Failover, idle_seconds: float, shared: Shared) -> None:
-        self._failover = failover
+        self.failover = failover
         self.shared = shared
-        self._answers = Answers(shared.limit_bytes, idle_seconds, shared.cel)
+        self.answers = Answers(shared.limit_bytes, idle_seconds, shared.cel)
 
     async def asked(
         self,
@@ -78,26 +92,40 @@ class Asker:
         exchange: Exchange,
         route: Route,
         attempt: Attempt,
+        begun: Begun | None = None,
     ) -> Response:
-        """Ask one provider after the other. Raises: SidecarError, the last one's."""
+        """Ask one provider after the other. Raises: SidecarError, the last one's.
+
+        `begun`: what the first one's call came to, which was made already.
+        """
         tried: list[Member] = []
-        member = ranks.first()
+        member = ranks.first() if begun is None else begun.call.member
         first_attempt = exchange.attempt
         while True:
             tried.append(member)
             exchange.attempt = first_attempt + len(tried) - 1
-            is_last = len(tried) >= min(self._failover.max_attempts, ranks.count)
-            if client.kind == COUNT and not member.counts(client.model):
-                return await counted(client, member, record)
-            body = edited(client, member, request)
-            refusal = await guarded(client, member, body, request)
-            if refusal is not None:
-                return refusal
-            call = self._prepared(client, body, member, record, request)
-            try:
-                response = await self._attempted(
+            is_last = len(tried) >= min(self.failover.max_attempts, ranks.count)
+            done, begun = begun, None
+            if done is not None:
+                answer = self._answered(done, record, request, may_move=not is_last)
+            else:
+                if client.kind == COUNT and not member.counts(client.model):
+                    return await counted(client, member, record)
+                body = edited(client, member, request)
+                refusal = await guarded(client, member, body, request)
+                if refusal is not None:
+                    return refusal
+                call = self.prepared(client, body, member, record, request)
+                if member.tokenizes and client.kind not in _COUNTS:
+                    estimate = count_prompt(prompt_of(client, request), call.call.model)
+                    refusal = await anticipated(record, estimate, request)
+                    if refusal is not None:
+                        return refusal
+                answer = self._attempted(
                     call, record, ranks, request, exchange, route, attempt, may_move=not is_last
                 )
+            try:
+                response = await answer
                 if response is not None:
                     return response
             except UpstreamError:
@@ -108,9 +136,14 @@ class Asker:
                 raise UpstreamError(503, "NoHealthyBackend", "no healthy backends")
             member = following
 
-    def _prepared(
+    def is_direct(self, member: Member) -> bool:
+        """Whether a call of this provider may be made in callbacks."""
+        return member.is_direct and self.failover.attempt_seconds is None
+
+    def prepared(
         self, client: ClientCall, body: Json, member: Member, record: Record, request: Request
     ) -> Prepared:
+        """The call of a provider, noted in the record. Raises: RequestError 400."""
         # Limits and budgets that hold something wait for the end of the exchange, as the record.
         needs_usage = len(request.endings) > 1
         now = self.shared.clock.time_ns() // 1_000_000_000
@@ -122,13 +155,11 @@ class Asker:
             operation="embeddings" if client.kind == "embeddings" else "chat",
             is_streaming=call.call.is_streaming,
             params=call.params,
-            excludes_cache=member.provider.excludes_cache(call.call.format, model),
+            excludes_cache=call.excludes_cache,
         )
         asked = request.state[REQUEST]
         assert isinstance(asked, dict)
         record.state.prompt_from(client.wire_format, asked)
-        if member.tokenizes:
-            record.estimate(count_prompt(client.wire_format.prompt(asked), model))
         return call
 
     async def _attempted(
@@ -144,25 +175,70 @@ class Asker:
         may_move: bool,
     ) -> Response | None:
         """One provider's answer; None when another one should be asked. Raises: SidecarError."""
-        seconds = call.member.attempt_seconds or self._failover.attempt_seconds
+        seconds = call.member.attempt_seconds or self.failover.attempt_seconds
+        member = call.member
         try:
-            async with asyncio.timeout(seconds):
-                member = call.member
+            async with nullcontext() if seconds is None else asyncio.timeout(seconds):
                 made = await outgoing_of(member, call.target, call.body, request, route)
-                response = await sent(ranks, member, call.target, made, exchange, route, attempt)
-                if may_move and is_worth_moving(response.status):
-                    response.body.close()
-                    return None
-                answer = await self._answers.made(
-                    response, call, record, request, may_move=may_move
+                response = await sent(
+                    ranks, record.under_way, member, call.target, made, exchange, route, attempt
                 )
+                begun = Begun(call, response)
+                answer = await self._answered(begun, record, request, may_move=may_move)
         except TimeoutError as error:
             raise UpstreamError(504, "Timeout", "upstream call timeout", retryable=True) from error
-        for hook, is_async in call.member.chain.response_hooks:
+        if answer is None:
+            return None
+        for hook, is_async in member.chain.response_hooks:
             done = hook(request, answer)
             if is_async:
                 await done
         return answer
+
+    async def _answered(
+        self, begun: Begun, record: Record, request: Request, *, may_move: bool
+    ) -> Response | None:
+        """What the client gets of a call that was made; as `_attempted`."""
+        response = begun.response
+        if begun.failure is not None or response is None:
+            assert begun.failure is not None
+            raise begun.failure
+        if may_move and is_worth_moving(response.status):
+            response.body.close()
+            return None
+        answer = await self.answers.made(response, begun.call, record, request, may_move=may_move)
+        if type(answer.body) is FixedBody:
+            # Whole: however slowly the client reads, the provider has nothing to do.
+            record.under_way.end()
+        return answer
+
+
+def prompt_of(client: ClientCall, request: Request) -> list[dict[str, str]]:
+    """The texts whose tokens are counted beforehand."""
+    asked = request.state[REQUEST]
+    assert isinstance(asked, dict)
+    return client.wire_format.prompt(asked)
+
+
+async def anticipated(record: Record, input_tokens: int, request: Request) -> Response | None:
+    """Take the estimate from limits and budgets; the answer when one has not that much left.
+
+    Raises: RequestError 429 and as they do.
+    """
+    record.estimate(input_tokens)
+    answer: Response | None = None
+    try:
+        for ending in request.endings:
+            if isinstance(ending, Anticipating):
+                answer = await ending.anticipate(request)
+                if answer is not None:
+                    break
+    except RequestError:
+        record.refuse()
+        raise
+    if answer is not None:
+        record.refuse()
+    return answer
 
 
 async def guarded(

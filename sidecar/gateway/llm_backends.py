@@ -117,7 +117,7 @@ class LlmBackends:
 
     def served(self, base: Backend, serve: Any, shape: ErrorShape) -> Backend:
         """A backend that is served by something else than an endpoint."""
-        return replace(base, kind=_KIND, serve=serve, error_shape=shape)
+        return replace(base, kind=_KIND, serve=serve, start=serve.start, error_shape=shape)
 
     def _routed_member(self, backend: str, entry: Data, outer: Data, place: str) -> Member:
         provider = backend_provider(entry, place=place)
@@ -239,9 +239,6 @@ def guards_of(policy: Data, services: Services, count: Count) -> Guards | None:
     given = policy.get("promptGuard")
     if given is None:
         return None
-    routes: Data = policy.get("routes") or {}
-    if given.get("streaming") == "Enabled" and "realtime" in routes.values():
-        raise ConfigError("promptGuard.streaming", "guards of realtime are not supported yet")
     try:
         return Guards(given, services, count)
     except ConfigError as problem:

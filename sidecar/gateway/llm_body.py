@@ -44,6 +44,14 @@ async def read_request(request: Request, limit_bytes: int) -> bytes:
         raise _too_large() from error
 
 
+def request_at_hand(request: Request, limit_bytes: int) -> bytes | None:
+    """The same when it takes neither waiting nor decoding, else None."""
+    body = request.body
+    if type(body) is not FixedBody or (body.length or 0) > limit_bytes:
+        return None
+    return None if request.headers.has(CODING) else body.peek()
+
+
 def _too_large() -> RequestError:
     return RequestError(413, "InvalidRequest", "request body too large", close=True)
 

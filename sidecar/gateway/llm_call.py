@@ -34,7 +34,7 @@ from sidecar.llm.convert.select import select
 from sidecar.llm.credentials.base import Credential
 from sidecar.llm.providers.base import COUNT, Authority, Call, Provider, Target
 from sidecar.llm.shape import ShapeError
-from sidecar.policies.chain import Chain
+from sidecar.policies.chain import EMPTY, Chain
 from sidecar.routing.balance import Endpoint
 from sidecar.routing.outlier import Outliers
 
@@ -51,6 +51,24 @@ _DIALECTS: Final[Mapping[tuple[str, str], Conversion]] = {
 }
 """Formats that a provider has in its own form."""
 _OPENAI_LIKE: Final = frozenset(("openai", "azure", "copilot"))
+
+
+_PLANS_MAX: Final = 256
+_PLAN_CHARS_MAX: Final = 512
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """What a provider makes of calls of one kind, path and model: the same each time."""
+
+    upstream: WireFormat
+    conversion: Conversion | None
+    dialect: str
+    call: Call
+    target: Target
+    settings: Json
+    excludes_cache: bool
 
 
 @final
@@ -78,6 +96,50 @@ class Member:
     guards: Guards | None = None
     tokenizes: bool = False
     """Whether prompts are counted before they are sent."""
+    is_direct: bool = field(init=False)
+    """Whether a call, and what becomes of a whole answer, waits for nobody but the provider."""
+    _plans: dict[tuple[str, str, str, str, bool], Planned] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        is_direct = (
+            self.guards is None
+            and self.chain is EMPTY
+            and self.attempt_seconds is None
+            and not self.tokenizes
+            and all(one.version in (None, "h1") for one in self.backends.values())
+            and not any(one.has_tls for one in self.backends.values())
+        )
+        object.__setattr__(self, "is_direct", is_direct)
+
+    def planned(self, client: ClientCall, model: str, *, is_streaming: bool) -> Planned:
+        """What a client's request for this model becomes. Raises: RequestError 400."""
+        key = (client.kind, model, client.path, client.query, is_streaming)
+        found = self._plans.get(key)
+        if found is None:
+            found = self._planned(client, model, is_streaming=is_streaming)
+            # Names come from clients: the memory of them is bounded.
+            if len(model) + len(client.path) + len(client.query) <= _PLAN_CHARS_MAX:
+                if len(self._plans) >= _PLANS_MAX:
+                    self._plans.clear()
+                self._plans[key] = found
+        return found
+
+    def _planned(self, client: ClientCall, model: str, *, is_streaming: bool) -> Planned:
+        provider = self.provider
+        upstream, conversion = select(client.kind, provider.formats(model))
+        dialect = provider.dialect(upstream, model)
+        if conversion is None and dialect:
+            conversion = _DIALECTS.get((upstream, dialect))
+        call = Call(client.kind, upstream, model, is_streaming, client.path, client.query)
+        return Planned(
+            FORMATS[upstream],
+            conversion,
+            dialect,
+            call,
+            provider.target(call),
+            {**provider.settings(model), **self.settings},
+            provider.excludes_cache(upstream, model),
+        )
 
     def counts(self, model: str) -> bool:
         """Whether it counts the tokens of a request for the client's model itself."""
@@ -113,12 +175,13 @@ class ClientCall:
         return body
 
 
-def client_call(kind: str, raw: bytes, request: Request) -> ClientCall:
-    """Read and check a request's body. Raises: RequestError 400."""
+def client_call(kind: str, raw: bytes, request: Request, body: object | None = None) -> ClientCall:
+    """Read and check a request's body. Raises: RequestError 400. `body`: `raw` decoded already."""
     wire_format = FORMATS[kind]
     path, _, query = request.target.partition("?")
     try:
-        body = orjson.loads(raw)
+        if body is None:
+            body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise RequestError(400, "InvalidRequest", "the request's body is not JSON") from error
     if not isinstance(body, dict):
@@ -146,6 +209,7 @@ class Prepared:
     target: Target
     body: bytes
     params: Json
+    excludes_cache: bool
 
     @property
     def backend(self) -> Backend:
@@ -189,39 +253,38 @@ def _prepared(
         raise RequestError(400, "InvalidRequest", "model not specified")
     model = body["model"] = member.edits.alias(model)
     is_streaming = wire_format.is_streaming(body) or paths.is_stream(client.path)
-    upstream, conversion = select(client.kind, provider.formats(model))
+    plan = member.planned(client, model, is_streaming=is_streaming)
+    conversion, call, upstream = plan.conversion, plan.call, plan.call.format
     if member.edits.has_prompts and client.kind in CHAT:
         member.edits.enrich(wire_format, body)
-    context = _context(client, member, request, model, now_seconds, is_streaming=is_streaming)
+    context = _NO_CONTEXT
     params = wire_format.params(body)
-    dialect = provider.dialect(upstream, model)
-    if conversion is None and dialect:
-        conversion = _DIALECTS.get((upstream, dialect))
     if conversion is not None:
+        context = _context(client, member, request, plan, now_seconds)
         body = conversion.request(body, context)
     elif upstream == "generateContent":
         body = gemini.normalise(body)
     if upstream == "completions":
         is_openai = provider.kind in _OPENAI_LIKE
         completions.touch_up(body, is_openai=is_openai, needs_usage=needs_usage)
-    if dialect == "vertex" and upstream == "messages":
+    if plan.dialect == "vertex" and upstream == "messages":
         # The format is Anthropic's own, and so are the answers: only some keys are not.
         body = vertex_claude.adjusted(body)
     member.edits.finish(body, request)
-    call = Call(client.kind, upstream, model, is_streaming, client.path, client.query)
     provider.edit(body, call)
     if upstream in _GOOGLE:
         body.pop("model", None)
     return Prepared(
         member,
         wire_format,
-        FORMATS[upstream],
+        plan.upstream,
         conversion,
         context,
         call,
-        provider.target(call),
+        plan.target,
         orjson.dumps(body),
         params,
+        plan.excludes_cache,
     )
 
 
@@ -240,14 +303,9 @@ def edited(client: ClientCall, member: Member, request: Request) -> Json:
 
 
 def _context(
-    client: ClientCall,
-    member: Member,
-    request: Request,
-    model: str,
-    now_seconds: int,
-    *,
-    is_streaming: bool,
+    client: ClientCall, member: Member, request: Request, plan: Planned, now_seconds: int
 ) -> Context:
+    model = plan.call.model
     headers = {
         name.decode(): value.decode("latin-1")
         for name, value in request.headers
@@ -256,17 +314,21 @@ def _context(
     return Context(
         model=model,
         requested_model=client.model or model,
-        is_streaming=is_streaming,
+        is_streaming=plan.call.is_streaming,
         now_seconds=now_seconds,
         new_id=_new_id,
         rejects_loss=member.rejects_loss,
         headers=headers,
-        settings={**member.provider.settings(model), **member.settings},
+        settings=dict(plan.settings),
     )
 
 
 def _new_id(prefix: str) -> str:
     return prefix + secrets.token_hex(8)
+
+
+_NO_CONTEXT: Final = Context("", "", is_streaming=False, now_seconds=0, new_id=_new_id)
+"""That of a call for which nothing is converted: nobody reads or writes it."""
 
 
 __all__ = ["COUNT", "ClientCall", "Member", "Prepared", "client_call", "edited", "prepare"]

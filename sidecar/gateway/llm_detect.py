@@ -2,33 +2,45 @@
 
 Source: spec/llm.md sections 0, 2.14 and 2.15.
 
-`passthrough` and `realtime` stream through both ways. `detect` holds the request's body to know its
-model, and reads the answer as it goes by; what it cannot read passes all the same.
+`passthrough` and `realtime` stream through both ways, the latter past its guards. `detect` holds
+the request's body to know its model, and reads the answer as it goes by; what it cannot read passes
+all the same.
+
+A provider that fails before there is an answer (for realtime: before it accepts the upgrade) is
+followed by the next one, as in `llm_attempts`, if the client's body can still be sent to it whole.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final, final
 from urllib.parse import parse_qs
 
 import orjson
 
+from sidecar.errors import UpstreamError
 from sidecar.gateway.exchange import Exchange
+from sidecar.gateway.llm_attempts import Failover
 from sidecar.gateway.llm_body import plain_body
-from sidecar.gateway.llm_choice import Ranks
+from sidecar.gateway.llm_call import Member
+from sidecar.gateway.llm_choice import Ranks, is_worth_moving
 from sidecar.gateway.llm_edits import REQUEST
 from sidecar.gateway.llm_facts import Record
+from sidecar.gateway.llm_load import UnderWay
 from sidecar.gateway.llm_outgoing import OWN, finish, head_of, sent
+from sidecar.gateway.llm_realtime import guarded, session_guards
+from sidecar.gateway.llm_source import Source, hold
 from sidecar.gateway.plan import Attempt, Route
 from sidecar.http.headers import Headers
-from sidecar.http.message import Body, FixedBody, Request, Response
+from sidecar.http.message import Body, Ending, FixedBody, Request, Response
 from sidecar.llm.chat import paths
 from sidecar.llm.chat.base import Json
 from sidecar.llm.chat.detect import usage_of_bytes
 from sidecar.llm.chat.formats import FORMATS
 from sidecar.llm.chat.framing import framing_of
 from sidecar.llm.chat.passthrough import StreamTap
-from sidecar.llm.providers.base import Call
+from sidecar.llm.providers.base import Call, Target
 from sidecar.llm.shape import parse_object
 from sidecar.llm.usage import Usage
 
@@ -39,6 +51,7 @@ _STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
 async def opaque(
     kind: str,
     ranks: Ranks,
+    failover: Failover,
     request: Request,
     exchange: Exchange,
     route: Route,
@@ -49,12 +62,44 @@ async def opaque(
 
     `raw`: its body without its coding, when somebody had to look at that for the model's name.
     """
-    member = ranks.first()
+    if ranks.count > 1 and failover.max_attempts > 1:
+        await hold(request)
+    source = Source(request.body)
+    under_way = UnderWay()
+    # A retry of the route asks anew: what it had under way before is over.
+    others: list[Ending] = []
+    for end in request.endings:
+        if isinstance(end, UnderWay):
+            end.end()
+        else:
+            others.append(end)
+    request.endings = (*others, under_way)
+
+    async def ask(member: Member) -> Response:
+        target, made = _forwarded(kind, member, request, route, source, raw)
+        guards = session_guards(made, member.guards) if kind == "realtime" else None
+        await finish(member, target, made, b"")
+        response = await sent(ranks, under_way, member, target, made, exchange, route, attempt)
+        if guards is not None:
+            guarded(response, guards, request)
+        return response
+
+    return await _first_that_serves(ranks, failover, exchange, ask, source)
+
+
+def _forwarded(
+    kind: str,
+    member: Member,
+    request: Request,
+    route: Route,
+    source: Source,
+    raw: bytes | None,
+) -> tuple[Target, Request]:
     path, _, query = request.target.partition("?")
     queried = parse_qs(query).get("model", [""])[0]
     named = queried or paths.model_of(path) or ""
     model = member.edits.alias(member.provider.model or member.asked or named)
-    body = request.body
+    body = source.again()
     parsed = parse_object(raw) if raw is not None else None
     is_renamed = parsed is not None and model not in ("", parsed.get("model"))
     if is_renamed and raw is not None:
@@ -66,12 +111,12 @@ async def opaque(
         made.headers.remove_all(b"content-encoding")
     made.upgrade = request.upgrade
     made.wants_trailers = request.wants_trailers
-    await finish(member, target, made, b"")
-    return await sent(ranks, member, target, made, exchange, route, attempt)
+    return target, made
 
 
 async def sniffed(
     ranks: Ranks,
+    failover: Failover,
     raw: bytes,
     record: Record,
     request: Request,
@@ -81,13 +126,30 @@ async def sniffed(
     limit_bytes: int,
 ) -> Response:
     """Forward a request as it is, but for a configured model. Raises: SidecarError."""
-    member = ranks.first()
-    path, _, query = request.target.partition("?")
     body = parse_object(raw)
-    named = (_DETECT.model(body) if body is not None else None) or paths.model_of(path) or ""
-    model = member.edits.alias(member.provider.model or member.asked or named)
     if body is not None:
         request.state[REQUEST] = body
+    record.asked_octets = len(raw)
+
+    async def ask(member: Member) -> Response:
+        target, made = _read(member, raw, body, record, request, route)
+        await finish(member, target, made, _octets(made.body))
+        return await sent(ranks, record.under_way, member, target, made, exchange, route, attempt)
+
+    response = await _first_that_serves(ranks, failover, exchange, ask, Source(FixedBody()))
+    if 200 <= response.status < 300 and response.tunnel is None:
+        kind = response.headers.get(b"content-type") or b""
+        response.body = _WatchedBody(plain_body(response), kind, record, limit_bytes)
+    return response
+
+
+def _read(
+    member: Member, raw: bytes, body: Json | None, record: Record, request: Request, route: Route
+) -> tuple[Target, Request]:
+    """The call of one provider, and the record of its beginning."""
+    path, _, query = request.target.partition("?")
+    named = (_DETECT.model(body) if body is not None else None) or paths.model_of(path) or ""
+    model = member.edits.alias(member.provider.model or member.asked or named)
     if model != named:
         path, raw = _renamed(path, raw, body, model)
     is_streaming = paths.is_stream(path) or (body is not None and body.get("stream") is True)
@@ -102,12 +164,48 @@ async def sniffed(
     target = member.provider.target(Call("detect", "detect", model, is_streaming, path, query))
     made = head_of(member, target, request, route, FixedBody(raw))
     made.headers.remove_any(OWN)
-    await finish(member, target, made, raw)
-    response = await sent(ranks, member, target, made, exchange, route, attempt)
-    if 200 <= response.status < 300 and response.tunnel is None:
-        kind = response.headers.get(b"content-type") or b""
-        response.body = _WatchedBody(plain_body(response), kind, record, limit_bytes)
-    return response
+    return target, made
+
+
+async def _first_that_serves(
+    ranks: Ranks,
+    failover: Failover,
+    exchange: Exchange,
+    ask: Callable[[Member], Awaitable[Response]],
+    source: Source,
+) -> Response:
+    """The answer of the first provider that neither fails nor is busy; the last one's, whatever it
+    is. Raises: SidecarError."""
+    tried: list[Member] = []
+    member = ranks.first()
+    first_attempt = exchange.attempt
+    while True:
+        tried.append(member)
+        exchange.attempt = first_attempt + len(tried) - 1
+        is_last = len(tried) >= min(failover.max_attempts, ranks.count)
+        try:
+            async with asyncio.timeout(member.attempt_seconds or failover.attempt_seconds):
+                response = await ask(member)
+        except TimeoutError as error:
+            if is_last or not source.is_whole:
+                text = "upstream call timeout"
+                raise UpstreamError(504, "Timeout", text, retryable=True) from error
+        except UpstreamError:
+            if is_last or not source.is_whole:
+                raise
+        else:
+            if is_last or not source.is_whole or not is_worth_moving(response.status):
+                return response
+            response.body.close()
+        following = ranks.next(tried)
+        if following is None:
+            raise UpstreamError(503, "NoHealthyBackend", "no healthy backends")
+        member = following
+
+
+def _octets(body: Body) -> bytes:
+    assert type(body) is FixedBody
+    return body.peek()
 
 
 def _renamed(path: str, raw: bytes, body: Json | None, model: str) -> tuple[str, bytes]:
@@ -132,7 +230,7 @@ class _WatchedBody:
         self._size = 0
         self._limit = limit_bytes
         self.length = source.length
-        record.follow(self._usage)
+        record.follow(self._usage, None if self._tap is None else self._tap.produced)
 
     @property
     def trailers(self) -> Headers | None:
@@ -146,20 +244,21 @@ class _WatchedBody:
     def read_nowait(self) -> bytes | None:
         """See Body."""
         data = self._source.read_nowait()
-        if data:
+        if data is not None:
             self._see(data)
         return data
 
     async def read(self) -> bytes:
         """See Body."""
         data = await self._source.read()
-        if data:
-            self._see(data)
+        self._see(data)
         return data
 
     def _see(self, data: bytes) -> None:
         if self._tap is not None:
-            if self._tap.feed(data):
+            if not data:
+                self._tap.produced.is_whole = True
+            elif self._tap.feed(data):
                 self._record.first_text()
             return
         self._size += len(data)

@@ -4,16 +4,20 @@ Source: spec/llm.md sections 2.16 and 5.
 
 `LlmState` is `request.state["llm"]`. `Record` is one of the request's endings, and runs before
 those of limits and budgets, which charge by what it has written: whole or cut, a stream is charged
-for what was seen of it.
+for what was seen of it. Where the provider did not come to say how much that is, it is estimated
+(`llm.estimated` is true then).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final, Protocol, final
 
-from sidecar.http.message import Request, Response
+from sidecar.gateway.llm_load import UnderWay
+from sidecar.http.message import Ending, Request, Response
 from sidecar.llm.chat.base import Json, UsageReader, WireFormat
+from sidecar.llm.chat.produced import Produced, tokens_of_chars
 from sidecar.llm.usage import Usage
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.fields import RouteFacts
@@ -37,6 +41,14 @@ _NAMES: Final = (
     ("provider_model", "responseModel"),
 )
 _CONTENT: Final = ("prompt", "completion", "toolCalls")
+_NOTHING_YET: Final = Usage()
+"""What a provider has told before it answered; never written to."""
+_LEARNT: Final = (
+    *(key for _, key in _NAMES),
+    *("inputTokens", "providerInputTokens", "totalTokens", "estimated", "cost", "costRates"),
+    *("completion", "toolCalls", "timeToFirstToken"),
+)
+"""What a call writes, and takes away with it when another provider is asked."""
 
 
 class Prices(Protocol):
@@ -44,7 +56,7 @@ class Prices(Protocol):
 
     def __call__(
         self, provider: str, asked: str, usage: Usage, *, excludes_cache: bool
-    ) -> tuple[str, Json | None, Json | None]:
+    ) -> tuple[str, Json | None, Mapping[str, float] | None]:
         """`(status, cost, rates)`: status of the look-up; USD by class, `total` among them, and
         the prices used; None when there is no price."""
 
@@ -58,6 +70,11 @@ class LlmState(dict[str, object]):
     def __init__(self) -> None:
         super().__init__()
         self._prompt: Callable[[], list[dict[str, str]]] | None = None
+
+    def prompt_chars(self) -> int:
+        """Characters of the prompt's texts."""
+        make = self._prompt
+        return 0 if make is None else sum(len(one["content"]) for one in make())
 
     def prompt_from(self, wire_format: WireFormat, body: Json) -> None:
         """Where the prompt would come from."""
@@ -77,16 +94,22 @@ class Record:
 
     __slots__ = (
         "_clock",
+        "_estimate",
         "_excludes_cache",
         "_first_ns",
         "_is_over",
         "_metrics",
+        "_priced",
         "_prices",
+        "_produced",
         "_reader",
         "_route",
         "_started_ns",
+        "_status",
+        "asked_octets",
         "has_answer",
         "state",
+        "under_way",
         "usage",
     )
 
@@ -99,8 +122,13 @@ class Record:
         prices: Prices | None,
     ) -> None:
         self.state = LlmState()
-        self.usage = Usage()
+        self.usage = _NOTHING_YET
         self.has_answer = False
+        self.under_way = UnderWay()
+        self.asked_octets = 0
+        """Size of a request whose prompt nobody can tell from the rest."""
+        self._estimate: int | None = None
+        self._produced: Produced | None = None
         self._reader: Callable[[], Usage] | None = None
         self._route = route
         self._clock = clock
@@ -110,8 +138,16 @@ class Record:
         self._first_ns = 0
         self._excludes_cache = False
         self._is_over = False
+        self._priced: Usage | None = None
+        """What `_status` is of. A reader goes on filling its own, which is priced at the end."""
+        self._status = ""
         # A retry of the route begins anew: what an earlier try noted is not counted again.
-        others = (end for end in request.endings if not isinstance(end, Record))
+        others: list[Ending] = []
+        for end in request.endings:
+            if isinstance(end, Record):
+                end.under_way.end()
+            else:
+                others.append(end)
         request.endings = (self, *others)
         request.state[STATE] = self.state
 
@@ -127,6 +163,8 @@ class Record:
     ) -> None:
         """A call of a provider is about to be made; the last one is the one that counts."""
         state = self.state
+        if self.has_answer or self._estimate is not None:
+            self._forget()
         state["provider"] = provider
         state["requestModel"] = model
         state["operationName"] = operation
@@ -134,16 +172,37 @@ class Record:
         state["params"] = params
         self._excludes_cache = excludes_cache
         self._first_ns = 0
-        self.usage = Usage()
-        self._reader = None
+        self.usage = _NOTHING_YET
+        self._reader = self._produced = None
+
+    def _forget(self) -> None:
+        """Nothing has come of the call so far."""
+        self.has_answer = False
+        self._estimate = None
+        for key in _LEARNT:
+            self.state.pop(key, None)
 
     def estimate(self, input_tokens: int) -> None:
-        """What the prompt is likely to count; holds until the provider says it."""
-        self.state["inputTokens"] = self.state["totalTokens"] = input_tokens
+        """What the prompt is likely to count, and cost; holds until the provider says it."""
+        state = self.state
+        self._estimate = input_tokens
+        state["inputTokens"] = state["totalTokens"] = input_tokens
+        state["estimated"] = True
+        if self._prices is not None:
+            _, cost, _ = self._looked_up(Usage(input_tokens=input_tokens))
+            if cost is not None:
+                state["cost"] = cost
 
-    def follow(self, usage: Callable[[], Usage]) -> None:
-        """A stream has begun: `usage` gives what was seen of it so far."""
+    def refuse(self) -> None:
+        """A limit refused the call before it was made: it counts nowhere."""
+        self._forget()
+        self._is_over = True
+
+    def follow(self, usage: Callable[[], Usage], produced: Produced | None = None) -> None:
+        """A stream has begun: `usage` gives what was seen of it so far, `produced` how much text
+        there was."""
         self._reader = usage
+        self._produced = produced
         self.has_answer = True
 
     def first_text(self) -> None:
@@ -153,10 +212,16 @@ class Record:
             self.state["timeToFirstToken"] = (self._first_ns - self._started_ns) / 1e9
 
     def note(self, usage: Usage) -> None:
-        """What an answer reports, whole or so far."""
+        """What an answer reports, whole or so far; the estimate of a prompt that it does not."""
+        state = self.state
+        if usage.input_tokens is None and self._estimate is not None:
+            usage = replace(usage, input_tokens=self._estimate)
+            state["estimated"] = True
+        elif self._estimate is not None:
+            state.pop("estimated", None)
+            self._estimate = None
         self.usage = usage
         self.has_answer = True
-        state = self.state
         for name, key in _NAMES:
             value = getattr(usage, name)
             if value is not None:
@@ -172,7 +237,8 @@ class Record:
         state = self.state
         reported = usage.input_tokens
         if reported is not None:
-            state["providerInputTokens"] = reported
+            if self._estimate is None:
+                state["providerInputTokens"] = reported
             if self._excludes_cache:
                 reported += usage.cached_input_tokens or 0
                 reported += usage.cache_creation_input_tokens or 0
@@ -186,26 +252,55 @@ class Record:
         """Write what the call cost; the status of the look-up, "" when nobody knows prices."""
         if self._prices is None or not self.has_answer:
             return ""
+        if self._priced is self.usage:
+            return self._status
         state = self.state
-        status, cost, rates = self._prices(
-            str(state.get("provider", "")),
-            str(state.get("requestModel", "")),
-            self.usage,
-            excludes_cache=self._excludes_cache,
-        )
+        status, cost, rates = self._looked_up(self.usage)
         if cost is not None:
             state["cost"] = cost
+        else:
+            # That of an estimate, if anything.
+            state.pop("cost", None)
         if rates is not None:
             state["costRates"] = rates
+        self._priced, self._status = self.usage, status
         return status
+
+    def _looked_up(self, usage: Usage) -> tuple[str, Json | None, Mapping[str, float] | None]:
+        assert self._prices is not None
+        state = self.state
+        return self._prices(
+            str(state.get("provider", "")),
+            str(state.get("requestModel", "")),
+            usage,
+            excludes_cache=self._excludes_cache,
+        )
+
+    def _finish_stream(self, usage: Usage) -> None:
+        """Note what a stream reports, or what it is likely to have cost when it did not say so."""
+        produced = self._produced
+        reported = usage.output_tokens
+        if produced is None or not produced.events or (produced.is_whole and reported is not None):
+            self.note(usage)
+            return
+        if usage.input_tokens is None and self._estimate is None:
+            self._estimate = tokens_of_chars(self.state.prompt_chars() or self.asked_octets)
+        output = max(produced.tokens, reported or 0)
+        self.note(replace(usage, output_tokens=output))
+        if output != reported:
+            self.state["estimated"] = True
 
     def __call__(self, request: Request, response: Response | None) -> None:
         """The exchange is over, however it ended."""
         if self._is_over:
             return
         self._is_over = True
+        self.under_way.end()
         if self._reader is not None:
-            self.note(self._reader())
+            self._finish_stream(self._reader())
+        elif not self.has_answer:
+            # Whoever gave no answer is owed nothing for the prompt.
+            self._forget()
         if "provider" not in self.state:
             return
         now = self._clock.monotonic_ns()

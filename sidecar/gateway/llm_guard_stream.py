@@ -10,24 +10,16 @@ from typing import Final, final
 import orjson
 
 from sidecar.errors import RequestError, SidecarError, UpstreamError
+from sidecar.gateway.llm_guard_window import BLOCKED, CODE, Blocked, JudgedWindow
 from sidecar.gateway.llm_guards import Guards
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, Request, Response
 from sidecar.http.sse import SseDecoder, SseEvent
 from sidecar.llm.chat.base import Json, WireFormat
 from sidecar.llm.chat.framing import DONE
-from sidecar.llm.guard.masked import Span
 from sidecar.llm.guard.stream_texts import STREAM_TEXTS
-from sidecar.llm.guard.window import Channel, Window
 
-_BLOCKED: Final = "guardrail_blocked"
-_CODE: Final = "guardrail_intervention"
 _OPENAI: Final = frozenset(("completions", "responses"))
-_KNOWN_MAX: Final = 64
-
-
-class _Blocked(Exception):
-    """A guard refused; its message is the client's."""
 
 
 @final
@@ -41,9 +33,6 @@ class GuardedStream:
         "_client",
         "_decoder",
         "_ended",
-        "_guards",
-        "_known",
-        "_request",
         "_source",
         "_window",
         "length",
@@ -58,12 +47,8 @@ class GuardedStream:
         """Whose body this is."""
         self._source = source
         self._client = client
-        self._guards = guards
-        self._request = request
         self._decoder = SseDecoder()
-        self._window = Window(STREAM_TEXTS[client.name])
-        self._known: dict[str, list[Span]] = {}
-        """Texts that formats repeat whole, judged once."""
+        self._window = JudgedWindow(STREAM_TEXTS[client.name], guards, request)
         self._ended = False
 
     def read_nowait(self) -> bytes | None:
@@ -75,7 +60,7 @@ class GuardedStream:
         while not self._ended:
             try:
                 made = await self._step()
-            except _Blocked as refusal:
+            except Blocked as refusal:
                 return self._refused(str(refusal))
             except RequestError as error:
                 return self._cut(error.status, error.message)
@@ -92,33 +77,19 @@ class GuardedStream:
         events = self._rest() if is_last else self._decoder.feed(data)
         for event in events:
             self._window.add(event, _parsed(event))
-        releases_all = is_last or self._window.is_full
-        for channel in self._window.due(is_last=releases_all):
-            await self._judged(channel, is_last=releases_all)
+        released = await self._window.released(is_last=is_last)
         if is_last:
             self._ended = True
-        return self._window.release(is_last=releases_all)
+        return released
 
     def _rest(self) -> list[SseEvent]:
         """An event that lacked its blank line: some clients take it for one."""
         return self._decoder.finish() + SseDecoder().feed(self._decoder.pending + b"\n\n")
 
-    async def _judged(self, channel: Channel, *, is_last: bool) -> None:
-        text = channel.text
-        spans = self._known.get(text) if channel.is_whole else None
-        if spans is None:
-            verdict = await self._guards.on_window(text, channel.released, self._request)
-            if isinstance(verdict, str):
-                raise _Blocked(verdict)
-            spans = verdict
-            if channel.is_whole and len(self._known) < _KNOWN_MAX:
-                self._known[text] = spans
-        channel.settle(spans, is_last=is_last)
-
     def _refused(self, message: str) -> bytes:
         """agentgateway's error where the format lets types be anything."""
-        kind = _BLOCKED if self._client.name in _OPENAI else ""
-        cut = self._cut(403, message, kind, _CODE)
+        kind = BLOCKED if self._client.name in _OPENAI else ""
+        cut = self._cut(403, message, kind, CODE)
         if self.response is not None:
             self.response.error = "refused by a prompt guard"
         return cut

@@ -3,26 +3,26 @@
 Source: spec/llm.md section 4.2; spec/config.md sections 5.7 and 9.1.
 
 Guards judge in order; each sees the masks of those before it, the first refusal ends. A guard that
-cannot judge refuses the message (503), unless it is a webhook with `failureMode: failOpen`.
+cannot judge refuses the message (503), unless its `failureMode` is failOpen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, final
 
 import orjson
 
 from sidecar.errors import ConfigError, RequestError, UpstreamError
-from sidecar.gateway.llm_webhook import Webhook
+from sidecar.gateway.llm_guard_judges import made as judge_of
 from sidecar.http.headers import Headers
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.llm.chat.base import Json, TextPart, WireFormat
-from sidecar.llm.guard.masked import Masked, Span, changed
-from sidecar.llm.guard.patterns import Patterns
-from sidecar.llm.guard.webhook import Phase, Refused, WebhookError
+from sidecar.llm.guard.answer_calls import ANSWER_CALLS
+from sidecar.llm.guard.masked import Masked, Span
+from sidecar.llm.guard.subject import CallTexts, Subject, Texts
+from sidecar.llm.guard.verdict import GuardError, Phase
+from sidecar.llm.guard.webhook import Refused
 from sidecar.policies.base import Services
 from sidecar.policies.order import make
 from sidecar.policies.schema import nested
@@ -34,19 +34,6 @@ DEFAULT_SCOPE: Final = frozenset(("systemPrompt", "messages"))
 _REFUSED: Final = "The request was rejected due to inappropriate content"
 _LINES: Final = frozenset(("responses", "generateContent"))
 """Formats whose texts stand on lines of their own; those of the others are one line."""
-
-
-@final
-@dataclass(slots=True)
-class Subject:
-    """A text to judge."""
-
-    role: str
-    kind: str
-    """See TextPart."""
-    masked: Masked
-    floor: int = 0
-    """Characters that were judged before, and are shown for context only."""
 
 
 @final
@@ -92,98 +79,20 @@ def _is_json(body: bytes) -> bool:
         return False
 
 
-class Judge(Protocol):
-    """What a kind of guard does."""
-
-    async def judge(
-        self, phase: Phase, subjects: Sequence[Subject], joiner: str, request: Request
-    ) -> Refused | bool:
-        """Mask the subjects in place. True: refused; `Refused`: with an answer of its own.
-
-        Raises: UpstreamError, WebhookError when it cannot judge.
-        """
-
-
-@final
-class _RegexJudge:
-    """`regex`."""
-
-    def __init__(self, config: Data) -> None:
-        self._patterns = Patterns(config)
-
-    async def judge(
-        self, phase: Phase, subjects: Sequence[Subject], joiner: str, request: Request
-    ) -> bool:
-        """See Judge. Neighbours of one role are read as one text."""
-        for (_, kind), grouped in groupby(subjects, lambda one: (one.role, one.kind)):
-            run = list(grouped)
-            between = "\n" if kind == "systemPrompt" else joiner
-            text = run[0].masked.text if len(run) == 1 else between.join(s.masked.text for s in run)
-            spans = [span for span in self._patterns.find(text) if span[1] > run[0].floor]
-            if spans and self._patterns.rejects:
-                return True
-            _spread(spans, run, len(between))
-        return False
-
-
-def _spread(spans: list[Span], run: list[Subject], gap: int) -> None:
-    """Mask a run: each mask stands in the text where its span begins."""
-    start = 0
-    for subject in run:
-        end = start + len(subject.masked.text)
-        subject.masked.edit(
-            (max(low, start) - start, min(high, end) - start, mask if low >= start else "")
-            for low, high, mask in spans
-            if low < end and high > start
-        )
-        start = end + gap
-
-
-@final
-class _WebhookJudge:
-    """`webhook`."""
-
-    def __init__(self, webhook: Webhook) -> None:
-        self._webhook = webhook
-
-    async def judge(
-        self, phase: Phase, subjects: Sequence[Subject], joiner: str, request: Request
-    ) -> Refused | bool:
-        """See Judge."""
-        texts = [(subject.role, subject.masked.text) for subject in subjects]
-        answer = await self._webhook.ask(phase, texts, request)
-        if isinstance(answer, Refused):
-            return answer
-        for subject, content in zip(subjects, answer or (), strict=answer is not None):
-            subject.masked.edit(changed(subject.masked.text, content))
-        return False
-
-
 @final
 class _Guard:
     """One entry of `request` or `response`. Raises: ConfigError, its path below the entry."""
 
-    def __init__(self, config: Data, services: Services, scope: frozenset[str] | None) -> None:
-        """`scope`: the kinds of text it looks at; None: all there are."""
+    def __init__(self, config: Data, services: Services, phase: Phase) -> None:
         self.rejection = Rejection(config.get("rejection") or {}, services)
-        self.scope = scope
-        self.is_open = False
-        self._judge = self._made(config, services)
-
-    def _made(self, config: Data, services: Services) -> Judge:
-        if config.get("regex") is not None:
-            try:
-                return _RegexJudge(config["regex"])
-            except ConfigError as problem:
-                raise nested("regex", problem) from problem
-        if self.scope not in (None, DEFAULT_SCOPE):
-            raise ConfigError("scope", "a webhook sees systemPrompt and messages, not others")
-        given = config["webhook"]
-        self.is_open = given.get("failureMode") == "failOpen"
-        try:
-            return _WebhookJudge(Webhook(given, services))
-        except ConfigError as problem:
-            raise nested("webhook", problem) from problem
+        self._scope: frozenset[str] | None = None
+        """The kinds of text it looks at; None: all there are."""
+        self._judge = judge_of(config, services, phase)
+        if phase == "Request":
+            self._scope = frozenset(config.get("scope") or DEFAULT_SCOPE)
+            if self._scope != DEFAULT_SCOPE and not self._judge.sees_all:
+                text = "a guard of this kind sees systemPrompt and messages, not others"
+                raise ConfigError("scope", text)
 
     async def check(
         self,
@@ -194,25 +103,28 @@ class _Guard:
         count: Count,
     ) -> Refused | bool:
         """As Judge, counted. Raises: RequestError 503."""
-        seen = [one for one in subjects if self.scope is None or one.kind in self.scope]
+        seen = [one for one in subjects if self._scope is None or one.kind in self._scope]
         if not seen:
             return False
         before = [one.masked.text for one in seen]
         try:
             verdict = await self._judge.judge(phase, seen, joiner, request)
-        except (UpstreamError, WebhookError) as error:
-            if self.is_open:
+        except (UpstreamError, GuardError) as error:
+            if self._judge.is_open:
                 count(phase, "FailOpen")
                 return False
-            # No UpstreamError: another provider would not help, and would cost its tokens.
-            text = f"a prompt guard could not judge: {error}"
-            raise RequestError(503, "UpstreamFailure", text) from error
+            raise _no_judgement(error) from error
         if verdict is not False:
             count(phase, "Reject")
         else:
             is_same = before == [one.masked.text for one in seen]
             count(phase, "Allow" if is_same else "Mask")
         return verdict
+
+
+def _no_judgement(error: Exception) -> RequestError:
+    """No UpstreamError: another provider would not help, and would cost its tokens."""
+    return RequestError(503, "UpstreamFailure", f"a prompt guard could not judge: {error}")
 
 
 @final
@@ -222,10 +134,15 @@ class Guards:
     __slots__ = ("_count", "_request", "_response", "guards_streams")
 
     def __init__(self, config: Data, services: Services, count: Count) -> None:
-        self._request = _compiled("request", config, services)
-        self._response = _compiled("response", config, services)
+        self._request = _compiled("request", "Request", config, services)
+        self._response = _compiled("response", "Response", config, services)
         self.guards_streams = config.get("streaming") == "Enabled" and bool(self._response)
         self._count = count
+
+    @property
+    def guards_sessions(self) -> bool:
+        """Whether the events of a realtime session are looked at, of one side or both."""
+        return bool(self._request) or self.guards_streams
 
     async def on_request(
         self, wire_format: WireFormat, body: Json, request: Request
@@ -234,7 +151,8 @@ class Guards:
         if not self._request:
             return None
         parts = wire_format.request_texts(body)
-        return await self._whole("Request", self._request, wire_format, parts, request)
+        verdict = await self._whole("Request", self._request, wire_format, parts, request)
+        return verdict if isinstance(verdict, Response) else None
 
     async def on_answer(
         self, wire_format: WireFormat, body: Json, request: Request
@@ -246,9 +164,10 @@ class Guards:
         if not self._response:
             return False
         parts = wire_format.response_texts(body)
-        before = [part.text for part in parts]
-        refusal = await self._whole("Response", self._response, wire_format, parts, request)
-        return before != [part.text for part in parts] if refusal is None else refusal
+        calls = ANSWER_CALLS.get(wire_format.name)
+        if calls is not None:
+            parts += calls(body)
+        return await self._whole("Response", self._response, wire_format, parts, request)
 
     async def _whole(
         self,
@@ -257,18 +176,19 @@ class Guards:
         wire_format: WireFormat,
         parts: list[TextPart],
         request: Request,
-    ) -> Response | None:
-        subjects = [Subject(part.role, part.kind, Masked(part.text)) for part in parts]
+    ) -> Response | bool:
+        """The answer to what is refused, or whether texts were masked."""
+        try:
+            texts = Texts(parts)
+        except GuardError as error:
+            raise _no_judgement(error) from error
         joiner = "\n" if wire_format.name in _LINES else " "
         for guard in guards:
-            verdict = await guard.check(phase, subjects, joiner, request, self._count)
+            verdict = await guard.check(phase, texts.subjects, joiner, request, self._count)
             if verdict is not False:
                 refused = None if verdict is True else verdict
                 return guard.rejection.response(request, refused)
-        for part, subject in zip(parts, subjects, strict=True):
-            if subject.masked.text != part.text:
-                part.replace(subject.masked.text)
-        return None
+        return texts.write()
 
     async def on_window(self, text: str, floor: int, request: Request) -> list[Span] | str:
         """What to mask in text of a stream, or the message of a refusal. `floor`: see Subject.
@@ -276,24 +196,40 @@ class Guards:
         Raises: RequestError 503.
         """
         subject = Subject("assistant", "completion", Masked(text), floor)
+        refusal = await self._streamed((subject,), request)
+        return subject.masked.spans() if refusal is None else refusal
+
+    async def on_call(self, text: str, request: Request) -> tuple[str, str | None]:
+        """The arguments of a streamed tool call under masks, and the message of a refusal.
+
+        Raises: RequestError 503.
+        """
+        try:
+            call = CallTexts(text)
+        except GuardError as error:
+            raise _no_judgement(error) from error
+        refusal = await self._streamed(call.subjects, request)
+        return (text, refusal) if refusal is not None else (call.text(), None)
+
+    async def _streamed(self, subjects: Sequence[Subject], request: Request) -> str | None:
+        """The message of a refusal."""
         for guard in self._response:
-            verdict = await guard.check("Response", (subject,), "", request, self._count)
+            verdict = await guard.check("Response", subjects, "", request, self._count)
             if verdict is not False:
                 if isinstance(verdict, Refused):
                     return verdict.body.decode()
                 return guard.rejection.message
-        return subject.masked.spans()
+        return None
 
 
-def _compiled(side: str, config: Data, services: Services) -> list[_Guard]:
+def _compiled(side: str, phase: Phase, config: Data, services: Services) -> list[_Guard]:
     made: list[_Guard] = []
     for index, entry in enumerate(config.get(side) or ()):
         try:
-            scope = frozenset(entry.get("scope") or DEFAULT_SCOPE) if side == "request" else None
-            made.append(_Guard(entry, services, scope))
+            made.append(_Guard(entry, services, phase))
         except ConfigError as problem:
             raise nested(f"{side}[{index}]", problem) from problem
     return made
 
 
-__all__ = ["Count", "Guards", "Rejection", "Subject"]
+__all__ = ["Count", "Guards", "Rejection"]

@@ -15,9 +15,11 @@ from typing import Final
 
 from sidecar.errors import SidecarError, UpstreamError
 from sidecar.gateway.exchange import Exchange
-from sidecar.gateway.llm_call import Member
+from sidecar.gateway.llm_call import Member, Prepared
 from sidecar.gateway.llm_choice import Ranks
+from sidecar.gateway.llm_load import UnderWay
 from sidecar.gateway.plan import Attempt, Backend, Route
+from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response
 from sidecar.llm.credentials.base import Credential, Outgoing
 from sidecar.llm.providers.base import Target
@@ -26,6 +28,9 @@ OWN: Final = frozenset((b"content-encoding", b"content-length", b"accept-encodin
 """Fields of the client's body, and of what it can decode: the gateway reads the answer."""
 CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"))
 _JSON: Final = b"application/json"
+_JSON_FIELD: Final = (b"content-type", _JSON)
+_GONE: Final = OWN | {b"content-type"}
+_GONE_WITH_KEYS: Final = _GONE | CREDENTIALS
 
 
 async def outgoing_of(
@@ -37,6 +42,38 @@ async def outgoing_of(
     made.headers.set(b"content-type", _JSON)
     made.method = "POST"
     await finish(member, target, made, body)
+    return made
+
+
+def outgoing_at_once(
+    call: Prepared, backend: Backend, request: Request, route: Route
+) -> Outgoing | None:
+    """The same without the provider's policies, when no credential has to be fetched first."""
+    member, target = call.member, call.target
+    gone = _GONE_WITH_KEYS if member.credentials else _GONE
+    headers = Headers([field for field in request.headers if field[0] not in gone])
+    headers.append(_JSON_FIELD)
+    if target.headers_remove:
+        headers.remove_any(target.headers_remove)
+    for name, value in target.headers_set:
+        headers.set(name, value)
+    authority = _authority(backend, request, route) or backend.default_authority
+    path = target.path.decode("latin-1")
+    made = Outgoing("POST", backend.scheme, authority, path, headers, call.body)
+    explicit, last = False, False
+    for credential in member.credentials:
+        if credential.is_last:
+            last = True
+            continue
+        explicit = explicit or credential.explicit_place
+        if not credential.apply_nowait(made):
+            return None
+    if not explicit:
+        target.key_place.move(headers)
+    if last:
+        covering = (credential for credential in member.credentials if credential.is_last)
+        if not all(credential.apply_nowait(made) for credential in covering):
+            return None
     return made
 
 
@@ -108,6 +145,7 @@ async def _apply(member: Member, credential: Credential, request: Request, body:
 
 async def sent(
     ranks: Ranks,
+    under_way: UnderWay,
     member: Member,
     target: Target,
     made: Request,
@@ -117,14 +155,13 @@ async def sent(
 ) -> Response:
     """The head of the provider's answer; the outcome counts for later choices.
 
-    Raises: SidecarError.
+    The call stays under way until whoever has the answer says that it is not. Raises: SidecarError.
     """
     clock = exchange.worker.clock.monotonic_ns
-    state = member.endpoint.state
     response: Response | None = None
     failure: SidecarError | None = None
     started = clock()
-    state.begin()
+    under_way.begin(member.endpoint.state)
     try:
         response = await attempt(
             made, exchange, route, member.backends[target.authority], made.body
@@ -134,6 +171,6 @@ async def sent(
         failure = error
         raise
     finally:
-        # That of the beginning: a reload may have put another in its place.
-        state.end()
+        if response is None:
+            under_way.end()
         ranks.record(member, (clock() - started) / 1e9, response, failure)

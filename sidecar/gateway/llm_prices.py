@@ -6,7 +6,6 @@ Source: spec/llm.md sections 4.7 and 5.2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any, final
 
@@ -36,20 +35,14 @@ class CatalogPrices:
 
     def __call__(
         self, provider: str, asked: str, usage: Usage, *, excludes_cache: bool
-    ) -> tuple[str, Json | None, Json | None]:
+    ) -> tuple[str, Json | None, Mapping[str, float] | None]:
         """See llm_facts.Prices."""
         now = self._clock.time_ns() // 1_000_000_000
         cost = self._catalog.cost(provider, asked, usage, now, excludes_cache=excludes_cache)
-        parts = cost.parts()
-        if not parts:
+        if cost.rates is None:
             return cost.status, None, None
-        return cost.status, _numbers(parts), _numbers(cost.rates_usd())
+        return cost.status, cost.parts(), cost.rates.usd
 
 
 def _unread(path: str) -> bytes:
     raise FileNotFoundError(2, "was not read with the configuration", path)
-
-
-def _numbers(amounts: Mapping[str, Decimal]) -> Json:
-    # CEL has no decimals; the shortest text of such a float is the decimal again.
-    return {name: float(value) for name, value in amounts.items()}

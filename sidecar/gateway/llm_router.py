@@ -17,11 +17,13 @@ import orjson
 
 from sidecar.config.llm import ROUTER
 from sidecar.errors import ConfigError, RequestError
+from sidecar.gateway import llm_direct
+from sidecar.gateway.direct import Handover
 from sidecar.gateway.endpoints import Endpoints, Place
 from sidecar.gateway.exchange import Exchange
 from sidecar.gateway.llm_allowed import allowed_of, check_allowed
 from sidecar.gateway.llm_attempts import Asker
-from sidecar.gateway.llm_body import read_request
+from sidecar.gateway.llm_body import read_request, request_at_hand
 from sidecar.gateway.llm_call import Member, client_call
 from sidecar.gateway.llm_choice import Ranks
 from sidecar.gateway.llm_detect import opaque, sniffed
@@ -32,10 +34,13 @@ from sidecar.gateway.plan import Attempt, Route
 from sidecar.http.headers import Headers
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.llm.chat import paths
+from sidecar.llm.chat.base import Json
+from sidecar.llm.chat.formats import CHAT
 from sidecar.llm.chat.paths import RouteTypes
 from sidecar.llm.names import ModelError
 from sidecar.llm.router import Choice, Model, Resolution, Router
 from sidecar.net.dialer import Address
+from sidecar.net.host import Cancellable
 from sidecar.policies.authorization import Authorization
 from sidecar.policies.base import Services
 from sidecar.policies.order import make
@@ -56,6 +61,7 @@ class LlmRouter:
         "_asker",
         "_direct",
         "_endpoints",
+        "_has_rules",
         "_members",
         "_random",
         "_ranks",
@@ -90,6 +96,7 @@ class LlmRouter:
         self._rules = tuple(
             _rules(data, index, services) for index, data in enumerate(target["models"])
         )
+        self._has_rules = any(self._rules)
 
     def _ranked(self, groups: Sequence[Sequence[Member]]) -> Ranks:
         return Ranks(groups, self._services.clock, self._random, self._endpoints)
@@ -104,42 +111,71 @@ class LlmRouter:
         kind = self._types.resolve(path)
         shared = self._asker.shared
         raw = await read_request(request, shared.limit_bytes)
-        name = self._named(kind, path, raw, request)
-        request.state["metadata"] = {**_metadata(request), _USER_MODEL: name}
-        allowed = allowed_of(request)
-        if allowed is not None:
-            check_allowed(allowed, kind, request, raw)
-        resolution = self._router.resolve(name, request, allowed, self._allowance(request))
+        resolution, body = self._resolved(kind, path, raw, request)
         ranks = self._ranks_of(resolution)
         if kind == "passthrough":
             detects = resolution.groups[0][0].model.data.get("passthrough") == "detect"
             kind = "detect" if detects else kind
+        failover = self._asker.failover
         if kind == "passthrough":
-            return await opaque(kind, ranks, request, exchange, route, attempt, raw)
+            return await opaque(kind, ranks, failover, request, exchange, route, attempt, raw)
         record = Record(request, route, shared.clock, shared.metrics, shared.prices)
         if kind == "detect":
             return await sniffed(
-                ranks, raw, record, request, exchange, route, attempt, shared.limit_bytes
+                ranks,
+                failover,
+                raw,
+                record,
+                request,
+                exchange,
+                route,
+                attempt,
+                shared.limit_bytes,
             )
-        client = client_call(kind, raw, request)
+        client = client_call(kind, raw, request, body)
         return await self._asker.asked(client, record, ranks, request, exchange, route, attempt)
+
+    def start(self, request: Request, route: Route, handover: Handover) -> Cancellable | None:
+        """See plan.Start."""
+        path = request.path
+        kind = self._types.resolve(path)
+        if kind not in CHAT:
+            return None
+        raw = request_at_hand(request, self._asker.shared.limit_bytes)
+        if raw is None:
+            return None
+        resolution, body = self._resolved(kind, path, raw, request)
+        ranks = self._ranks_of(resolution)
+        client = client_call(kind, raw, request, body)
+        return llm_direct.start(self._asker, client, ranks, request, route, handover)
+
+    def _resolved(
+        self, kind: str, path: str, raw: bytes, request: Request
+    ) -> tuple[Resolution, Json | None]:
+        """Who may serve a request; its body, if that was read as JSON. Raises: ModelError."""
+        name, body = self._named(kind, path, raw, request)
+        request.state["metadata"] = {**_metadata(request), _USER_MODEL: name}
+        allowed = allowed_of(request)
+        if allowed is not None:
+            check_allowed(allowed, kind, request, raw)
+        return self._router.resolve(name, request, allowed, self._allowance(request)), body
 
     # --- names ----------------------------------------------------------------------------
 
     @staticmethod
-    def _named(kind: str, path: str, raw: bytes, request: Request) -> str:
-        """The client's model. Raises: ModelError 400."""
+    def _named(kind: str, path: str, raw: bytes, request: Request) -> tuple[str, Json | None]:
+        """The client's model, and the body. Raises: ModelError 400."""
         in_path = paths.model_of(path)
         if in_path is not None and kind in _GOOGLE:
-            return in_path
+            return in_path, None
         form = form_model(request.headers.get(b"content-type"), raw)
         if form is not None:
-            return form
+            return form, None
         try:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             if in_path is not None:
-                return in_path
+                return in_path, None
             text = "the request's body is not JSON"
             raise ModelError(400, "invalid_request_body", text) from error
         if not isinstance(body, dict):
@@ -148,14 +184,14 @@ class LlmRouter:
         request.state[REQUEST] = body
         name = body.get("model")
         if isinstance(name, str) and name:
-            return name
+            return name, body
         if in_path is not None:
-            return in_path
+            return in_path, body
         raise ModelError(400, "missing_model", _MISSING)
 
     def _allowance(self, request: Request) -> Callable[[Model], bool] | None:
         """Whether the caller may use a model; None when no model has rules."""
-        if not any(self._rules):
+        if not self._has_rules:
             return None
 
         def is_allowed(model: Model) -> bool:
@@ -213,6 +249,8 @@ def _json(request: Request, value: object) -> Response:
 
 def _metadata(request: Request) -> Mapping[str, object]:
     known = request.state.get("metadata")
+    if known is None:
+        return {}
     return known if isinstance(known, Mapping) else {}
 
 

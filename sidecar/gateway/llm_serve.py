@@ -9,10 +9,12 @@ from typing import Final, final
 
 import orjson
 
+from sidecar.gateway import llm_direct
+from sidecar.gateway.direct import Handover
 from sidecar.gateway.exchange import Exchange
 from sidecar.gateway.llm_allowed import allowed_of, check_allowed
 from sidecar.gateway.llm_attempts import Asker
-from sidecar.gateway.llm_body import read_request
+from sidecar.gateway.llm_body import read_request, request_at_hand
 from sidecar.gateway.llm_call import client_call
 from sidecar.gateway.llm_choice import Ranks
 from sidecar.gateway.llm_detect import opaque, sniffed
@@ -20,8 +22,9 @@ from sidecar.gateway.llm_facts import Record
 from sidecar.gateway.plan import Attempt, Route
 from sidecar.http.headers import Headers
 from sidecar.http.message import FixedBody, Request, Response
-from sidecar.llm.chat.formats import FORMATS
+from sidecar.llm.chat.formats import CHAT, FORMATS
 from sidecar.llm.chat.paths import RouteTypes
+from sidecar.net.host import Cancellable
 
 _UNREAD: Final = frozenset(("passthrough", "realtime"))
 _OPENAI: Final = frozenset(("completions", "responses", "embeddings", "rerank", "detect"))
@@ -54,17 +57,40 @@ class LlmServe:
             held = b"" if request.upgrade else await read_request(request, shared.limit_bytes)
             check_allowed(allowed, kind, request, held)
         if kind in _UNREAD:
-            return await opaque(kind, self._ranks, request, exchange, route, attempt)
+            failover = self._asker.failover
+            return await opaque(kind, self._ranks, failover, request, exchange, route, attempt)
         raw = await read_request(request, shared.limit_bytes)
         record = Record(request, route, shared.clock, shared.metrics, shared.prices)
         if kind == "detect":
             return await sniffed(
-                self._ranks, raw, record, request, exchange, route, attempt, shared.limit_bytes
+                self._ranks,
+                self._asker.failover,
+                raw,
+                record,
+                request,
+                exchange,
+                route,
+                attempt,
+                shared.limit_bytes,
             )
         client = client_call(kind, raw, request)
         return await self._asker.asked(
             client, record, self._ranks, request, exchange, route, attempt
         )
+
+    def start(self, request: Request, route: Route, handover: Handover) -> Cancellable | None:
+        """See plan.Start."""
+        kind = self._types.resolve(request.path)
+        if kind not in CHAT:
+            return None
+        raw = request_at_hand(request, self._asker.shared.limit_bytes)
+        if raw is None:
+            return None
+        allowed = allowed_of(request)
+        if allowed is not None:
+            check_allowed(allowed, kind, request, raw)
+        client = client_call(kind, raw, request)
+        return llm_direct.start(self._asker, client, self._ranks, request, route, handover)
 
 
 @final

@@ -19,6 +19,7 @@ from sidecar.http.message import Body, Response
 from sidecar.llm.chat.base import UsageReader, WireFormat
 from sidecar.llm.chat.framing import EventDecoder
 from sidecar.llm.chat.passthrough import StreamTap
+from sidecar.llm.chat.produced import Produced
 from sidecar.llm.convert.base import StreamConversion, StreamEvent
 
 IDLE_SECONDS: Final = 300.0
@@ -37,7 +38,13 @@ class _Pulled:
     """What the two kinds share: pulling in bounds of time, and ending with an error."""
 
     def __init__(
-        self, source: Body, first: bytes, idle_seconds: float, client: WireFormat, watcher: Watcher
+        self,
+        source: Body,
+        first: bytes,
+        idle_seconds: float,
+        client: WireFormat,
+        watcher: Watcher,
+        produced: Produced,
     ) -> None:
         """`first`: what was read of the source already."""
         self.length: int | None = None
@@ -49,6 +56,7 @@ class _Pulled:
         self._idle = idle_seconds
         self._client = client
         self._watcher = watcher
+        self._produced = produced
         self._ended = False
 
     def _through(self, data: bytes) -> bytes:
@@ -104,7 +112,9 @@ class _Pulled:
             if data:
                 return self._through(data)
             self._ended = True
-            return self._last()
+            last = self._last()
+            self._produced.is_whole = True
+            return last
         except SidecarError as error:
             return self._failed(error)
 
@@ -137,7 +147,7 @@ class PassedStream(_Pulled):
         watcher: Watcher,
         tap: StreamTap,
     ) -> None:
-        super().__init__(source, first, idle_seconds, client, watcher)
+        super().__init__(source, first, idle_seconds, client, watcher, tap.produced)
         self._tap = tap
         self._tail = b""
 
@@ -153,7 +163,7 @@ class PassedStream(_Pulled):
         # Some leave out the empty line behind the last event, but half a line is a cut.
         if self._tail.endswith((b"\n", b"\r", _DONE)):
             return b""
-        return self._failed(UpstreamError(502, "UpstreamFailure", _EARLY))
+        raise UpstreamError(502, "UpstreamFailure", _EARLY)
 
     def _before_error(self) -> bytes:
         # An event that was cut must not swallow the one that says so.
@@ -174,8 +184,9 @@ class ConvertedStream(_Pulled):
         decoder: EventDecoder,
         reader: UsageReader,
         conversion: StreamConversion,
+        produced: Produced,
     ) -> None:
-        super().__init__(source, first, idle_seconds, client, watcher)
+        super().__init__(source, first, idle_seconds, client, watcher, produced)
         self._decoder = decoder
         self._reader = reader
         self._conversion = conversion
@@ -187,9 +198,11 @@ class ConvertedStream(_Pulled):
     def _converted(self, events: list[StreamEvent]) -> bytes:
         frames: list[bytes] = []
         for event in events:
-            if self._reader.feed(event.name, event.data) and not self._has_text:
-                self._has_text = True
-                self._watcher.first_text()
+            if self._reader.feed(event.name, event.data):
+                self._produced.add(event.data)
+                if not self._has_text:
+                    self._has_text = True
+                    self._watcher.first_text()
             frames += self._conversion.feed(event)
         return b"".join(frames)
 

@@ -15,22 +15,19 @@ from collections.abc import Callable
 from typing import Final, final
 
 from sidecar.errors import RequestError, SidecarError, UpstreamError
-from sidecar.gateway.direct import REFUSAL, DirectCall, Refusal, guarded, has_passed
+from sidecar.gateway.direct import Resume, has_passed, rest_of
 from sidecar.gateway.exchange import Exchange, WorkerState, add_queued
 from sidecar.gateway.hooks import hold_response, run_request, run_response
-from sidecar.gateway.plan import Backend, Bind, Choice, Gateway, Listener, Route
-from sidecar.gateway.respond import error_response, is_grpc
-from sidecar.gateway.upstream import Picked
-from sidecar.http.headers import Headers
+from sidecar.gateway.matching import authority_for, matched, note_route, version_for
+from sidecar.gateway.plan import Backend, Gateway, Listener, Route
+from sidecar.gateway.respond import error_response
+from sidecar.gateway.starter import Starter
 from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
-from sidecar.net.h1_client import H1Client
 from sidecar.net.outbox import Outbox
-from sidecar.net.pool import Call, Version, field_lines, request_line
+from sidecar.net.pool import Call
 from sidecar.policies.chain import EMPTY
 from sidecar.policies.retry import REPLAY_LIMIT_BYTES, Retry
 from sidecar.routing import canonical
-from sidecar.routing.match import MatchInfo
-from sidecar.routing.table import Found
 from sidecar.telemetry.trace import ClientSpan
 
 _log = logging.getLogger("sidecar.gateway.pipeline")
@@ -53,7 +50,7 @@ class OverloadError(RequestError):
 class Pipeline:
     """Serves the requests of one bind. Each request keeps the snapshot it began with."""
 
-    __slots__ = ("_bind", "_random", "_worker", "outbox")
+    __slots__ = ("_bind", "_random", "_worker", "outbox", "start")
 
     def __init__(
         self, bind: str, worker: WorkerState, random: Callable[[], float], outbox: Outbox
@@ -62,9 +59,14 @@ class Pipeline:
         self.outbox = outbox
         self._worker = worker
         self._random = random
+        self.start = Starter(bind, worker, outbox, self._attempt).start
+        """See sidecar.net.host.Direct: a request that has nothing to wait for begins there."""
 
     async def __call__(self, request: Request) -> Response:
         """See sidecar.http.message.Handler."""
+        rest = rest_of(request)
+        if rest is not None:
+            return await self._go_on(request, rest.exchange, rest.resume)
         worker = self._worker
         exchange = Exchange(request, worker)
         worker.in_flight += 1
@@ -80,106 +82,19 @@ class Pipeline:
         response.on_done = exchange.finish
         return response
 
-    def start(
-        self, request: Request, reply: Callable[[Response], None], again: Callable[[], None]
-    ) -> DirectCall | Refusal | None:
-        """Serve a request whose body is at hand in callbacks, or None: it needs `__call__`.
-
-        Takes only what is certain to pass, or refused by a guard: whatever else is refused, or
-        waits, goes the long way. What is left behind when this gives None is the note that the
-        request has passed the guards, which take from limits and so are asked only once.
-        """
-        worker = self._worker
-        gateway = worker.gateway
-        bind = gateway.binds.get(self._bind)
-        if (
-            bind is None
-            or gateway.tracer is not None  # its spans are the long way's to make
-            or request.method == "CONNECT"
-            or worker.in_flight >= worker.max_in_flight
-        ):
-            return None
-        headers = request.headers
+    async def _go_on(self, request: Request, exchange: Exchange, resume: Resume) -> Response:
+        """Serve the rest of a request that was begun in callbacks: see direct.Handover."""
         try:
-            choice = bind.known(request) or _chosen(request, bind)
-            if choice is None:
-                return None
-            # Fast path: no policy at all.
-            if not choice.route.is_plain:
-                _note_route(request, choice.route, choice.match, choice.path, choice.target)
-                refused = guarded(choice.route.chain, request)
-                if refused is not None:
-                    return self._refuse(request, choice, refused, reply)
-            picked = choice.backend.upstream.pick_nowait(request)
-            client = picked.pool.take_kept() if picked is not None else None
-            if picked is None or client is None:
-                request.headers = headers
-                return None
-        except SidecarError:
-            request.headers = headers
-            return None
-        return self._begin(request, choice, picked, client, reply, again, headers)
-
-    def _refuse(
-        self,
-        request: Request,
-        choice: Choice,
-        error: RequestError,
-        reply: Callable[[Response], None],
-    ) -> Refusal:
-        worker = self._worker
-        exchange = Exchange(request, worker)
-        exchange.labels = choice.listener.labels
-        exchange.route = choice.route
-        worker.in_flight += 1
-        gateway = exchange.gateway
-        if gateway.observer is not None:
-            gateway.observer.begin(request)
-        response = error_response(request, error)
+            response = await resume()
+        except asyncio.CancelledError:
+            exchange.finish_cancelled()
+            raise
+        except Exception as error:
+            response = self._failed(request, error)
         add_queued(request, response)
         exchange.response = response
         response.on_done = exchange.finish
-        reply(response)
-        return REFUSAL
-
-    def _begin(
-        self,
-        request: Request,
-        choice: Choice,
-        picked: Picked,
-        client: H1Client,
-        reply: Callable[[Response], None],
-        again: Callable[[], None],
-        received: Headers,
-    ) -> DirectCall | None:
-        body = request.body
-        assert type(body) is FixedBody
-        try:
-            fields = field_lines(request.headers, wants_trailers=request.wants_trailers)
-        except UpstreamError:
-            client.close()
-            request.headers = received
-            return None
-        authority, backend, route = request.authority, choice.backend, choice.route
-        request.authority = choice.authority
-        worker = self._worker
-        exchange = Exchange(request, worker)
-        exchange.labels = choice.listener.labels
-        exchange.route = route
-        exchange.backend = backend
-        exchange.endpoint = picked.label
-        worker.in_flight += 1
-        _note_route(request, route, choice.match, choice.path, choice.target)
-        request.state["backend"] = backend
-        gateway = exchange.gateway
-        if gateway.observer is not None:
-            gateway.observer.begin(request)
-        direct = DirectCall(exchange, picked, client, reply, again, authority, received)
-        exchange.upstream_started_ns = worker.clock.monotonic_ns()
-        picked.begin()
-        head = choice.line + fields
-        client.begin(head, body.peek(), request, request.method, direct, self.outbox)
-        return direct
+        return response
 
     @staticmethod
     def _failed(request: Request, error: Exception) -> Response:
@@ -224,9 +139,9 @@ class Pipeline:
     @staticmethod
     def _route_of(request: Request, listener: Listener) -> Route:
         """The route a request meets. Raises RequestError 400 (path) or 404."""
-        found, path, target = _matched(request, listener)
+        found, path, target = matched(request, listener)
         route = found[0].payload
-        _note_route(request, route, found[1], path, target)
+        note_route(request, route, found[1], path, target)
         return route
 
     async def _run_route(
@@ -469,65 +384,9 @@ class Pipeline:
         return response
 
 
-def _chosen(request: Request, bind: Bind) -> Choice | None:
-    """What the request meets, when that is nothing it would have to wait for.
-
-    Raises RequestError 400, 404 or 421, UpstreamError.
-    """
-    listener = bind.listener_of(request)
-    if listener.chain is not EMPTY:
-        return None
-    found, path, target = _matched(request, listener)
-    route = found[0].payload
-    backend = route.only
-    if backend is None or not route.is_direct or version_for(backend, request) != "h1":
-        return None
-    authority = _authority_for(request.authority, backend, route)
-    line = request_line(request.method, target, authority or backend.default_authority)
-    choice = Choice(listener, route, backend, found[1], path, target, authority, line)
-    bind.remember(request, choice)
-    return choice
-
-
-def _matched(request: Request, listener: Listener) -> tuple[Found[Route], str, str]:
-    """`(route met, canonical path, target to forward)`. Raises RequestError 400 (path) or 404."""
-    path, query, target = canonical.resolve(request.target)
-    found = listener.routes.match(
-        request.host,
-        path,
-        request.method,
-        request.headers,
-        query,
-        scheme=request.scheme,
-        authority=request.authority,
-    )
-    if found is None:
-        raise RequestError(404, "NotFound", "route not found")
-    return found, path, target
-
-
-def _note_route(request: Request, route: Route, match: MatchInfo, path: str, target: str) -> None:
-    request.target = target
-    request.route = route
-    state = request.state
-    state["route_match"] = match
-    state["path"] = path
-    state["proxy"] = route
-
-
-def _authority_for(authority: str, backend: Backend, route: Route) -> str:
-    """What the backend wants in the place of the client's authority, or that."""
-    if route.rewrites_host:
-        if backend.auto_host:
-            return backend.auto_host
-        if route.forces_host and backend.default_authority:
-            return backend.default_authority
-    return authority
-
-
 def _call(request: Request, backend: Backend, route: Route, body: Body) -> Call:
     """The request as it goes to a backend."""
-    request.authority = _authority_for(request.authority, backend, route)
+    request.authority = authority_for(request.authority, backend, route)
     return Call(
         request.method,
         backend.scheme,
@@ -566,16 +425,3 @@ def end_span(
 ) -> None:
     """The call that `span` stands for has its response head, or has failed."""
     span.finish(method=request.method, host=endpoint, path=request.path, status=status, error=error)
-
-
-def version_for(backend: Backend, request: Request) -> Version:
-    """The HTTP version of an upstream call (spec/config.md section 3.11, `http`)."""
-    if request.upgrade:
-        return "h1"
-    if backend.version is not None:
-        return backend.version
-    if backend.has_tls:
-        return "auto"
-    if request.version == "HTTP/2.0" and (request.scheme == "http" or is_grpc(request)):
-        return "h2"
-    return "h1"

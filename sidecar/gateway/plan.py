@@ -26,7 +26,9 @@ from sidecar.telemetry.metrics import Histogram, ListenerMetrics, RequestMetrics
 from sidecar.telemetry.trace import ClientSpan, Tracer
 
 if TYPE_CHECKING:
+    from sidecar.gateway.direct import Handover
     from sidecar.gateway.exchange import Exchange
+    from sidecar.net.host import Cancellable
 
 _DELEGATED_MAX: Final = 4096
 
@@ -54,6 +56,13 @@ class Serve(Protocol):
         self, request: Request, exchange: Exchange, route: Route, attempt: Attempt
     ) -> Response:
         """In the place of one attempt. Raises: SidecarError."""
+
+
+class Start(Protocol):
+    """Serves them in callbacks (see direct.Handover), those whose body is at hand."""
+
+    def __call__(self, request: Request, route: Route, handover: Handover) -> Cancellable | None:
+        """Begin. None, or a SidecarError: it has to go the long way, which begins anew."""
 
 
 class ErrorShape(Protocol):
@@ -88,6 +97,8 @@ class Backend:
     """Name of the routeGroup this choice leads to, instead of an upstream."""
     serve: Serve | None = None
     """What answers in the place of `upstream` (LLM)."""
+    start: Start | None = None
+    """The same on the direct way; None: there it is not served."""
     error_shape: ErrorShape | None = None
 
     def cel(self, wanted: frozenset[str] | None) -> Mapping[str, object]:
@@ -101,8 +112,9 @@ class Backend:
 
     @property
     def is_plain(self) -> bool:
-        """Whether a call needs nothing but an endpoint."""
-        return self.chain is EMPTY and self.request_seconds is None and self.serve is None
+        """Whether nothing of its own stands between a request and its call."""
+        is_reached = self.serve is None or self.start is not None
+        return self.chain is EMPTY and self.request_seconds is None and is_reached
 
 
 class Shadow(Protocol):
@@ -175,7 +187,11 @@ class Route:
                 backend.is_plain and backend.after is NOTHING_AFTER for backend in self.backends
             )
         )
-        self.is_plain = self.is_direct and self.chain is EMPTY
+        self.is_plain = (
+            self.is_direct
+            and self.chain is EMPTY
+            and all(backend.serve is None for backend in self.backends)
+        )
 
     def cel(self, wanted: frozenset[str] | None) -> Mapping[str, object]:
         """The variable `proxy` (see sidecar.cel.variables.Fields)."""
@@ -292,7 +308,8 @@ class Admit(Protocol):
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """What a request without anything to wait for met: a plain route with one HTTP/1.1 backend."""
+    """What a request without anything to wait for met: a plain route with one backend, which is
+    called by HTTP/1.1 or serves by itself."""
 
     listener: Listener
     route: Route
@@ -305,7 +322,7 @@ class Choice:
     authority: str
     """The client's, or what stands in its place."""
     line: bytes
-    """The request line of the call, and its Host."""
+    """The request line of the call, and its Host; of a backend that serves by itself, nothing."""
 
 
 _CHOICES_MAX: Final = 1024

@@ -9,7 +9,9 @@ with every problem on stderr, and a good one is at hand for control without bein
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -74,6 +76,8 @@ class _Shared:
     configs: ConfigTable
     metrics: MetricsTable
     tables: Tables
+    directory: str
+    """Of the workers' sockets for each other; only this user may look into it."""
 
     def verify(self) -> None:
         """See ProcessSpec."""
@@ -93,11 +97,20 @@ def _shared(source: Source, workers: int, config: Any, stack: ExitStack) -> _Sha
     stack.callback(metrics.close)
     is_upgrade = UPGRADE_ENV in os.environ
     state = config.get("state") or {}
-    tables = Tables.open(state, instance, source.path, workers=workers, from_living=is_upgrade)
+    tables = Tables.open(
+        state,
+        instance,
+        source.path,
+        workers=workers,
+        from_living=is_upgrade,
+        session_key=(config.get("session") or {}).get("key") or "",
+    )
     stack.callback(tables.close)
     for refusal in tables.refusals:
         print(f"warning: kept state was made anew: {refusal}", file=sys.stderr)
-    return _Shared(configs, metrics, tables)
+    directory = tempfile.mkdtemp(prefix="agw-")
+    stack.callback(shutil.rmtree, directory, ignore_errors=True)
+    return _Shared(configs, metrics, tables, directory)
 
 
 def _spec(
@@ -114,7 +127,13 @@ def _spec(
             tables=tables,
             preloaded=lambda: loaded,
         ),
-        worker_main=partial(worker_main, configs=configs, metrics=metrics, tables=tables),
+        worker_main=partial(
+            worker_main,
+            configs=configs,
+            metrics=metrics,
+            tables=tables,
+            directory=shared.directory,
+        ),
         workers=workers,
         drain_seconds=duration_seconds(config.get("connectionTerminationDeadline") or "5s"),
         verify=shared.verify,

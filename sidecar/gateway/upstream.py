@@ -45,6 +45,9 @@ class Upstream(Protocol):
     async def pick(self, request: Request) -> Picked:
         """The choice. Raises SidecarError."""
 
+    async def pinned(self, label: str) -> Picked | None:
+        """The endpoint of that label (see Picked), if it is one of the backend's still."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,10 @@ class FixedUpstream:
         """See Upstream."""
         return self._picked
 
+    async def pinned(self, label: str) -> Picked | None:
+        """See Upstream."""
+        return self._picked if self._picked.label == label else None
+
 
 @final
 class NamedUpstream:
@@ -173,6 +180,14 @@ class NamedUpstream:
     async def pick(self, request: Request) -> Picked:
         """See Upstream."""
         return self._at(await self._resolver.pick(self._host))
+
+    async def pinned(self, label: str) -> Picked | None:
+        """See Upstream."""
+        await self._resolver.pick(self._host)
+        for ip in self._resolver.known(self._host):
+            if str(Address(ip, self._port)) == label:
+                return self._at(ip)
+        return None
 
     def _at(self, ip: str) -> Picked:
         picked = self._picks.get(ip)
@@ -223,6 +238,10 @@ class DynamicUpstream:
             self._pools.forget(oldest)
         return picked
 
+    async def pinned(self, label: str) -> Picked | None:
+        """See Upstream: what requests name is nothing of the backend's own."""
+        return None
+
 
 def authority_destination(request: Request) -> tuple[str, int]:
     """Host and port of the authority; the port defaults by scheme. Raises RequestError."""
@@ -250,5 +269,9 @@ class BrokenUpstream:
         raise UpstreamError(self._status, self._code, self._message, sent=False)
 
     async def pick(self, request: Request) -> Picked:
+        """Raises UpstreamError."""
+        raise UpstreamError(self._status, self._code, self._message, sent=False)
+
+    async def pinned(self, label: str) -> Picked | None:
         """Raises UpstreamError."""
         raise UpstreamError(self._status, self._code, self._message, sent=False)

@@ -25,6 +25,7 @@ from sidecar.errors import ConfigError, RequestError, SidecarError
 from sidecar.gateway.callouts import Backlog
 from sidecar.gateway.compile import Compiler, Surroundings
 from sidecar.gateway.endpoints import Endpoints
+from sidecar.gateway.mcp_worker import McpWorker
 from sidecar.gateway.observe import Observers
 from sidecar.gateway.pipeline import Pipeline
 from sidecar.gateway.plan import Bind, Gateway, Listener, Mirror, TcpRoute
@@ -81,7 +82,9 @@ class Worker:
         metrics: MetricsTable,
         tables: Tables,
         loop: asyncio.AbstractEventLoop,
+        directory: str,
     ) -> None:
+        """`directory`: where the workers' sockets for each other are."""
         self._context = context
         self._configs = configs
         self.loop = loop
@@ -99,6 +102,7 @@ class Worker:
         writer = metrics.writer(context.worker)
         self._observers = Observers(writer, loop, self.clock, tables)
         self._endpoints = Endpoints(tables.endpoints.column(context.worker))
+        self._mcp = McpWorker(tables, context.worker, directory, self.clock)
         self._pools: Pools | None = None
         self._compiler: Compiler | None = None
         self._stopping = loop.create_future()
@@ -183,6 +187,7 @@ class Worker:
         self._configs.set_state(self._context.worker, WorkerState.DRAINING)
         await self._ports.drain(*self._observers.drain_seconds)
         await self._backlog.close(_BACKLOG_SECONDS)
+        await self._mcp.close()
         for task in (*self._mirrors, *self._tasks):
             task.cancel()
         if self._pools is not None:
@@ -241,6 +246,7 @@ class Worker:
         opened = self._ports.open(changed, ipv6=ipv6)
         try:
             gateway = await self._sliced(compiler.compile(generation, changed, difference.removed))
+            await self._mcp.start()
             await self._give_way()
         except BaseException:
             for sock in opened.values():
@@ -259,6 +265,7 @@ class Worker:
 
     def _first_compiler(self, changed: Mapping[str, Mapping[str, Any]]) -> Compiler:
         config = changed.get("static/config", {}).get("config", {})
+        self.max_in_flight = config.get("maxRequestsInFlight") or MAX_IN_FLIGHT
         family = (config.get("dns") or {}).get("lookupFamily") or "Auto"
         pools = Pools(
             DirectDialer(self.loop),
@@ -277,6 +284,7 @@ class Worker:
                 admin=self._observers.admin_address,
                 backlog=self._backlog,
                 endpoints=self._endpoints,
+                mcp=self._mcp,
             )
         )
         return self._compiler
@@ -447,14 +455,19 @@ def _tcp_request(connection: Connection, sni: str) -> Request:
 
 
 def worker_main(
-    context: WorkerContext, configs: ConfigTable, metrics: MetricsTable, tables: Tables
+    context: WorkerContext,
+    configs: ConfigTable,
+    metrics: MetricsTable,
+    tables: Tables,
+    directory: str,
 ) -> None:
-    """The body of a worker process; returns after its drain."""
+    """The body of a worker process; returns after its drain. `directory`: see Worker."""
 
     gc.set_threshold(*_GC_THRESHOLDS)
 
     async def main() -> None:
-        await Worker(context, configs, metrics, tables, asyncio.get_running_loop()).run()
+        loop = asyncio.get_running_loop()
+        await Worker(context, configs, metrics, tables, loop, directory).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

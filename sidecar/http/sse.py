@@ -32,13 +32,16 @@ class SseEvent:
 class SseDecoder:
     """Feed bytes, take events. Fields of one connection: make one a stream.
 
-    Comments and events without a data line are left out. What has no blank line behind it at the
-    end of the stream is not an event, as the standard says; `pending` shows whether there was any.
+    Comments and events without a data line are left out; with `keeps_bare` those that set an id or
+    a retry are given, without data: who resumes a stream needs them. What has no blank line behind
+    it at the end of the stream is not an event, as the standard says; `pending` shows whether there
+    was any.
     """
 
-    __slots__ = ("_buffer", "_is_first", "_limit", "_searched")
+    __slots__ = ("_buffer", "_is_first", "_keeps_bare", "_limit", "_searched")
 
-    def __init__(self, limit_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(self, limit_bytes: int = MAX_EVENT_BYTES, *, keeps_bare: bool = False) -> None:
+        self._keeps_bare = keeps_bare
         self._buffer = bytearray()
         self._searched = 0
         self._is_first = True
@@ -51,7 +54,7 @@ class SseDecoder:
         """
         # Fast path: a read that holds whole events, LF only, which is nearly every read.
         if not (self._buffer or self._is_first) and b"\r" not in data and data.endswith(b"\n\n"):
-            events = [_parse(block) for block in data[:-2].split(b"\n\n")]
+            events = [_parse(block, self._keeps_bare) for block in data[:-2].split(b"\n\n")]
             return [event for event in events if event is not None]
         self._buffer += data
         if self._is_first and not self._begin():
@@ -77,7 +80,7 @@ class SseDecoder:
         # A CR at the very end may be half of a CRLF: it is looked at again with what follows.
         end = len(buffer) - 1 if buffer.endswith(b"\r") else len(buffer)
         while (found := _BLANK.search(buffer, max(search, start), end)) is not None:
-            event = _parse(bytes(buffer[start : found.start()]))
+            event = _parse(bytes(buffer[start : found.start()]), self._keeps_bare)
             if event is not None:
                 events.append(event)
             start = found.end()
@@ -94,7 +97,7 @@ class SseDecoder:
         if not rest.endswith((b"\n\r", b"\r\r")):
             return []
         self._buffer.clear()
-        event = _parse(rest)
+        event = _parse(rest, self._keeps_bare)
         return [] if event is None else [event]
 
     @property
@@ -103,7 +106,7 @@ class SseDecoder:
         return bytes(self._buffer)
 
 
-def _parse(block: bytes) -> SseEvent | None:
+def _parse(block: bytes, keeps_bare: bool) -> SseEvent | None:
     # Fast path: one data line, which is nearly every event of a model's stream.
     if block.startswith(b"data:") and b"\n" not in block and b"\r" not in block:
         return SseEvent(block[6:] if block[5:6] == b" " else block[5:])
@@ -121,7 +124,7 @@ def _parse(block: bytes) -> SseEvent | None:
             identity = value
         elif field == b"retry" and value.isdigit() and len(value) < 10:
             retry = int(value)
-    if not data:
+    if not data and not (keeps_bare and (identity or retry is not None)):
         return None
     return SseEvent(b"\n".join(data), name, identity, retry)
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, Final, Literal, final
+from operator import mul
+from typing import Any, Final, Literal, NamedTuple, final
 
 from sidecar.errors import ConfigError
 from sidecar.llm.default_prices import DefaultPrices
-from sidecar.llm.prices import CAMEL, RATES, ModelPrices, Prices, Rates, parse, parse_text
+from sidecar.llm.prices import CAMEL, PICO, RATES, ModelPrices, Prices, Rates, parse, parse_text
 from sidecar.llm.usage import Usage
 
 Status = Literal["Exact", "Unpriced", "Missing", "NoCatalog"]
@@ -25,9 +24,8 @@ _DATE: Final = re.compile(r"(?:[-@](?:20\d{2}-\d{2}-\d{2}|20\d{6})|-latest)$")
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Tokens of a call, each counted in one place only."""
+class Tokens(NamedTuple):
+    """Tokens of a call, each counted in one place only; in the order of `Rates`."""
 
     input: int = 0
     output: int = 0
@@ -62,8 +60,7 @@ def tokens_of(usage: Usage, *, excludes_cache: bool) -> Tokens:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(NamedTuple):
     """The cost of one call. `pico_usd`: by class of tokens, in the order of `Rates`; empty unless
     `status` is Exact. Unpriced: the catalogue knows the model, but not a rate that the call needs.
     """
@@ -77,47 +74,31 @@ class Cost:
         """The total, rounded to the nearest; None when it is not known."""
         return (sum(self.pico_usd) + 500) // 1000 if self.status == "Exact" else None
 
-    def parts(self) -> dict[str, Decimal]:
-        """`total` and each class, exact USD, by camel-case name; empty when not known."""
-        if self.status != "Exact":
-            return {}
-        found = {"total": _usd(sum(self.pico_usd))}
-        found.update(zip(_CAMEL, map(_usd, self.pico_usd), strict=True))
-        return found
+    def parts(self) -> dict[str, float]:
+        """`total` and each class in USD, by camel-case name; empty when not known.
 
-    def rates_usd(self) -> dict[str, Decimal]:
-        """The rates applied, USD for 1,000,000 tokens, by camel-case name."""
-        return {} if self.rates is None else self.rates.as_usd()
+        For expressions, which have no decimals: the floats nearest to the exact amounts.
+        """
+        amounts = self.pico_usd
+        if not amounts:
+            return {}
+        found = {"total": sum(amounts) / PICO}
+        for name, amount in zip(_CAMEL, amounts, strict=True):
+            found[name] = amount / PICO
+        return found
 
 
 _CAMEL: Final = tuple(CAMEL[name] for name in RATES)
 
 
-def _usd(pico: int) -> Decimal:
-    return Decimal(pico).scaleb(-12)
-
-
 def price(tokens: Tokens, prices: ModelPrices) -> Cost:
     """The cost under one model's prices, with their tiers and fallbacks."""
-    rates = prices.at(tokens.context)
-    plain, said = rates.input, rates.output
-    due = (
-        (tokens.input, plain),
-        (tokens.output, said),
-        (tokens.cache_read, plain if rates.cache_read is None else rates.cache_read),
-        (tokens.cache_write, plain if rates.cache_write is None else rates.cache_write),
-        (tokens.reasoning, said if rates.reasoning is None else rates.reasoning),
-        (tokens.input_audio, plain if rates.input_audio is None else rates.input_audio),
-        (tokens.output_audio, said if rates.output_audio is None else rates.output_audio),
-    )
-    if plain is None and said is None:
+    rates = prices.at(tokens.context) if prices.tiers else prices.rates
+    if rates.input is None and rates.output is None:
         return Cost("Unpriced")
-    amounts: list[int] = []
-    for count, rate in due:
-        if rate is None and count:
-            return Cost("Unpriced")
-        amounts.append(count * (rate or 0))
-    return Cost("Exact", tuple(amounts), rates)
+    if rates.missing and any(tokens[index] for index in rates.missing):
+        return Cost("Unpriced")
+    return Cost("Exact", tuple(map(mul, tokens, rates.applied)), rates)
 
 
 @final

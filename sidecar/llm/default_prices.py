@@ -57,17 +57,22 @@ class DefaultPrices:
         self._all: Any = providers
         self._by_id = {provider.id: provider for provider in providers}
         # Names come from clients and providers: the memory of them is bounded.
-        self._model = lru_cache(_REMEMBERED)(self._find)
+        self._model = lru_cache(_REMEMBERED)(self._found)
         self._converted = lru_cache(_REMEMBERED)(_fixed)
 
     def find(self, provider: str, model: str, now_seconds: int) -> ModelPrices | None:
         """The prices that hold at this time (seconds since 1970); None when there are none."""
         found = self._model(provider, model)
-        if found is None:
-            return None
-        if not isinstance(found.prices, list):
-            return self._converted(_Key(found))
+        if found is None or type(found) is ModelPrices:
+            return found
         return _converted(found.get_prices(datetime.fromtimestamp(now_seconds, UTC)))
+
+    def _found(self, provider: str, model: str) -> Any:
+        """The prices of a model; the package's entry where they are those of a time."""
+        found = self._find(provider, model)
+        if found is None or isinstance(found.prices, list):
+            return found
+        return self._converted(_Key(found))
 
     def _find(self, provider: str, model: str) -> Any:
         entry = self._by_id.get(_PROVIDERS.get(provider, provider))

@@ -94,19 +94,37 @@ class AllowedModels:
     """The models that an API key may ask for: `*`, names, `prefix*`, `*suffix`. None: all of them;
     an empty list: none. Raises: ConfigError."""
 
-    __slots__ = ("_exact", "_patterns")
+    __slots__ = ("_also", "_exact", "_patterns")
 
     def __init__(self, names: Iterable[str], path: str = "allowedModels") -> None:
+        self._also: AllowedModels | None = None
         parsed = [NamePattern.parse(name, path) for name in names]
         self._exact = frozenset(one.text for one in parsed if not one.is_wildcard)
         self._patterns = tuple(one for one in parsed if one.is_wildcard)
 
+    def within(self, other: AllowedModels) -> AllowedModels:
+        """What both allow: the keys of two phases, each with a list of its own."""
+        made = AllowedModels(())
+        made._exact, made._patterns = self._exact, self._patterns
+        made._also = other if self._also is None else self._also.within(other)
+        return made
+
     def allows(self, name: str) -> bool:
         """Whether this name may be asked for."""
+        if self._also is not None and not self._also.allows(name):
+            return False
         return name in self._exact or any(one.matches(name) for one in self._patterns)
 
     def shown(self, pattern: NamePattern) -> list[str]:
         """What a list of models shows of a model: itself, or the narrower names allowed of it."""
+        shown = self._shown(pattern)
+        also = self._also
+        if also is None:
+            return shown
+        narrower = (also.shown(NamePattern.parse(name)) for name in shown)
+        return list(dict.fromkeys(name for names in narrower for name in names))
+
+    def _shown(self, pattern: NamePattern) -> list[str]:
         if not pattern.is_wildcard:
             return [pattern.text] if self.allows(pattern.text) else []
         if any(one.covers(pattern) for one in self._patterns):

@@ -9,7 +9,7 @@ costs a whole number of pico-USD, and sums are sums of integers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, final
 
@@ -19,6 +19,8 @@ from sidecar.errors import ConfigError
 
 Data = Mapping[str, Any]
 PICO: Final = 10**12
+_PICO_OF_A_MILLION: Final = 10**6
+"""Pico-USD for one token in 1 USD for 1,000,000 of them."""
 _MAX_RATE: Final = Decimal(10) ** 9
 
 
@@ -34,18 +36,32 @@ class Rates:
     reasoning: int | None = None
     input_audio: int | None = None
     output_audio: int | None = None
+    applied: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """What a token of each class costs, with the fallbacks; 0 where there is no rate at all."""
+    missing: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Which of `applied` there is no rate for."""
+    usd: Mapping[str, float] = field(init=False, repr=False, compare=False)
+    """Camel-case name to USD for 1,000,000 tokens, those that are known; shared, never changed."""
+
+    def __post_init__(self) -> None:
+        # Once a model: each of its calls is priced by them.
+        own = [getattr(self, name) for name in RATES]
+        bases = (self.input, self.output, self.input, self.input, self.output, self.input)
+        due = [_first(one, base) for one, base in zip(own, (*bases, self.output), strict=True)]
+        known = {CAMEL[name]: one for name, one in zip(RATES, own, strict=True) if one is not None}
+        object.__setattr__(self, "applied", tuple(one or 0 for one in due))
+        missing = tuple(index for index, one in enumerate(due) if one is None)
+        object.__setattr__(self, "missing", missing)
+        # The shortest text of such a float is the decimal again.
+        usd = {name: one / _PICO_OF_A_MILLION for name, one in known.items()}
+        object.__setattr__(self, "usd", usd)
 
     def over(self, base: Rates) -> Rates:
         """These, and `base` where they say nothing."""
         return Rates(*(_first(getattr(self, name), getattr(base, name)) for name in RATES))
 
-    def as_usd(self) -> dict[str, Decimal]:
-        """Camel-case name to USD for 1,000,000 tokens, those that are known."""
-        values = ((CAMEL[name], getattr(self, name)) for name in RATES)
-        return {name: Decimal(value).scaleb(-6) for name, value in values if value is not None}
 
-
-RATES: Final = tuple(item.name for item in fields(Rates))
+RATES: Final = tuple(item.name for item in fields(Rates) if item.init)
 CAMEL: Final = {
     name: name.split("_")[0] + "".join(part.title() for part in name.split("_")[1:])
     for name in RATES

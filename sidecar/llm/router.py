@@ -96,6 +96,7 @@ class Router:
 
         # Names come from clients: the memory of them is bounded.
         self._found = lru_cache(_REMEMBERED)(found)
+        self._fixed = lru_cache(_REMEMBERED)(self._found_alone)
         self._virtual: dict[str, tuple[str, Strategy]] = {}
         for index, data in enumerate(virtual_models):
             name = data["name"]
@@ -117,8 +118,11 @@ class Router:
         """
         if allowed is not None and not allowed.allows(name):
             raise ModelError(403, "model_not_allowed", f"Model '{_shown(name)}' is not allowed")
-        facts = _facts(request)
         virtual = self._virtual.get(name)
+        # Fast path: the name alone says which model.
+        if virtual is None and is_allowed is None and (fixed := self._fixed(name)) is not None:
+            return fixed
+        facts = _facts(request)
         if virtual is None:
             model = self._first(name, facts, is_public=True)
             if model is None:
@@ -137,6 +141,14 @@ class Router:
             )
         usable = _allowed_groups(groups, is_allowed)
         return Resolution(name, usable, key)
+
+    def _found_alone(self, name: str) -> Resolution | None:
+        """What a name means in each request; None when that depends on the request."""
+        for model in self._found(name):
+            if model.is_public:
+                alone = Resolution(name, ((Choice(model, name),),))
+                return None if model.matches else alone
+        return None
 
     def _first(self, name: str, facts: Facts, *, is_public: bool = False) -> Model | None:
         for model in self._found(name):

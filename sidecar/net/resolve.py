@@ -98,6 +98,11 @@ class Resolver:
             )
         return found
 
+    def known(self, host: str) -> tuple[str, ...]:
+        """All addresses of a name that was looked up."""
+        entry = self._entries.get(host)
+        return () if entry is None else entry.addresses
+
     def _add(self, host: str) -> _Entry:
         if len(self._entries) >= self._max_names:
             idle = [name for name, entry in self._entries.items() if entry.lookup is None]

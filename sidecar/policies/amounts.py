@@ -20,6 +20,10 @@ _BETWEEN: Final = b" | "
 _KEY_BYTES: Final = 40
 _NANO: Final = 9
 _LONGEST: Final = 64
+_NANO_USD: Final = 1e9
+_USUAL_USD: Final = 1e4
+"""Below it the product with 1e9 is off by less than 0.001."""
+_NEAR: Final = 0.49
 
 
 def whole(value: object, unit: int, *, is_exact: bool = False) -> int | None:
@@ -27,6 +31,14 @@ def whole(value: object, unit: int, *, is_exact: bool = False) -> int | None:
 
     USD are rounded to the nearest nano-USD, tokens up; `is_exact`: nothing is rounded, but None.
     """
+    # Fast path: a usual amount with nothing to round, or nothing near the middle of two others.
+    if type(value) is float and unit == USD and 0.0 <= value < _USUAL_USD and not is_exact:
+        usual = value * _NANO_USD
+        nearest = round(usual)
+        if abs(usual - nearest) < _NEAR:
+            return nearest
+    elif type(value) is int and unit != USD and 0 <= value <= MAX_AMOUNT:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
     if isinstance(value, str) and len(value) > _LONGEST:

@@ -45,8 +45,9 @@ class Entry(PolicyConfig):
     """The key itself; or `keyHash`."""
     key_hash: str | None = None
     """`sha256:` and 64 hexadecimal digits."""
-    metadata: dict[str, Any] | None = None
-    """What CEL sees as `apiKey.*`. Default: nothing."""
+    metadata: Any = None
+    """A mapping: what CEL sees as `apiKey.*`. Anything else is accepted, and seen by nobody, since
+    it has no fields. Default: nothing."""
     allowed_models: list[str] | None = None
     """Names of models, `prefix*`, `*suffix` or `*`. Default: any; an empty list: none."""
     budgets: list[Allowance] = Field(default_factory=list, max_length=MAX_BUDGETS)
@@ -79,7 +80,7 @@ class _Key:
 
     def __init__(self, entry: Entry, digest: bytes, services: Services) -> None:
         self.digest = digest
-        self.metadata = entry.metadata or {}
+        self.metadata = _fields_of(entry)
         models = entry.allowed_models
         self.allowed = None if models is None else AllowedModels(models)
         self.spending = _spending(entry, services) if entry.budgets else None
@@ -109,11 +110,11 @@ class ApiKey:
         self._rejects_invalid = config.mode != "permissive"
         self.needs_request_body = self._source.needs_request_body
         spends = any(key.spending is not None for key in self._keys.values())
-        # A spent budget answers with a body of its own, and a direct call's target is fixed.
-        self.is_guard = (
-            self._source.keeps_target and not spends and not self._source.needs_request_body
-        )
         is_leased = spends and services.leases is not None
+        # A direct call's target is fixed.
+        self.is_guard = (
+            self._source.keeps_target and not is_leased and not self._source.needs_request_body
+        )
         self.on_request = self._on_request_leased if is_leased else self._on_request
 
     def _on_request(self, request: Request) -> Response | None:
@@ -150,7 +151,11 @@ class ApiKey:
         state[_STATE] = key.metadata
         state[_CREDENTIAL] = given.decode("utf-8", "replace")
         if key.allowed is not None:
-            state[ALLOWED] = key.allowed
+            # A key of the gateway's and one of the route's: neither widens what the other allows.
+            earlier = state.get(ALLOWED)
+            state[ALLOWED] = (
+                earlier.within(key.allowed) if isinstance(earlier, AllowedModels) else key.allowed
+            )
         self._source.remove(request)
         return key.spending
 
@@ -215,8 +220,12 @@ def _spending(entry: Entry, services: Services) -> Spending:
         raise nested("budgets", problem) from problem
 
 
+def _fields_of(entry: Entry) -> dict[str, Any]:
+    return entry.metadata if isinstance(entry.metadata, dict) else {}
+
+
 def _name_of(entry: Entry) -> str:
-    name = (entry.metadata or {}).get("name")
+    name = _fields_of(entry).get("name")
     if not isinstance(name, str) or not name:
         raise ConfigError("metadata", "API keys with budgets must have a metadata.name")
     if len(name.encode()) > _MAX_NAME_BYTES or not name.isprintable():

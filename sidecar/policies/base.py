@@ -6,7 +6,7 @@ Source: house style, section "A policy or a provider is one file".
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -44,6 +44,15 @@ class Services:
     """Other services that a policy may call."""
 
 
+@runtime_checkable
+class Anticipating(Protocol):
+    """An ending (http.message.Ending) that can take beforehand what it is likely to charge."""
+
+    async def anticipate(self, request: Request) -> Response | None:
+        """Take the cost as it would be now, once an exchange; what is charged at the end is less by
+        that much. A Response or RequestError when it is not to be had."""
+
+
 class Policy(Protocol):
     """A policy in action. Hooks it lacks are not defined, or None; `chain.hook_of` finds the rest.
 
@@ -52,8 +61,8 @@ class Policy(Protocol):
     `async def`. `needs_request_body` / `needs_response_body` (class or instance attribute, bool):
     the pipeline holds the body whole (as a FixedBody) before the hook runs. `is_guard` (bool): its
     request hook is sync, changes nothing of the request that goes upstream but by giving it another
-    header list, and answers with a RequestError only, so that it may also run on the direct way
-    (gateway.direct). One whose hook
+    header list, and refuses at once, by RequestError or Response, so that it may also run on the
+    direct way (gateway.direct). One whose hook
     is async has a `guard(request)` for that, which raises another SidecarError to go the long way;
     it then has done nothing, and of a chain only one guard may take from anything.
     """
@@ -76,4 +85,12 @@ class PolicyKind:
     factory: PolicyFactory
 
 
-__all__ = ["Policy", "PolicyFactory", "PolicyKind", "Request", "Response", "Services"]
+__all__ = [
+    "Anticipating",
+    "Policy",
+    "PolicyFactory",
+    "PolicyKind",
+    "Request",
+    "Response",
+    "Services",
+]

@@ -14,22 +14,24 @@ from typing import Annotated, Final, Literal, Self, final
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from shm.errors import ShmError
-from shm.rates import Ask, Limit, RateTable
+from shm.rates import Ask, Limit, RateTable, Verdict
 from sidecar.cel.engine import CelError
 from sidecar.config.scalars import duration_ns
 from sidecar.errors import ConfigError, RequestError
 from sidecar.http.message import Request, Response
+from sidecar.policies import limit_headers
 from sidecar.policies.base import Services
 from sidecar.policies.descriptors import Descriptor
 from sidecar.policies.expressions import Expression
 from sidecar.policies.schema import LIST, PLAIN, PolicyConfig
-from sidecar.state.leases import Leases
+from sidecar.state.leases import LeaseError, Leases
 
 _log = logging.getLogger("sidecar.policies.local_rate_limit")
 MAX_TOKENS: Final = 2**53
 """More would not be told from its neighbours by clients that read JSON numbers."""
 REASON: Final = "RateLimit"
 EXCEEDED: Final = "rate limit exceeded"
+FAILED: Final = "rate limit failed"
 _CACHED_KEYS: Final = 4096
 _CACHED_KEY_BYTES: Final = 256
 _DEFAULT_TOKENS: Final = "llm.totalTokens"
@@ -89,7 +91,7 @@ class Bucket(PolicyConfig):
 class Settlement:
     """What the `tokens` buckets of one request are still to be charged. See message.Ending."""
 
-    __slots__ = ("_due", "_now", "_table")
+    __slots__ = ("_due", "_now", "_table", "_taken")
 
     def __init__(
         self,
@@ -100,6 +102,39 @@ class Settlement:
         self._table = table
         self._now = now
         self._due = [(counter, ask) for counter, ask in taken if counter.is_tokens]
+        self._taken: dict[Counter, int] = {}
+        """What was taken beforehand."""
+
+    async def anticipate(self, request: Request) -> None:
+        """Take what the request is likely to use. See base.Anticipating.
+
+        Raises: RequestError 429; 500 and 503 by failure mode.
+        """
+        if self._taken:
+            return
+        expected = [
+            (counter, ask._replace(cost=amount))
+            for counter, ask in self._due
+            if not counter.is_due_at_response and (amount := counter.used(request, None))
+        ]
+        if not expected:
+            return
+        asks = [ask for _, ask in expected]
+        try:
+            if isinstance(self._table, Leases):
+                verdicts = await self._table.take_all(asks)
+            else:
+                verdicts = self._table.take_all(asks, self._now())
+        except LeaseError as error:
+            raise RequestError(503, REASON, f"{FAILED}: {error}") from error
+        except ShmError as error:
+            if all(counter.fails_open for counter, _ in expected):
+                return
+            raise RequestError(500, REASON, FAILED) from error
+        # One that has gone since (the table is full) is charged at the end alone, as all are then.
+        if all(verdict.known for verdict in verdicts):
+            judge(request, asks, verdicts)
+            self._taken = {counter: ask.cost for counter, ask in expected}
 
     def at_response(self, request: Request, response: Response) -> None:
         """Charge what the response's head or body tells, as the backend gave it."""
@@ -116,7 +151,8 @@ class Settlement:
         for counter, ask in due:
             # A client that left before there was a response has used nothing that one could tell.
             if not counter.is_due_at_response:
-                self._charge(ask, counter.used(request, response))
+                used = counter.used(request, response)
+                self._charge(ask, used - self._taken.get(counter, 0))
 
     def _charge(self, ask: Ask, amount: int) -> None:
         if not amount:
@@ -125,6 +161,31 @@ class Settlement:
             self._table.settle(ask, self._now(), amount)
         except ShmError as error:
             _log.error("%s: %d tokens were not charged: %s", ask.label.decode(), amount, error)
+
+
+def judge(request: Request, asks: Sequence[Ask], verdicts: Sequence[Verdict]) -> None:
+    """Tell of the most constrained bucket. Raises: RequestError 429."""
+    # Fast path: most policies have one bucket.
+    if len(asks) == 1:
+        ask, verdict = asks[0], verdicts[0]
+    else:
+        ask, verdict = min(zip(asks, verdicts, strict=True), key=_tightness)
+    if verdict.allowed:
+        limit_headers.tell(request, ask.limit.capacity, verdict.remaining, verdict.next_ns)
+        return
+    wait_ns = max(verdict.retry_ns, verdict.next_ns)
+    limit_headers.tell(request, ask.limit.capacity, verdict.remaining, wait_ns)
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    # What costs more than the bucket holds will never pass, so there is no use in trying again.
+    if ask.cost <= ask.limit.capacity:
+        headers = ((b"retry-after", b"%d" % max(limit_headers.whole_seconds(wait_ns), 1)),)
+    raise RequestError(429, REASON, EXCEEDED, headers=headers)
+
+
+def _tightness(pair: tuple[Ask, Verdict]) -> tuple[bool, int, int]:
+    """Orders verdicts: refusals before all, the longest wait first; then by what is left."""
+    _, verdict = pair
+    return verdict.allowed, -verdict.retry_ns, verdict.remaining
 
 
 @final

@@ -5,8 +5,9 @@ Source: spec/config.md section 7.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import final
+from typing import Final, final
 
 from sidecar.cel.engine import CelError
 from sidecar.cel.variables import Plan
@@ -14,6 +15,10 @@ from sidecar.errors import ConfigError
 from sidecar.http.message import Request, Response
 from sidecar.policies import fields
 from sidecar.policies.base import Services
+
+_LLM: Final = "llm"
+_OF_LLM: Final = re.compile(r"llm((?:\.[A-Za-z]+){1,2})")
+"""What a call of a model has used or cost: by far the most frequent expressions of limits."""
 
 Activation = Mapping[str, object]
 """Variables and their values at one moment, enough for all expressions of the plan that made it."""
@@ -29,6 +34,7 @@ class Expression:
     """
 
     __slots__ = (
+        "_keys",
         "_plan",
         "names_response",
         "needs_request_body",
@@ -57,9 +63,18 @@ class Expression:
         self.true_in = program.truth
         """`true_in(activation)`: whether it is true; an error or another type is not."""
         self._plan = Plan((program,))
+        found = _OF_LLM.fullmatch(source.strip())
+        self._keys = None if found is None else found[1].split(".")[1:]
 
     def value(self, request: Request, response: Response | None = None) -> object:
         """The value as plain Python. Raises: CelError; RequestError for an ambiguous path."""
+        # Fast path: a number that stands where the expression says.
+        if self._keys is not None:
+            held = request.state.get(_LLM)
+            for key in self._keys:
+                held = held.get(key) if isinstance(held, dict) else None
+            if type(held) is int or type(held) is float:
+                return held
         return self.program.eval(self._plan.activation(request, response))
 
     def truth(self, request: Request, response: Response | None = None) -> bool:

@@ -24,16 +24,16 @@ from shm.errors import ShmError
 from shm.rates import Ask, Verdict
 from sidecar.errors import ConfigError, RequestError
 from sidecar.http.message import Request, Response
-from sidecar.policies import limit_headers
 from sidecar.policies.base import PolicyKind, Services
 from sidecar.policies.buckets import (
-    EXCEEDED,
+    FAILED,
     REASON,
     Asked,
     Bucket,
     Counter,
     Group,
     Settlement,
+    judge,
 )
 from sidecar.policies.conditional import Choice, alternatives
 from sidecar.policies.schema import LIST, OBJECT, ROOT, PolicyConfig, nested
@@ -41,7 +41,6 @@ from sidecar.state.leases import LeaseError
 
 _log = logging.getLogger("sidecar.policies.local_rate_limit")
 MAX_BUCKETS: Final = 16
-FAILED: Final = "rate limit failed"
 STATE: Final = "localRateLimit"
 
 
@@ -171,7 +170,7 @@ class LocalRateLimit:
         self, request: Request, group: Group, asked: Asked, verdicts: Sequence[Verdict]
     ) -> None:
         """Refuse, or see to what is charged later. Raises: RequestError 429."""
-        _judge(request, asked[1], verdicts)
+        judge(request, asked[1], verdicts)
         if group.has_tokens:
             table = self._leases or self._table
             assert table is not None
@@ -238,27 +237,6 @@ def _listed(buckets: Sequence[Bucket], services: Services) -> list[Counter]:
         except ConfigError as problem:
             raise nested(f"[{number}]", problem) from problem
     return made
-
-
-def _judge(request: Request, asks: Sequence[Ask], verdicts: Sequence[Verdict]) -> None:
-    """Tell of the most constrained bucket. Raises: RequestError 429."""
-    ask, verdict = min(zip(asks, verdicts, strict=True), key=_tightness)
-    if verdict.allowed:
-        limit_headers.tell(request, ask.limit.capacity, verdict.remaining, verdict.next_ns)
-        return
-    wait_ns = max(verdict.retry_ns, verdict.next_ns)
-    limit_headers.tell(request, ask.limit.capacity, verdict.remaining, wait_ns)
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    # What costs more than the bucket holds will never pass, so there is no use in trying again.
-    if ask.cost <= ask.limit.capacity:
-        headers = ((b"retry-after", b"%d" % max(limit_headers.whole_seconds(wait_ns), 1)),)
-    raise RequestError(429, REASON, EXCEEDED, headers=headers)
-
-
-def _tightness(pair: tuple[Ask, Verdict]) -> tuple[bool, int, int]:
-    """Orders verdicts: refusals before all, the longest wait first; then by what is left."""
-    _, verdict = pair
-    return verdict.allowed, -verdict.retry_ns, verdict.remaining
 
 
 def _on_response(request: Request, response: Response) -> None:

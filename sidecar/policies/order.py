@@ -144,9 +144,11 @@ HOOKLESS: Mapping[Phase, frozenset[str]] = {
 }
 """Policies that a phase may have beside those with request hooks."""
 
-CONNECTION = frozenset(("ai", "backendAuth", "backendTLS", "health", "http", "tcp"))
-"""Keys of the same mappings that configure connections, credentials, balancing and what is said to
-models; they are not policies here, but parts of backends."""
+CONNECTION = frozenset(
+    ("ai", "backendAuth", "backendTLS", "health", "http", "mcpAuthorization", "tcp")
+)
+"""Keys of the same mappings that configure connections, credentials, balancing, and what models and
+tools are asked; they are not policies here, but parts of backends."""
 
 
 def make(key: str, payload: object, services: Services) -> object:

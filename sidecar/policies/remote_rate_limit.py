@@ -136,7 +136,7 @@ class RemoteRateLimit:
         answer = await limiter.ask(request, asked)
         if answer is None and settlement is not None:
             request.state[self._key] = settlement
-            request.endings += (settlement.settle,)
+            request.endings += (settlement,)
         return answer
 
     def _response(self, request: Request, response: Response) -> None:
@@ -257,15 +257,24 @@ class _Limiter:
 
     async def ask(self, request: Request, asked: Sequence[Asked]) -> Response | None:
         """None when the request may pass. Raises: RequestError 429, or 500 when nobody can tell."""
+        verdict = await self.verdict(request, asked)
+        return None if verdict is None else self.judge(request, verdict)
+
+    async def verdict(self, request: Request, asked: Sequence[Asked]) -> Verdict | None:
+        """What the service says; None: nothing, and that lets pass. Raises: RequestError 500."""
         try:
             message = ratelimit.question(self._domain, asked)
             data = await self._callout.unary(ratelimit.PATH, message, _TIMEOUT_SECONDS, request)
-            verdict = ratelimit.verdict(data)
+            return ratelimit.verdict(data)
         except UpstreamError as error:
             self._complain("the rate limit service at %s failed: %s", self._callout.label, error)
             if self._fails_open:
                 return None
             raise RequestError(500, "RateLimit", "rate limit failed") from error
+
+    @staticmethod
+    def judge(request: Request, verdict: Verdict) -> Response | None:
+        """Tell the client where it stands; the refusal. Raises: RequestError 429."""
         _queue(request, verdict)
         if verdict.is_over:
             return _refusal(request, verdict)
@@ -291,7 +300,7 @@ class _Limiter:
 class _Settlement:
     """The token descriptors of one request, until its end."""
 
-    __slots__ = ("_early", "_limiter", "_plan", "_tokens")
+    __slots__ = ("_early", "_limiter", "_plan", "_taken", "_tokens")
 
     def __init__(
         self, limiter: _Limiter, plan: Plan, tokens: list[tuple[_Descriptor, Asked]]
@@ -300,6 +309,35 @@ class _Settlement:
         self._plan = plan
         self._tokens = tokens
         self._early: dict[int, int | None] = {}
+        self._taken: dict[int, int] = {}
+        """What the service was told of beforehand."""
+
+    async def anticipate(self, request: Request) -> Response | None:
+        """Ask for what the request is likely to cost. See base.Anticipating.
+
+        Raises: RequestError 429, or 500 when nobody can tell.
+        """
+        if self._taken:
+            return None
+        variables = self._plan.activation(request)
+        asked: list[Asked] = []
+        taken: dict[int, int] = {}
+        for index, (descriptor, one) in enumerate(self._tokens):
+            if descriptor.is_early or descriptor.cost is None:
+                continue
+            cost = ratelimit.hits(descriptor.cost.value_in(variables))
+            if cost:
+                taken[index] = cost
+                asked.append(Asked(one.entries, cost, one.override))
+        if not asked:
+            return None
+        verdict = await self._limiter.verdict(request, asked)
+        if verdict is None:
+            return None
+        answer = self._limiter.judge(request, verdict)
+        if answer is None:
+            self._taken = taken
+        return answer
 
     def see(self, request: Request, response: Response) -> None:
         """The response is here as the backend made it: read what depends on it alone."""
@@ -308,7 +346,7 @@ class _Settlement:
             if descriptor.is_early and descriptor.cost is not None:
                 self._early[index] = ratelimit.hits(descriptor.cost.value_in(variables))
 
-    def settle(self, request: Request, response: Response | None) -> None:
+    def __call__(self, request: Request, response: Response | None) -> None:
         """See sidecar.http.message.Ending."""
         late = [one for one in self._tokens if not one[0].is_early]
         variables = self._plan.activation(request, response) if late else {}
@@ -319,7 +357,9 @@ class _Settlement:
             else:
                 assert descriptor.cost is not None
                 cost = ratelimit.hits(descriptor.cost.value_in(variables))
-            if cost:
+            # The service takes nothing back: what was asked for too much stays counted.
+            cost = (cost or 0) - self._taken.get(index, 0)
+            if cost > 0:
                 told.append(Asked(asked.entries, cost, asked.override))
         if told:
             self._limiter.amend(request, told)

@@ -19,39 +19,23 @@ import logging
 from collections.abc import Sequence
 from typing import Final, final
 
-import orjson
-
-from shm.budget_slots import MAX_AMOUNT
-from shm.budgets import Ask, BudgetLimit, BudgetTable, Refused, Reservation, Standing
+from shm.budgets import Ask, BudgetTable, Refused, Reservation
 from shm.errors import ShmError
-from sidecar.cel.engine import CelError
 from sidecar.errors import ConfigError, RequestError
-from sidecar.http.headers import Headers
-from sidecar.http.message import FixedBody, Request, Response
+from sidecar.http.message import Request, Response
 from sidecar.policies.allowances import Budget
-from sidecar.policies.amounts import UNITS, label_of, names_in, shown, whole
+from sidecar.policies.amounts import shown
 from sidecar.policies.base import Services
-from sidecar.policies.descriptors import Descriptor
-from sidecar.policies.expressions import Expression
-from sidecar.policies.limit_headers import whole_seconds
+from sidecar.policies.budget_counter import REASON, Counter
 from sidecar.policies.schema import nested
 from sidecar.state.leases import LeaseError, Leases
-from sidecar.state.redis_scripts import MAX_AMOUNT as MAX_LEASED
 from sidecar.telemetry.clock import Clock
 
 _log = logging.getLogger("budget")
 MAX_BUDGETS: Final = 16
 """Of one list."""
-_CACHED_KEYS: Final = 4096
-_CACHED_KEY_BYTES: Final = 256
 _STATE: Final = "budgets"
-_REASON: Final = "BudgetExceeded"
 _FAILED: Final = "budget failed"
-_MESSAGE: Final = "Budget exceeded"
-_BODY: Final = orjson.dumps(
-    {"error": {"message": _MESSAGE, "type": "rate_limit_error", "code": "budget_exceeded"}}
-)
-_DEFAULT_COST: Final = {"USD": "llm.cost.total", "Tokens": "llm.totalTokens"}
 
 
 @final
@@ -65,6 +49,7 @@ class Spending:
         "_leases",
         "_table",
         "_ttl_ns",
+        "is_guard",
         "needs_request_body",
         "needs_response_body",
         "on_request",
@@ -83,6 +68,9 @@ class Spending:
         self.needs_response_body = any(one.needs_response_body for one in self._counters)
         reads_response = any(one.is_told_by_response for one in self._counters)
         self.on_response = _on_response if reads_response else None
+        self.is_guard = self._leases is None and not (
+            reads_response or self.needs_request_body or self.needs_response_body
+        )
         self.on_request = self._on_request if self._leases is None else self._on_request_leased
 
     def _on_request(self, request: Request) -> Response | None:
@@ -109,7 +97,7 @@ class Spending:
         try:
             made = await leases.reserve_all([ask for _, ask in asked], now_ns, self._ttl_ns)
         except LeaseError as error:
-            raise RequestError(503, _REASON, f"{_FAILED}: {error}") from error
+            raise RequestError(503, REASON, f"{_FAILED}: {error}") from error
         except ShmError as error:
             self._failed(asked, error)
             return None
@@ -122,7 +110,7 @@ class Spending:
         """Go on when that means no budget. Raises: RequestError 500."""
         self._warn(error)
         if not all(one.fails_open for one, _ in asked):
-            raise RequestError(500, _REASON, _FAILED) from error
+            raise RequestError(500, REASON, _FAILED) from error
 
     def _admit(
         self, request: Request, asked: _Asked, made: list[Reservation] | Refused, now_ns: int
@@ -132,7 +120,7 @@ class Spending:
             return asked[made.number][0].refusal(request, made.standing, now_ns)
         held = [(one, hold) for (one, _), hold in zip(asked, made, strict=True)]
         assert self._table is not None
-        settlement = Settlement(self._table, self._leases, self._clock, held)
+        settlement = Settlement(self._table, self._leases, self._clock, held, self._ttl_ns)
         request.endings += (settlement,)
         request.state[_STATE] = settlement
         return None
@@ -144,15 +132,15 @@ class Spending:
             _log.error("budgets cannot be kept (config.state.budgetKeys): %s", error)
 
 
-def _counters(budgets: Sequence[Budget], services: Services, of: bytes) -> tuple[_Counter, ...]:
-    made: list[_Counter] = []
+def _counters(budgets: Sequence[Budget], services: Services, of: bytes) -> tuple[Counter, ...]:
+    made: list[Counter] = []
     names: set[str] = set()
     for number, budget in enumerate(budgets):
         if budget.name in names:
             raise ConfigError(f"[{number}].name", "another budget of this list has this name")
         names.add(budget.name)
         try:
-            made.append(_Counter(budget, services, of))
+            made.append(Counter(budget, services, of))
         except ConfigError as problem:
             raise nested(f"[{number}]", problem) from problem
     return tuple(made)
@@ -168,16 +156,30 @@ def _on_response(request: Request, response: Response) -> None:
 class Settlement:
     """What the budgets of one request are still to be charged. See message.Ending."""
 
-    __slots__ = ("_charges", "_clock", "_held", "_table", "_told")
+    __slots__ = (
+        "_charges",
+        "_clock",
+        "_expected",
+        "_held",
+        "_leases",
+        "_table",
+        "_told",
+        "_ttl_ns",
+    )
 
     def __init__(
         self,
         table: BudgetTable,
         leases: Leases | None,
         clock: Clock,
-        held: list[tuple[_Counter, Reservation]],
+        held: list[tuple[Counter, Reservation]],
+        ttl_ns: int,
     ) -> None:
         self._table = table
+        self._leases = leases
+        self._ttl_ns = ttl_ns
+        self._expected: list[Reservation] = []
+        """What is held beside the estimates of the budgets themselves."""
         self._charges = table if leases is None else leases
         self._clock = clock
         self._held = held
@@ -189,9 +191,42 @@ class Settlement:
             if counter.is_told_by_response:
                 self._told[index] = counter.spent(request, response)
 
+    async def anticipate(self, request: Request) -> Response | None:
+        """Hold what the request is likely to cost, beyond what is held. See base.Anticipating.
+
+        Raises: RequestError 429 (gRPC), 500 and 503 by failure mode.
+        """
+        if self._expected:
+            return None
+        asked = [
+            (counter, hold.ask._replace(amount=more))
+            for counter, hold in self._held
+            if (more := counter.expected(request) - hold.ask.amount) > 0
+        ]
+        if not asked:
+            return None
+        now_ns = self._clock.time_ns()
+        asks = [ask for _, ask in asked]
+        try:
+            if self._leases is not None:
+                made = await self._leases.reserve_all(asks, now_ns, self._ttl_ns)
+            else:
+                made = self._table.reserve_all(asks, now_ns, self._ttl_ns)
+        except LeaseError as error:
+            raise RequestError(503, REASON, f"{_FAILED}: {error}") from error
+        except ShmError as error:
+            if all(counter.fails_open for counter, _ in asked):
+                return None
+            raise RequestError(500, REASON, _FAILED) from error
+        if isinstance(made, Refused):
+            return asked[made.number][0].refusal(request, made.standing, now_ns)
+        self._expected = made
+        return None
+
     def __call__(self, request: Request, response: Response | None) -> None:
         """The exchange is over: charge, and give back what was held."""
         held, self._held = self._held, []
+        expected, self._expected = self._expected, []
         for index, (counter, reservation) in enumerate(held):
             if counter.is_told_by_response:
                 actual = self._told.get(index, 0)
@@ -202,8 +237,14 @@ class Settlement:
             except ShmError as error:
                 text = shown(actual, counter.unit)
                 _log.error("%s: %s were not charged: %s", counter.name, text, error)
+        # Last: until it was charged, nobody else may take what the request had held.
+        for reservation in expected:
+            try:
+                self._table.refund(reservation)
+            except ShmError as error:
+                _log.error("what was held is given back at its time: %s", error)
 
-    def _settle(self, counter: _Counter, reservation: Reservation, actual: int) -> None:
+    def _settle(self, counter: Counter, reservation: Reservation, actual: int) -> None:
         if not actual:
             self._table.refund(reservation)
             return
@@ -215,154 +256,5 @@ class Settlement:
             counter.tell(logging.DEBUG, reservation, standing)
 
 
-@final
-class _Counter:
-    """A budget with its expressions compiled."""
-
-    __slots__ = (
-        "_cost",
-        "_descriptor",
-        "_estimate",
-        "_fixed_estimate",
-        "_known",
-        "_leases",
-        "_limit",
-        "_missing",
-        "_of",
-        "_place",
-        "_table",
-        "fails_open",
-        "is_told_by_response",
-        "name",
-        "needs_request_body",
-        "needs_response_body",
-        "unit",
-    )
-
-    def __init__(self, budget: Budget, services: Services, of: bytes) -> None:
-        self._table = services.budgets
-        self._place = services.attachment.encode()
-        self._of = (of,) if of else ()
-        self.name = budget.name
-        self.unit = UNITS.index(budget.limit.unit)
-        self._limit = _limit(budget, self.unit)
-        self._leases = services.leases
-        if services.leases is not None and self._limit.amount > MAX_LEASED:
-            raise ConfigError("limit.amount", "more than can be counted with state in Redis")
-        self._missing = budget.on_missing_key
-        self.fails_open = budget.failure_mode == "failOpen"
-        self._known: dict[tuple[bytes, ...], Ask] = {}
-        sources = [budget.key] if isinstance(budget.key, str) else budget.key
-        self._descriptor = None if sources is None else Descriptor(sources, services, "key")
-        estimate = budget.estimate
-        self._estimate = (
-            Expression(estimate, services, "estimate") if isinstance(estimate, str) else None
-        )
-        self._fixed_estimate = 0 if isinstance(estimate, str) else _estimated(estimate, self.unit)
-        source = budget.cost or _DEFAULT_COST[budget.limit.unit]
-        cost = self._cost = Expression(source, services, "cost", with_response=True)
-        # LLM usage is complete at the end of a stream; all else the response's head or body tells,
-        # before other policies change it.
-        self.is_told_by_response = cost.names_response and "llm" not in cost.variables
-        self.needs_response_body = cost.needs_response_body
-        if self.needs_response_body and not self.is_told_by_response:
-            raise ConfigError("cost", "`response.body` and `llm` cannot be used together")
-        self.needs_request_body = any(
-            one is not None and one.needs_request_body
-            for one in (cost, self._estimate, self._descriptor)
-        )
-
-    def ask(self, request: Request) -> Ask | None:
-        """What to ask for this request; None: nothing. Raises: RequestError."""
-        values: tuple[bytes, ...] = self._of
-        if self._descriptor is not None:
-            found = self._descriptor.values(request)
-            if found is not None:
-                values = found
-            elif self._missing == "skip":
-                return None
-            elif self._missing == "reject":
-                raise RequestError(429, _REASON, _MESSAGE)
-        ask = self._known.get(values) or self._ask_for(values)
-        if self._estimate is None:
-            return ask
-        amount = whole(_value(self._estimate, request), self.unit)
-        return ask._replace(amount=amount or 0)
-
-    def _ask_for(self, values: tuple[bytes, ...]) -> Ask:
-        table = self._table
-        assert table is not None
-        key = table.key(b"budgets", self._place, self.name.encode(), *values)
-        of = b"".join(self._of)
-        if values and self._descriptor is not None:
-            of = self._descriptor.shown(values, key)
-        label = label_of(self.name, of, self._place)
-        shared = b""
-        if self._leases is not None:
-            shared = self._leases.name(b"budgets", self._place, self.name.encode(), *values)
-        ask = Ask(key, label, self._limit, self._fixed_estimate, shared)
-        # Two hashes and a label cost more than all the rest; clients come again.
-        if sum(map(len, values)) <= _CACHED_KEY_BYTES:
-            if len(self._known) >= _CACHED_KEYS:
-                self._known.clear()
-            self._known[values] = ask
-        return ask
-
-    def spent(self, request: Request, response: Response | None) -> int:
-        """What a request cost; 0 when no backend answered, or when that cannot be told."""
-        if response is None or response.reason != "Upstream":
-            return 0
-        return whole(_value(self._cost, request, response), self.unit) or 0
-
-    def refusal(self, request: Request, standing: Standing, now_ns: int) -> Response:
-        """The 429. Raises: RequestError to a gRPC client, who gets a status instead of a body."""
-        left_ns = max(standing.window_end_ns - now_ns, 1)
-        again = (b"retry-after", b"%d" % whole_seconds(left_ns))
-        kind = request.headers.get(b"content-type")
-        if kind is not None and kind.startswith(b"application/grpc"):
-            raise RequestError(429, _REASON, _MESSAGE, headers=(again,))
-        headers = Headers(((b"content-type", b"application/json"), again))
-        response = Response(429, headers, FixedBody(_BODY), reason=_REASON)
-        response.error = f"{_MESSAGE}: {self.name}"
-        return response
-
-    def tell(self, level: int, reservation: Reservation, standing: Standing) -> None:
-        """The line of the log that a charge gets."""
-        _, of = names_in(reservation.ask.label)
-        _log.log(
-            level,
-            "api_key=%s budget=%s used=%s limit_unit=%s limit_amount=%s exceeded=%s",
-            of or "-",
-            self.name,
-            shown(standing.spent, self.unit),
-            UNITS[self.unit],
-            shown(standing.limit, self.unit),
-            "true" if standing.exceeded else "false",
-        )
-
-
-def _limit(budget: Budget, unit: int) -> BudgetLimit:
-    amount = whole(budget.limit.amount, unit, is_exact=True)
-    if amount is None or not 1 <= amount <= MAX_AMOUNT:
-        text = "more than 0, a whole number of tokens or USD with at most nine decimals"
-        raise ConfigError("limit.amount", text)
-    blocks = budget.on_budget_exceeded == "Block"
-    return BudgetLimit(amount, budget.window.rolling, blocks, unit)
-
-
-def _estimated(estimate: float, unit: int) -> int:
-    amount = whole(estimate, unit)
-    if amount is None:
-        raise ConfigError("estimate", "must be 0 or more")
-    return amount
-
-
-def _value(source: Expression, request: Request, response: Response | None = None) -> object:
-    try:
-        return source.value(request, response)
-    except (CelError, RequestError):
-        return None
-
-
-_Asked = list[tuple[_Counter, Ask]]
+_Asked = list[tuple[Counter, Ask]]
 """Budgets and, one for each, what they are asked."""

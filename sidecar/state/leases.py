@@ -19,8 +19,8 @@ from hashlib import blake2b
 from typing import Final, final
 
 from shm.bucket import Ask, Verdict
-from shm.budget_changes import Ask as BudgetAsk
-from shm.budget_slots import Allowance
+from shm.budget_slots import Ask as BudgetAsk
+from shm.budget_sums import Allowance
 from shm.budgets import BudgetRow, BudgetTable, Refused, Reservation, Standing
 from shm.errors import ShmError
 from shm.leases import BUDGET, LOW, SHORT, Answer, LeaseTable, Message, Spending, Taken
@@ -343,6 +343,22 @@ class Leases:
                 retry_ns = min(retry_ns, max(next_us * 1000, _LEAST_RECHECK_NS))
         ttl_ns = self._settings.ttl_ns - self._settings.ttl_ns // _EARLY
         return Answer(allowance, left, next_us * 1000, others, ttl_ns, retry_ns)
+
+    async def reset(self, key: bytes) -> bool:
+        """Make a bucket full, or forget what was spent of a budget, for all machines.
+
+        False: there is no such lease. Raises: RedisError, for a bucket; ShmError.
+        """
+        slot = self._table.peek(key)
+        if slot is None:
+            return False
+        if slot.kind == BUDGET:
+            # Its next message says so to Redis, also if that is away now.
+            return self._budgets.reset(key, self._clock.time_ns())
+        name = f"{self._settings.prefix}:r:{slot.name.hex()}"
+        await self.link.call(redis_scripts.RESET, name, ())
+        self._table.forgive(key)
+        return True
 
     async def open(self) -> None:
         """Connect, so that the first request need not wait for that. Takes a second at most."""

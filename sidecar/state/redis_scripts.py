@@ -131,6 +131,20 @@ return {allowance, level, math.ceil(since + interval - now), 0}
 """
 )
 
+RESET: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {0} end
+local raw = redis.call('HGETALL', KEYS[1])
+local values, held = {}, 0
+for n = 1, #raw, 2 do values[raw[n]] = tonumber(raw[n + 1]) end
+for field, allowance in pairs(values) do
+  local member = string.match(field, '^a:(.+)$')
+  if member then held = held + math.max(allowance - values['u:' .. member], 0) end
+end
+redis.call('HSET', KEYS[1], 'l', string.format('%.0f', values.c - held))
+return {1}
+"""
+"""A bucket made full: what is granted and not yet taken is part of it."""
+
 BUDGET: Final = (
     _MEMBERS
     + """

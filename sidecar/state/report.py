@@ -16,10 +16,12 @@ from shm.budget_slots import BudgetRow
 from shm.budgets import BudgetTable
 from shm.endpoints import EndpointTable
 from shm.endpoints import Row as EndpointRow
+from shm.leases import BUDGET, LeaseTable, Slot
 from shm.rates import RateTable
 from shm.rates import Row as RateRow
 from shm.sessions import Session, SessionTable
 from shm.table import KEY_BYTES, TableStats
+from sidecar.state.leases import Leases
 from sidecar.state.tables import Tables
 from sidecar.telemetry.clock import Clock
 
@@ -54,8 +56,8 @@ class View(Protocol):
     def items(self) -> Iterator[Item]:
         """Every row, in no order."""
 
-    def reset(self, key: bytes) -> bool:
-        """Undo what is held against a key; False when it is not known."""
+    async def reset(self, key: bytes) -> bool:
+        """Undo what is held against a key; False when it is not known. Raises: RedisError, too."""
 
     def stats(self) -> TableStats:
         """How full it is."""
@@ -90,7 +92,7 @@ class RatesView:
             "idleSeconds": max(now_ns // _SECOND_NS - row.used_seconds, 0),
         }
 
-    def reset(self, key: bytes) -> bool:
+    async def reset(self, key: bytes) -> bool:
         """See View: the bucket is full again."""
         return self._table.reset(key)
 
@@ -138,7 +140,7 @@ class BudgetsView:
             "onExceeded": "Block" if limit.blocks else "Audit",
         }
 
-    def reset(self, key: bytes) -> bool:
+    async def reset(self, key: bytes) -> bool:
         """See View: nothing is spent."""
         return self._table.reset(key, self._clock.time_ns())
 
@@ -175,7 +177,7 @@ class SessionsView:
             "deleted": session.is_deleted,
         }
 
-    def reset(self, key: bytes) -> bool:
+    async def reset(self, key: bytes) -> bool:
         """See View: the session is forgotten."""
         return self._table.reset(key)
 
@@ -213,9 +215,61 @@ class EndpointsView:
             "workers": row.users,
         }
 
-    def reset(self, key: bytes) -> bool:
+    async def reset(self, key: bytes) -> bool:
         """See View: it is as good as a new one, at once in all workers."""
         return self._table.reset(key)
+
+
+class Shared(NamedTuple):
+    """What there is only where Redis is."""
+
+    table: LeaseTable
+    leases: Leases
+
+
+@final
+class LeasesView:
+    """What this gateway has leased of the buckets and budgets that Redis holds."""
+
+    name = "leases"
+
+    def __init__(self, shared: Shared, budgets: BudgetTable, clock: Clock) -> None:
+        self._table = shared.table
+        self._leases = shared.leases
+        self._budgets = budgets
+        self._clock = clock
+        self.stats = shared.table.stats
+
+    def items(self) -> Iterator[Item]:
+        """See View."""
+        labels = {row.key: row.label for row in self._budgets.rows()}
+        for slot in self._table.rows():
+            label = labels.get(slot.key, b"") if slot.kind == BUDGET else slot.label.rstrip(b"\0")
+            yield Item(slot.key, _text(label), partial(self._shown, slot, _text(label)))
+
+    def _shown(self, slot: Slot, label: str) -> Shown:
+        now_ns = self._clock.monotonic_ns()
+        is_budget = slot.kind == BUDGET
+        runs_ns = max(slot.expires - now_ns, 0)
+        return {
+            "key": slot.key.hex(),
+            "label": label,
+            "of": "budget" if is_budget else "bucket",
+            "limit": slot.amount,
+            "granted": slot.allowance,
+            "taken": None if is_budget else slot.used,
+            "usable": None if is_budget else max(slot.left, 0) if runs_ns else 0,
+            "owed": None if is_budget else max(-slot.left, 0),
+            "spentByOthers": slot.used if is_budget else None,
+            "leftInRedis": slot.pool if slot.told else None,
+            "endsInSeconds": runs_ns / _SECOND_NS if runs_ns else None,
+            "answeredSeconds": _since(slot.told, now_ns) if slot.told else None,
+            "idleSeconds": _since(slot.touched, now_ns),
+        }
+
+    async def reset(self, key: bytes) -> bool:
+        """See View: for all gateways the bucket is full again, or nothing of the budget spent."""
+        return await self._leases.reset(key)
 
 
 @final
@@ -226,15 +280,20 @@ class Report:
         self.views: Mapping[str, View] = {view.name: view for view in views}
 
     @classmethod
-    def of(cls, tables: Tables, clock: Clock, amounts: Amounts) -> Self:
-        """Of all that a gateway has."""
-        return cls(
-            (
-                RatesView(tables.rates, clock),
-                BudgetsView(tables.budgets.table, clock, amounts),
-                EndpointsView(tables.endpoints, clock),
-            )
-        )
+    def of(
+        cls, tables: Tables, clock: Clock, amounts: Amounts, leases: Leases | None = None
+    ) -> Self:
+        """Of all that a gateway has. `leases`: of the process that reports; None without Redis."""
+        views: list[View] = [
+            RatesView(tables.rates, clock),
+            BudgetsView(tables.budgets.table, clock, amounts),
+            EndpointsView(tables.endpoints, clock),
+            SessionsView(tables.sessions, clock),
+        ]
+        if leases is not None and tables.leases is not None:
+            shared = Shared(tables.leases, leases)
+            views.append(LeasesView(shared, tables.budgets.table, clock))
+        return cls(views)
 
     def overview(self) -> Mapping[str, object]:
         """`{"tables": [...]}`: how full each is and what befell it. Takes no lock."""

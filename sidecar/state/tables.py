@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from shm.endpoints import EndpointTable
 from shm.errors import ShmError
 from shm.leases import LeaseTable
 from shm.rates import RateTable
+from shm.sessions import SessionTable
 from shm.table import TableStats
 from sidecar.errors import SidecarError
 from sidecar.state.budgets import BUDGET_KEYS, Budgets, open_budgets
@@ -30,6 +32,7 @@ from sidecar.telemetry.clock import Clock
 
 RATE_KEYS: Final = 100_000
 ENDPOINTS: Final = 4096
+SESSIONS: Final = 10_000
 
 
 def kept_instance(path: Path | None) -> str:
@@ -48,6 +51,12 @@ class Tables:
     endpoints: EndpointTable
     budgets: Budgets
     is_kept: bool
+    sessions: SessionTable
+    """MCP sessions."""
+    session_key: bytes = b""
+    """32 bytes, by which session ids are sealed."""
+    is_key_given: bool = False
+    """Whether other gateways, or this one after a restart, know the key too."""
     leases: LeaseTable | None = None
     """What is leased of buckets and budgets that Redis holds; None without Redis."""
     redis: RedisSettings | None = None
@@ -67,8 +76,11 @@ class Tables:
         *,
         workers: int = 1,
         from_living: bool = False,
+        session_key: str = "",
     ) -> Self:
         """As `config.state` says. `instance`: for tables that end with it; `path`: the file's.
+
+        `session_key`: 64 hexadecimal digits; "" makes one that ends with the gateway.
 
         Raises: SegmentInUseError when another gateway keeps tables for this file; ShmError when
         there is no room; ConfigError for a journal that cannot be used.
@@ -95,7 +107,15 @@ class Tables:
             endpoints.close()
             _end(rates, is_kept=is_kept)
             raise
-        made = cls(rates, endpoints, budgets, is_kept)
+        try:
+            sessions = _sessions(config, instance, path, from_living=from_living)
+        except ShmError:
+            budgets.close()
+            endpoints.close()
+            _end(rates, is_kept=is_kept)
+            raise
+        key = bytes.fromhex(session_key) if session_key else secrets.token_bytes(32)
+        made = cls(rates, endpoints, budgets, is_kept, sessions, key, bool(session_key))
         try:
             redis = RedisSettings.of(config)
             if redis is None:
@@ -110,7 +130,7 @@ class Tables:
     @property
     def refusals(self) -> Sequence[str]:
         """Why kept tables of an earlier start could not be used and were made anew."""
-        tables = [self.rates.table, self.budgets.table.table]
+        tables = [self.rates.table, self.budgets.table.table, self.sessions.table]
         if self.leases is not None:
             tables.append(self.leases.table)
         return [table.refusal for table in tables if table.refusal]
@@ -120,25 +140,29 @@ class Tables:
         self.rates.table.segment.verify()
         self.endpoints.verify()
         self.budgets.table.table.segment.verify()
+        self.sessions.table.segment.verify()
         if self.leases is not None:
             self.leases.table.segment.verify()
 
     def stats(self) -> Sequence[TableStats]:
         """Each table as of now. Takes no lock."""
-        found = (self.rates.stats(), self.endpoints.stats(), self.budgets.table.stats())
+        tables = (self.rates, self.endpoints, self.budgets.table, self.sessions)
+        found = tuple(table.stats() for table in tables)
         return found if self.leases is None else (*found, self.leases.stats())
 
     def beat(self) -> None:
         """Renew the sign of life of kept tables; at least once an hour."""
         if self.is_kept:
             self.rates.beat()
+            self.sessions.beat()
         self.budgets.beat()
         if self.leases is not None and _stays(self.budgets):
             self.leases.beat()
 
     def tidy(self, monotonic_ns: int) -> None:
-        """Free some of the buckets that are full again."""
+        """Free some of the buckets that are full again, and some of the sessions that ended."""
         self.rates.tidy(monotonic_ns)
+        self.sessions.tidy(monotonic_ns)
 
     def close(self) -> None:
         """Remove the tables, or leave kept ones to the next start. By the process that opened."""
@@ -149,6 +173,7 @@ class Tables:
             else:
                 self.leases.close()
         self.budgets.close()
+        _end(self.sessions, is_kept=self.is_kept)
         _end(self.rates, is_kept=self.is_kept)
 
 
@@ -167,8 +192,18 @@ def _stays(budgets: Budgets) -> bool:
     return budgets.is_left or budgets.journal is not None
 
 
-def _end(rates: RateTable, *, is_kept: bool) -> None:
+def _sessions(
+    config: Mapping[str, Any], instance: str, path: Path | None, *, from_living: bool
+) -> SessionTable:
+    """Kept like the rates: an id that was deleted stays so over a restart."""
+    keys = int(config.get("sessions") or SESSIONS)
+    if config.get("keep"):
+        return SessionTable.open(kept_instance(path), keys, from_living=from_living)
+    return SessionTable.create(instance, keys)
+
+
+def _end(table: RateTable | SessionTable, *, is_kept: bool) -> None:
     if is_kept:
-        rates.leave()
+        table.leave()
     else:
-        rates.close()
+        table.close()

@@ -133,7 +133,7 @@ class GenAiMetrics:
         if isinstance(each, float):
             cells.each(each)
         cost = llm.get("cost")
-        total = cost.get("total") if isinstance(cost, Mapping) else None
+        total = cost.get("total") if isinstance(cost, dict) else None
         if isinstance(total, float) and total > 0:
             cells.cost.add(total)
         if catalog_status:

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         report.cells = run_cases(stage, chosen, plan, lambda line: print(line, flush=True))
         report.add_request_targets()
         _extras(stage, report, names, quick=options.quick)
-    print(targets_text(report))
+    print(targets_text(report.targets))
     for note in (*report.notes, *report.failures):
         print(note)
     if options.json:

@@ -114,25 +114,30 @@ def _half_peak(cells: Iterable[Cell]) -> float:
 
 
 def _sample(cell: Cell, peer: Peer, plan: Plan, rate: float) -> None:
-    """One repeat; a run whose core others used is made again, and the quietest one counts."""
     if cell.failure:
         return
-    best: Sample | None = None
     try:
         if plan.warm_up_seconds and not cell.samples:
             measure(peer, cell.case, plan.warm_up_seconds, rate)
-        for _ in range(plan.tries):
-            wait_calm(FOREIGN_MAX, _PATIENCE_SECONDS)
-            sample = measure(peer, cell.case, plan.seconds, rate)
-            if best is None or sample.foreign < best.foreign:
-                best = sample
-            if best.foreign <= FOREIGN_MAX:
-                break
+        cell.samples.append(
+            quietest(lambda: measure(peer, cell.case, plan.seconds, rate), plan.tries)
+        )
     except (LoadError, OSError) as error:
         cell.failure = str(error)
-        return
-    assert best is not None
-    cell.samples.append(best)
+
+
+def quietest(run: Callable[[], Sample], tries: int) -> Sample:
+    """A run whose core others used is made again, and the quietest one counts."""
+    best: Sample | None = None
+    for _ in range(tries):
+        wait_calm(FOREIGN_MAX, _PATIENCE_SECONDS)
+        sample = run()
+        if best is None or sample.foreign < best.foreign:
+            best = sample
+        if best.foreign <= FOREIGN_MAX:
+            break
+    assert best is not None, "no tries"
+    return best
 
 
 def _line(cell: Cell) -> str:

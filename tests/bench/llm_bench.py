@@ -1,91 +1,153 @@
-"""What the LLM gateway costs: `python -m tests.bench.llm_bench [--requests N]`.
+"""Measures the LLM gateway beside LiteLLM and nginx: `python -m tests.bench.llm_bench [case …]`.
 
-CPU of one worker for a chat and for a streamed chunk, same format and converted, before the
-simulator of model providers; and the conversion of a request by itself. LiteLLM and nginx are not
-measured here. Numbers are of this machine, and only comparable within a run.
+LiteLLM is installed from PyPI when it is first needed (see llm_litellm.py), and left out, with the
+reason, where that fails.
+
+Exit codes: 0 all ran, 1 a peer failed or was not qualified, 2 wrong usage or a missing program.
+Missed targets are printed and do not change the exit code: a busy computer is not a defect.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
-import time
-from typing import Any
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 import orjson
 
-from sidecar.llm.convert.base import Context
-from sidecar.llm.convert.completions_to_messages import CONVERSION
-from tests.bench.usage import cpu_seconds
-from tests.support.gateway import GatewayProcess, free_ports
-from tests.support.providers import PROVIDERS, simulated
+from tests.bench import llm_cases
+from tests.bench.cases import Plan
+from tests.bench.llm_cases import CASES, MANY, TTFT
+from tests.bench.llm_litellm import AbsentError, program
+from tests.bench.llm_many import STREAMS
+from tests.bench.llm_peers import LITELLM, LlmStage
+from tests.bench.llm_qualify import qualify
+from tests.bench.llm_report import LlmReport, to_json, to_markdown, with_section
+from tests.bench.load import LoadError
+from tests.bench.report import targets_text
+from tests.bench.usage import LOAD_CORE, pinned
+from tests.support.gateway import ROOT
 
-CHUNKS = 200
-PROMPT_BYTES = {"4 KiB": 4096, "100 KiB": 102_400}
-
-
-def body(model: str, size: int, **more: Any) -> bytes:
-    """A chat with a prompt of that size."""
-    said = ("tell me more " * (size // 13 + 1))[:size]
-    return orjson.dumps({"model": model, "messages": [{"role": "user", "content": said}], **more})
-
-
-def per_request_us(
-    gateway: GatewayProcess, port: int, data: bytes, count: int, **fields: str
-) -> float:
-    """CPU of the worker for one request, microseconds, on one connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    headers = {"content-type": "application/json", **fields}
-
-    def run(times: int) -> None:
-        for _ in range(times):
-            connection.request("POST", "/v1/chat/completions", data, headers)
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status != 200:
-                raise SystemExit(f"the gateway answered {answer.status}")
-
-    run(max(count // 10, 5))
-    pids = gateway.worker_pids()
-    before = cpu_seconds(pids)
-    run(count)
-    spent = cpu_seconds(pids) - before
-    connection.close()
-    return spent / count * 1e6
+_PAGE: Final = Path("docs") / "benchmarks.md"
+_NAMES: Final = (*(case.name for case in CASES), TTFT, MANY)
+_FILES_A_STREAM: Final = 2
+_SPARE_FILES: Final = 500
 
 
-def conversion_us(count: int) -> float:
-    """completions → messages of a 4 KiB chat."""
-    given = orjson.loads(body("gpt-4o-mini", 4096))
-    started = time.process_time()
-    for _ in range(count):
-        CONVERSION.request(given, Context("claude", "claude", False, 0, str))
-    return (time.process_time() - started) / count * 1e6
+def main(argv: Sequence[str]) -> int:
+    """Run what was asked for; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.write and options.case:
+        parser.error("--write replaces the whole section, so it takes no cases")
+    missing = [name for name in ("nginx", "wrk") if shutil.which(name) is None]
+    if missing or len(os.sched_getaffinity(0)) < 2:
+        print(f"needs two cores, nginx and wrk; missing: {missing}", file=sys.stderr)
+        return 2
+    report = LlmReport(_plan(options))
+    names = options.case or list(_NAMES)
+    why_absent = "left out" if options.no_litellm else _install()
+    with pinned(LOAD_CORE), LlmStage(with_litellm=not why_absent) as stage:
+        if why_absent:
+            _leave_out(stage, report, LITELLM, why_absent)
+        _qualified(stage, report)
+        chosen = [case for case in CASES if case.name in names]
+        report.cells = llm_cases.run_cases(stage, chosen, report.plan, _tell)
+        _extras(stage, report, names)
+    report.failures += [
+        f"{one.case.name} {one.peer}: {one.failure}" for one in report.cells if one.failure
+    ]
+    print(targets_text(report.targets))
+    for note in (*report.notes, *report.failures):
+        print(note)
+    _save(report, options)
+    return 1 if report.failures else 0
 
 
-def main() -> None:
-    """Print one line a measurement."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--requests", type=int, default=2000)
-    count = parser.parse_args().requests
-    print(f"conversion completions to messages, 4 KiB: {conversion_us(count):.0f} us")
-    (port,) = free_ports(1)
-    with simulated(port) as (gateway, _):
-        for name in ("openai", "anthropic"):
-            own = "same format" if PROVIDERS[name][0] == "openAI" else "converted"
-            for label, size in PROMPT_BYTES.items():
-                spent = per_request_us(gateway, port, body(name, size), count)
-                print(f"chat {own}, {label}: {spent:.0f} us CPU a request")
-            whole = per_request_us(gateway, port, body(name, 20), count)
-            streamed = per_request_us(
-                gateway,
-                port,
-                body(name, 20, stream=True),
-                max(count // 20, 10),
-                **{"x-simulate": f"words-{CHUNKS}"},
-            )
-            print(f"stream {own}: {(streamed - whole) / CHUNKS:.1f} us CPU a chunk")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.llm_bench", description=__doc__)
+    parser.add_argument("case", nargs="*", help=f"some of: {', '.join(_NAMES)}", metavar="case")
+    parser.add_argument("--quick", action="store_true", help="one repeat of two seconds")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tries", type=int, default=3, help="runs to find the core undisturbed")
+    parser.add_argument("--no-litellm", action="store_true", help="leave LiteLLM out")
+    parser.add_argument("--json", metavar="FILE", help="every sample")
+    parser.add_argument("--write", action="store_true", help=f"write its section of {_PAGE}")
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    plan = Plan(options.seconds, 1.0, options.repeats, options.tries)
+    return replace(plan, seconds=2.0, repeats=1, tries=1) if options.quick else plan
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def _install() -> str:
+    """Why there is no LiteLLM; "" when there is."""
+    try:
+        program()
+    except AbsentError as error:
+        return str(error)
+    return ""
+
+
+def _leave_out(stage: LlmStage, report: LlmReport, name: str, why: str) -> None:
+    stage.peers = [peer for peer in stage.peers if peer.name != name]
+    report.absent[name] = why
+    report.notes.append(f"{name}: {why}")
+
+
+def _qualified(stage: LlmStage, report: LlmReport) -> None:
+    """A peer that does not do what is to be measured is not measured."""
+    for peer in list(stage.peers):
+        why = peer.why_absent or qualify(stage, peer)
+        if why:
+            _leave_out(stage, report, peer.name, why)
+            report.failures.append(f"{peer.name}: {why}")
+
+
+def _extras(stage: LlmStage, report: LlmReport, names: Sequence[str]) -> None:
+    if "convert" in names:
+        alone = llm_cases.conversion_us(2000)
+        report.notes.append(f"the conversion of that chat by itself: {alone:.0f} µs")
+    try:
+        if TTFT in names:
+            report.ttft = llm_cases.first_tokens(stage, report.plan.repeats)
+        if MANY in names:
+            report.many = llm_cases.hold_many(stage, _streams(report))
+    except (LoadError, OSError) as error:
+        report.failures.append(str(error) or type(error).__name__)
+
+
+def _streams(report: LlmReport) -> int:
+    """As many as descriptors allow: a proxy needs two for each."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(STREAMS, (most - _SPARE_FILES) // _FILES_A_STREAM)
+    if count < STREAMS:
+        report.notes.append(f"{count:,} streams at once: there are {most:,} descriptors a process")
+    return count
+
+
+def _save(report: LlmReport, options: argparse.Namespace) -> None:
+    if options.json:
+        text = orjson.dumps(
+            to_json(report), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
+        )
+        Path(options.json).write_bytes(text + b"\n")
+    if options.write:
+        page = ROOT / _PAGE
+        page.write_text(with_section(page.read_text(), to_markdown(report)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,7 @@ import math
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,11 +150,16 @@ def generate(peer: Peer, case: Case, seconds: float, rate: float) -> Seen:
 
 
 def measure(peer: Peer, case: Case, seconds: float, rate: float = 0.0) -> Sample:
-    """One run with its CPU. Raises LoadError when more than one request in a thousand failed."""
+    """One run with its CPU. Raises: LoadError."""
+    return sampled(peer.load_pids, lambda: generate(peer, case, seconds, rate))
+
+
+def sampled(pids: Sequence[int], run: Callable[[], Seen]) -> Sample:
+    """What a run cost these processes. Raises: LoadError, also when 0.1 % of requests failed."""
     core = CoreTimes.now(PROXY_CORE)
-    cpu = cpu_seconds(peer.load_pids)
-    seen = generate(peer, case, seconds, rate)
-    used = cpu_seconds(peer.load_pids) - cpu
+    cpu = cpu_seconds(pids)
+    seen = run()
+    used = cpu_seconds(pids) - cpu
     foreign = foreign_share(core, CoreTimes.now(PROXY_CORE), used)
     if seen.errors > _ERRORS_MAX * (seen.requests + seen.errors):
         raise LoadError(f"{seen.errors} of {seen.requests + seen.errors} requests failed")

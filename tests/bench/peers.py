@@ -30,9 +30,9 @@ LARGE = b"x" * 65536
 HUGE_BYTES = 12 * 2**30
 _START_SECONDS = 10.0
 
-_COMMON = """\
+NGINX = """\
 worker_processes 1; daemon off; pid {folder}/{name}.pid; error_log {folder}/{name}.log error;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 16384; }}
 http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 600; sendfile on;
   client_body_temp_path {folder}/{name}_body; proxy_temp_path {folder}/{name}_proxy;
@@ -90,8 +90,9 @@ class Peer:
         return f"{'https' if scheme == 'https' else 'http'}://127.0.0.1:{port}{path}"
 
 
-def _wait_open(process: subprocess.Popen[bytes], url: str) -> None:
-    until = time.monotonic() + _START_SECONDS
+def wait_open(process: subprocess.Popen[bytes], url: str, seconds: float = _START_SECONDS) -> None:
+    """Until something answers there. Raises: OSError when the process ends, or takes too long."""
+    until = time.monotonic() + seconds
     while True:
         try:
             urllib.request.urlopen(url, timeout=5).close()
@@ -158,9 +159,9 @@ class Stage:
 
     def _nginx(self, name: str, text: str, ready: int, **ports: int) -> subprocess.Popen[bytes]:
         path = self.folder / f"{name}.conf"
-        path.write_text((_COMMON + text).format(folder=self.folder, name=name, **ports))
+        path.write_text((NGINX + text).format(folder=self.folder, name=name, **ports))
         process = self._spawn(["nginx", "-p", str(self.folder), "-c", str(path)])
-        _wait_open(process, f"http://127.0.0.1:{ready}/small")
+        wait_open(process, f"http://127.0.0.1:{ready}/small")
         return process
 
     def _nginx_peer(self) -> Peer:
@@ -174,7 +175,7 @@ class Stage:
 
     def _event_server(self) -> None:
         process = self._spawn([sys.executable, "-m", "tests.bench.events", str(self.events)])
-        _wait_open(process, f"http://127.0.0.1:{self.events}/")
+        wait_open(process, f"http://127.0.0.1:{self.events}/")
 
     def gateway(self, door: str) -> Peer:
         """One gateway of one worker behind this front door, if there is such a one."""

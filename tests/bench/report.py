@@ -86,12 +86,12 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def targets_text(report: Report) -> str:
+def targets_text(targets: Iterable[Target]) -> str:
     """One line a target."""
     return "\n".join(
         f"{'met   ' if one.is_met else 'MISSED'}  {one.title:<52}{one.value:10.2f} {one.unit:<4}"
         f" {'>=' if one.is_floor else '<='} {one.bound:g}"
-        for one in report.targets
+        for one in targets
     )
 
 
@@ -122,7 +122,7 @@ def to_markdown(report: Report) -> str:
         "One worker, one route, metrics and trace ids on, access log off",
         "(`config.logging.level: info,request=warn`).",
         "",
-        *_table(
+        *table(
             ("target", "measured", "bound", ""),
             (
                 (
@@ -144,8 +144,7 @@ def to_markdown(report: Report) -> str:
 
 def _method(plan: Plan) -> list[str]:
     return [
-        f"Run on {_processor()}, {os.cpu_count()} cores, Linux {_kernel()},",
-        f"CPython {platform.python_version()} ({_build()}). {plan.repeats} repeats of",
+        f"Run on {machine()}. {plan.repeats} repeats of",
         f"{plan.seconds:g} s after {plan.warm_up_seconds:g} s of warm-up; the order of the peers",
         "is turned in every second repeat; medians are shown.",
         "",
@@ -167,6 +166,14 @@ def _method(plan: Plan) -> list[str]:
     ]
 
 
+def machine() -> str:
+    """The computer and the interpreter, on two lines."""
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, Linux {_kernel()},\n"
+        f"CPython {platform.python_version()} ({_build()})"
+    )
+
+
 def _processor() -> str:
     found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     return found[1].strip() if found else platform.machine()
@@ -184,7 +191,8 @@ def _build() -> str:
     return "with profile-guided optimisation" if optimised else "its build flags show no profiling"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return lines
@@ -209,7 +217,7 @@ def _ratios(report: Report) -> list[str]:
                 f"{mark}{one.p99_us / base.p99_us:.1f}",
             )
         )
-    return _table(("case", "peer", "requests/s", "CPU", "p50", "p99"), rows)
+    return table(("case", "peer", "requests/s", "CPU", "p50", "p99"), rows)
 
 
 def _figures(report: Report) -> list[str]:
@@ -230,10 +238,10 @@ def _figures(report: Report) -> list[str]:
                 f"{one.foreign:.0%}",
             )
         )
-    lines = _table(
+    lines = table(
         ("case", "peer", "requests/s", "CPU µs", "p50 µs", "p99 µs", "others on core 0"), rows
     )
-    lines += ["", *_table(("peer", "memory idle (sum of PSS)"), _memory(report))]
+    lines += ["", *table(("peer", "memory idle (sum of PSS)"), _memory(report))]
     return lines
 
 
@@ -252,7 +260,7 @@ def _not_shown() -> list[str]:
         "* The cost of policies: the route has none. JWT, rate limits and CEL are not in here.",
         "* More than one worker, TLS to the upstream, HTTP/2 to the upstream, TLS handshakes",
         "  (connections are kept), upload streams, WebSocket, gRPC.",
-        "* LLM, MCP and A2A translation, which parse bodies.",
+        "* MCP and A2A. Of calls of models there is a section below.",
         "* Long runs: memory is taken minutes after start, not after days.",
         "* Feature parity: nginx without metrics or trace ids does less for a request.",
         "* The floor of the open loop: its clock ticks every millisecond, so a request may leave",

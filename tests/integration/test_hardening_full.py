@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.support.client import fetch
 from tests.support.gateway import ROOT, START_SECONDS, GatewayProcess, free_ports, proxy_config
 from tests.support.octets import TcpUpstream
 from tests.support.processes import descendants, hello, wait_until
-from tests.support.upstream import Answer, Upstream
+from tests.support.upstream import Answer, Seen, Upstream
 
 FULL_DISK = ("sh", "-c", 'exec "$@" >/dev/full 2>/dev/full', "sh")
 MIB = 1024 * 1024
@@ -240,3 +241,27 @@ def test_57_without_a_worker_it_is_not_ready() -> None:
             os.kill(supervisor, signal.SIGCONT)
         wait_until(gateway.is_ready)
         assert fetch(port).status == 200
+
+
+def test_a_worker_with_enough_under_way_refuses_more() -> None:
+    [port] = free_ports(1)
+    came, released = threading.Event(), threading.Event()
+
+    def script(seen: Seen) -> Answer:
+        if seen.target == "/held":
+            came.set()
+            assert released.wait(START_SECONDS)
+        return Answer(200, body=b"ok")
+
+    with Upstream(script) as slow:
+        config = {**proxy_config(port, slow.address), "config": {"maxRequestsInFlight": 1}}
+        with GatewayProcess(config), ThreadPoolExecutor(1) as pool:
+            held = pool.submit(fetch, port, "/held")
+            try:
+                assert came.wait(START_SECONDS)
+                refused = fetch(port)
+                assert (refused.status, refused.get("retry-after")) == (503, "1")
+            finally:
+                released.set()
+            assert held.result(START_SECONDS).status == 200
+            assert fetch(port).status == 200

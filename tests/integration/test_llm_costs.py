@@ -5,7 +5,9 @@ Source: spec/llm.md sections 2.1, 4.5, 4.7 and 5.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -189,3 +191,51 @@ def test_a_policy_may_read_what_is_asked(upstreams: tuple[Upstream, Upstream]) -
             body = orjson.dumps({"model": model, "messages": []})
             statuses.append(fetch(port, "/v1/chat/completions", "POST", body=body).status)
     assert statuses == [200, 429, 200]
+
+
+def test_a_catalogue_file_is_read_again_when_it_changes(
+    upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    """A file at fault changes nothing."""
+    (port,) = free_ports(1)
+    file = tmp_path / "prices.json"
+
+    def rates(amount: str) -> bytes:
+        models = {"gpt-test-0125": {"rates": {"input": amount, "output": amount}}}
+        return orjson.dumps({"providers": {"openai": {"models": models}}})
+
+    def replace_with(text: bytes) -> None:
+        other = tmp_path / "new.json"
+        other.write_bytes(text)
+        other.rename(file)
+
+    def cost() -> float:
+        body = orjson.dumps({"model": "m", "messages": []})
+        headers = {"content-type": "application/json"}
+        before = own.metric(name)
+        assert fetch(port, "/v1/chat/completions", "POST", headers=headers, body=body).status == 200
+        until = time.monotonic() + 20
+        while (after := own.metric(name)) == before:
+            assert time.monotonic() < until
+        return round((after - before) * 1e6, 6)
+
+    file.write_bytes(rates("10"))
+    params = {"baseUrl": f"http://{upstreams[0].address}/v1"}
+    model = {"name": "m", "provider": "openAI", "params": params}
+    name = "agentgateway_gen_ai_client_cost_usd_total"
+    config = {
+        "config": {"modelCatalog": [{"file": str(file)}]},
+        "llm": {"port": port, "models": [model]},
+    }
+    with GatewayProcess(config) as own:
+        assert cost() == 400
+        revision = own.dump()["revision"]
+        replace_with(rates("20"))
+        own.wait_applied(revision + 1)
+        assert cost() == 800
+        replace_with(b"{nonsense")
+        own.wait_line("prices.json")
+        assert cost() == 800
+        replace_with(rates("5"))
+        own.wait_applied(revision + 2)
+        assert cost() == 200

@@ -16,8 +16,8 @@ from tests.support.providers import ENV
 from tests.support.simulator import Models
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy/examples"
-ELSEWHERE = {"llm-virtual-keys"}
-"""Run by test_api_keys.py."""
+ELSEWHERE = {"llm-virtual-keys", "llm-guards-clouds"}
+"""Run by test_api_keys.py and test_llm_cloud_guards.py."""
 EXAMPLES = sorted(path for path in FOLDER.glob("llm-*.yaml") if path.stem not in ELSEWHERE)
 TEXT = "You said: hello"
 (PORT,) = free_ports(1)

@@ -13,28 +13,13 @@ import pytest
 
 from tests.support.client import Got, fetch
 from tests.support.gateway import GatewayProcess, free_ports
-from tests.support.models import COMPLETION, EVENTS, JSON, chunk
+from tests.support.models import JSON
+from tests.support.parrot import last_error, parrot, said, streamed
 from tests.support.upstream import Answer, Seen, Upstream
 
 PORT, LLM = free_ports(2)
 SSN = "123-45-6789"
 LONG = "word " * 300
-
-
-def leaky(seen: Seen) -> Answer:
-    """A model that says its prompt back, streamed by the letter or, from `long` on, at once."""
-    body = orjson.loads(seen.body)
-    text = body["messages"][-1]["content"]
-    if isinstance(text, list):
-        text = text[0]["text"]
-    if body.get("stream"):
-        cut = len(text) if text.startswith("long") else 1
-        texts = [text[at : at + cut] for at in range(0, len(text), cut)]
-        events = [chunk({"content": one}) for one in texts]
-        return Answer(200, EVENTS, [*events, chunk({}, "stop"), b"data: [DONE]\n\n"])
-    message = {"role": "assistant", "content": text.replace("#", "-")}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return Answer(200, JSON, orjson.dumps({**COMPLETION, "choices": [choice]}))
 
 
 def judge(seen: Seen) -> Answer:
@@ -56,7 +41,7 @@ def judge(seen: Seen) -> Answer:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Upstream]:
-    with Upstream(leaky) as made:
+    with Upstream(parrot) as made:
         yield made
 
 
@@ -152,19 +137,6 @@ def ask(route: str, text: str, path: str = "chat/completions", **more: Any) -> G
     return fetch(PORT, target, "POST", headers=fields, body=orjson.dumps(body))
 
 
-def said(got: Got) -> str:
-    return str(orjson.loads(got.body)["choices"][0]["message"]["content"])
-
-
-def streamed(got: Got) -> str:
-    texts = []
-    for line in got.body.split(b"\n\n"):
-        if line.startswith(b"data: {"):
-            choices = orjson.loads(line[6:]).get("choices", ())
-            texts += [choice["delta"].get("content") or "" for choice in choices]
-    return "".join(texts)
-
-
 def test_prompts_are_masked_and_refused(gateway: GatewayProcess, model: Upstream) -> None:
     got = ask("prompt", f"my number is {SSN}, a@b.example")
     assert (got.status, said(got)) == (200, "my number is <SSN>, <EMAIL_ADDRESS>")
@@ -193,9 +165,8 @@ def test_streams_are_masked_wherever_they_are_cut(gateway: GatewayProcess, text:
 def test_a_refused_stream_ends_in_an_error(gateway: GatewayProcess) -> None:
     got = ask("stream", f"{LONG}the secret {LONG}", stream=True)
     assert "secr" not in streamed(got)
-    last = orjson.loads(got.body.strip().rsplit(b"\n\n", 1)[-1].removeprefix(b"data: "))
-    assert last["error"]["type"] == "guardrail_blocked"
-    assert last["error"]["code"] == "guardrail_intervention"
+    error = last_error(got)
+    assert (error["type"], error["code"]) == ("guardrail_blocked", "guardrail_intervention")
     assert b"[DONE]" not in got.body
 
 

@@ -61,7 +61,17 @@ def gateway(server: Server) -> Iterator[GatewayProcess]:
     }
     routes = {"/v1/realtime": "realtime"}
     route = {"policies": {"ai": {"routes": routes}}, "backends": [backend]}
-    config = {"binds": [{"port": PORT, "listeners": [{"routes": [route]}]}]}
+    rules = {"regex": {"rules": [{"builtin": "ssn"}]}}
+    refused = {"regex": {"action": "reject", "rules": [{"pattern": "secret"}]}}
+    guards = {"streaming": "Enabled", "request": [rules, refused], "response": [rules, refused]}
+    guarded = {
+        "matches": [{"path": {"pathPrefix": "/guarded"}}],
+        "policies": {
+            "ai": {"routes": {**routes, "/v1/realtime": "realtime"}, "promptGuard": guards},
+        },
+        "backends": [backend],
+    }
+    config = {"binds": [{"port": PORT, "listeners": [{"routes": [guarded, route]}]}]}
     with GatewayProcess(config) as made:
         yield made
 
@@ -80,6 +90,31 @@ def test_realtime(gateway: GatewayProcess) -> None:
             event = json.dumps({"type": "input_audio_buffer.append", "audio": "A" * size})
             client.send(event)
             assert client.recv(timeout=10) == event
+
+
+def test_a_guarded_session(gateway: GatewayProcess) -> None:
+    url = f"ws://127.0.0.1:{PORT}/guarded/v1/realtime?model=gpt-realtime"
+    # The client offers compression, which nobody could look into.
+    with connect(url) as client:
+        assert json.loads(client.recv(timeout=10))["type"] == "session.created"
+
+        def said(text: str) -> dict[str, Any]:
+            item = {"role": "user", "content": [{"type": "input_text", "text": text}]}
+            client.send(json.dumps({"type": "conversation.item.create", "item": item}))
+            answer: dict[str, Any] = json.loads(client.recv(timeout=10))
+            return answer
+
+        assert said("I am 123-45-6789")["item"]["content"][0]["text"] == "I am <SSN>"
+        assert said("the secret")["error"]["code"] == "guardrail_intervention"
+        assert json.loads(client.recv(timeout=10)) == {"type": "response.cancel"}
+        # What the model says: the server sends the client's events back.
+        done = {"type": "response.output_text.done", "text": "call 123-45-6789"}
+        client.send(json.dumps(done))
+        assert json.loads(client.recv(timeout=10)) == {**done, "text": "call <SSN>"}
+        client.send(json.dumps({**done, "text": "the secret"}))
+        assert json.loads(client.recv(timeout=10))["error"]["type"] == "guardrail_blocked"
+    answer = fetch(PORT, "/guarded/v1/realtime", "POST", body=b"v=0")
+    assert (answer.status, b"needs a WebSocket" in answer.body) == (400, True)
 
 
 def test_credentials_survive_a_new_configuration(tmp_path: Path) -> None:

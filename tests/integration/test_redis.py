@@ -24,6 +24,7 @@ import yaml
 
 from tests.support.client import fetch
 from tests.support.gateway import GatewayProcess, free_ports, run_until_exit
+from tests.support.models import openai
 from tests.support.processes import wait_gone
 from tests.support.programs import needs_program
 from tests.support.redis_server import RedisServer
@@ -168,6 +169,44 @@ def test_one_budget_over_two_gateways() -> None:
             assert time.monotonic() < until, used(gateways)
             time.sleep(0.02)
         assert used(gateways) <= 1000
+
+
+def test_the_budget_of_an_api_key_over_two_gateways(tmp_path: Path) -> None:
+    """Each has a key of its own with the same name; calls of models spend 40 tokens each."""
+    budget = {key: value for key, value in BUDGET.items() if key != "cost"}
+    ports = free_ports(2)
+    with RedisServer() as redis, Upstream(openai) as up, contextlib.ExitStack() as stack:
+        params = {"baseUrl": f"http://{up.address}/v1"}
+        gateways = []
+        for port in ports:
+            keys = [{"key": f"k-{port}", "metadata": {"name": "ada"}, "budgets": [budget]}]
+            state = {"redis": redis.url, "redisWait": "2s", "journal": str(tmp_path / str(port))}
+            llm = {
+                "port": port,
+                "models": [{"name": "m", "provider": "openAI", "params": params}],
+                "policies": {"apiKey": {"keys": keys, "mode": "strict"}},
+            }
+            made = GatewayProcess({"config": {"state": state}, "llm": llm}, workers=2)
+            gateways.append(stack.enter_context(made))
+
+        def ask(port: int, key: str) -> int:
+            headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+            body = b'{"model":"m","messages":[]}'
+            got = fetch(port, "/v1/chat/completions", "POST", headers=headers, body=body)
+            assert got.status != 429 or b"budget_exceeded" in got.body
+            return got.status
+
+        came: Counter[int] = Counter()
+        until = time.monotonic() + WAIT_SECONDS
+        # What lies unused in leases comes back, so that a refusal need not be the last word.
+        while used(gateways) < 1000:
+            came.update(ask(port, f"k-{port}") for port in ports)
+            assert time.monotonic() < until, (came, used(gateways))
+        assert {ask(port, f"k-{port}") for port in ports} == {429}
+        assert ask(ports[0], f"k-{ports[1]}") == 401
+        # The one that crosses the limit passes; asked one by one, there is one at each gateway.
+        assert 25 <= came[200] <= 27
+        assert used(gateways) == 40 * came[200]
 
 
 @pytest.mark.parametrize("way", ["kill", "hold"])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from shm.bucket import Ask, Limit
-from shm.budget_changes import Ask as BudgetAsk
+from shm.budget_slots import Ask as BudgetAsk
 from shm.budget_slots import BudgetLimit
 from shm.errors import TableFullError
 from shm.leases import ENOUGH, LOW, SHORT, Answer, LeaseTable, Message, Spending

@@ -30,6 +30,7 @@ PROVIDERS: dict[str, tuple[Any, str, Json]] = {
     "bedrock": ("bedrock", "anthropic.claude-sonnet-4-5-20250929-v1:0", BEDROCK),
     "azure": ("azure", "gpt-4o-mini", {"azureResourceType": "openAI", **AZURE}),
     "foundry-claude": ("azure", "claude-sonnet-4-5", {"azureResourceType": "foundry", **AZURE}),
+    "copilot": ("copilot", "gpt-4o-mini", KEY),
     "groq": ("groq", "llama-3.3-70b", KEY),
     "custom": ({"custom": {"formats": [{"type": "responses"}]}}, "own-model", KEY),
 }

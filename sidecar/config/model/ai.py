@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sidecar.config.model.base import Choice, Model, NotYet
+from sidecar.config.model.base import Choice, Model
 from sidecar.config.model.callout import CalloutPolicies
 from sidecar.config.model.connection import SimpleReference
 from sidecar.config.model.matching import HeaderMatch
@@ -212,16 +212,25 @@ class Webhook(Model):
     """Default: 503."""
 
 
-class Moderation(Model):
+class CloudGuard(Model):
+    """A guard that a cloud offers."""
+
+    policies: CalloutPolicies | None = None
+    """How it is reached, and with which credential."""
+    host_override: str | None = None
+    """Ours: another place of the service, `host:port` or a URL without a path."""
+    failure_mode: Literal["failClosed", "failOpen"] = "failClosed"
+    """Ours: what a judgement that cannot be had means. Default: 503."""
+
+
+class Moderation(CloudGuard):
     """OpenAI's moderation service."""
 
     model: str | None = None
     """Default omni-moderation-latest."""
-    policies: CalloutPolicies | None = None
-    """How it is reached."""
 
 
-class BedrockGuardrails(Model):
+class BedrockGuardrails(CloudGuard):
     """Amazon Bedrock's guardrails."""
 
     guardrail_identifier: str
@@ -230,11 +239,9 @@ class BedrockGuardrails(Model):
     """Its version."""
     region: str
     """AWS region."""
-    policies: CalloutPolicies | None = None
-    """How it is reached."""
 
 
-class GoogleModelArmor(Model):
+class GoogleModelArmor(CloudGuard):
     """Google Model Armor."""
 
     template_id: str
@@ -243,8 +250,6 @@ class GoogleModelArmor(Model):
     """The project."""
     location: str | None = None
     """Default us-central1."""
-    policies: CalloutPolicies | None = None
-    """How it is reached."""
 
 
 class AnalyzeText(Model):
@@ -267,20 +272,15 @@ class DetectJailbreak(Model):
     """Default 2024-02-15-preview."""
 
 
-class AzureContentSafety(Model):
+class AzureContentSafety(CloudGuard):
     """Azure AI Content Safety."""
 
     endpoint: str
     """The resource's host."""
-    policies: CalloutPolicies | None = None
-    """How it is reached."""
     analyze_text: AnalyzeText | None = None
     """Default: on when `detectJailbreak` is not given."""
     detect_jailbreak: DetectJailbreak | None = None
     """Default: off."""
-
-
-CLOUD_GUARDS = NotYet("guards of cloud services")
 
 
 class ResponseGuard(Choice):
@@ -296,11 +296,11 @@ class ResponseGuard(Choice):
     """Patterns."""
     webhook: Webhook | None = None
     """A service of your own."""
-    bedrock_guardrails: Annotated[BedrockGuardrails | None, CLOUD_GUARDS] = None
+    bedrock_guardrails: BedrockGuardrails | None = None
     """Amazon."""
-    google_model_armor: Annotated[GoogleModelArmor | None, CLOUD_GUARDS] = None
+    google_model_armor: GoogleModelArmor | None = None
     """Google."""
-    azure_content_safety: Annotated[AzureContentSafety | None, CLOUD_GUARDS] = None
+    azure_content_safety: AzureContentSafety | None = None
     """Microsoft."""
 
 
@@ -309,9 +309,7 @@ class RequestGuard(ResponseGuard):
 
     CHOICES: ClassVar[frozenset[str]] = ResponseGuard.CHOICES | {"openai_moderation"}
 
-    openai_moderation: Annotated[
-        Moderation | None, CLOUD_GUARDS, Field(alias="openAIModeration")
-    ] = None
+    openai_moderation: Annotated[Moderation | None, Field(alias="openAIModeration")] = None
     """OpenAI."""
     scope: list[ContentScope] = Field(default=["systemPrompt", "messages"], min_length=1)
     """What is looked at. Default systemPrompt and messages."""

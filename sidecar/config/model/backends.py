@@ -13,7 +13,7 @@ from sidecar.config.model.ai import AIProvider
 from sidecar.config.model.base import OPEN, Choice, Model, NotYet, branch, by_key
 from sidecar.config.model.connection import ServiceReference
 from sidecar.config.model.mcp import McpBackend
-from sidecar.config.model.policies import MCP, BackendPolicies, TcpBackendPolicies
+from sidecar.config.model.policies import BackendPolicies, TcpBackendPolicies
 from sidecar.config.scalars import Expression, Target, Uint
 
 
@@ -111,7 +111,7 @@ class RouteBackend(Choice):
     """`forward`, or a path: the gateway's own admin service."""
     dynamic: DynamicBackend | None = None
     """The destination that the request names."""
-    mcp: Annotated[McpBackend | None, MCP] = None
+    mcp: McpBackend | None = None
     """MCP servers."""
     ai: AIBackend | None = None
     """LLM providers."""
@@ -158,7 +158,7 @@ class NamedBackend(Choice):
     """`host:port`, or `unix:/path`."""
     internal: str | None = None
     """`forward`, or a path: the gateway's own admin service."""
-    mcp: Annotated[McpBackend | None, MCP] = None
+    mcp: McpBackend | None = None
     """MCP servers."""
     ai: AIBackend | None = None
     """LLM providers."""

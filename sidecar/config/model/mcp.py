@@ -9,9 +9,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from sidecar.config.model.base import Choice, Model
+from sidecar.config.model.base import Choice, Model, NotYet
 from sidecar.config.model.callout import Callout, CalloutPolicies
-from sidecar.config.scalars import Expression, FileInlineOrRemote, HeaderOrPseudo, Port
+from sidecar.config.model.mcp_tools import ToolControl, ToolPins
+from sidecar.config.scalars import Duration, Expression, FileInlineOrRemote, HeaderOrPseudo, Port
 
 _NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
@@ -99,6 +100,10 @@ class McpTarget(Choice):
     """An HTTP API."""
     policies: CalloutPolicies | None = None
     """How it is reached."""
+    tools: ToolControl | None = None
+    """Ours: which of its tools are offered, and as what."""
+    pin: Annotated[ToolPins | None, NotYet("pinned tools")] = None
+    """Ours: definitions of its tools that were approved."""
 
 
 class McpBackend(Model):
@@ -114,3 +119,15 @@ class McpBackend(Model):
     """Default failClosed."""
     dns_rebinding_protection: bool = False
     """Whether Host and Origin must be local. Default false."""
+    allowed_origins: list[str] | None = None
+    """Ours: the only values of Origin that are served, such as `https://app.example.com`; requests
+    without one are. Default: any."""
+    mirrored_headers: Literal["strict", "lenient"] | None = None
+    """Ours: whether the headers that repeat a 2026-07-28 message must be there and agree with it
+    (strict, default), or are not looked at."""
+    max_name_length: Annotated[int, Field(ge=0, le=128)] | None = None
+    """Ours: characters of a tool's name with its prefix; longer ones are cut, 0 cuts none.
+    Default 64."""
+    list_cache_ttl: Duration | None = None
+    """Ours: how long lists of servers are kept that cannot say it themselves (before 2026-07-28),
+    for each principal. Default: not at all."""

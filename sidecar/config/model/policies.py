@@ -30,6 +30,7 @@ from sidecar.config.model.external import (
     RemoteRateLimitPolicy,
 )
 from sidecar.config.model.mcp import McpGuardrails
+from sidecar.config.model.mcp_rules import McpRuleSet
 from sidecar.config.model.traffic import (
     Buffer,
     Cors,
@@ -114,7 +115,7 @@ class RoutePolicies(GatewayPolicies):
     """Ours: limits of what is spent."""
     mcp_authentication: Annotated[McpAuthentication | None, MCP] = None
     """OAuth for MCP clients."""
-    mcp_authorization: Annotated[RuleSet | None, MCP] = None
+    mcp_authorization: McpRuleSet | None = None
     """Rules over MCP methods."""
     mcp_guardrails: Annotated[McpGuardrails | None, MCP] = None
     """Guards of MCP messages."""
@@ -173,7 +174,7 @@ class BackendPolicies(Model):
     """A proxy on the way."""
     ext_authz: Annotated[ExtAuthz | None, EXT_AUTHZ] = None
     """Another service's decision; not conditional here."""
-    mcp_authorization: Annotated[RuleSet | None, MCP] = None
+    mcp_authorization: McpRuleSet | None = None
     """Rules over MCP methods."""
     mcp_guardrails: Annotated[McpGuardrails | None, MCP] = None
     """Guards of MCP messages."""

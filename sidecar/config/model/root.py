@@ -15,7 +15,7 @@ from sidecar.config.model.discovery import Service, Workload
 from sidecar.config.model.frontend import FrontendPolicies
 from sidecar.config.model.listeners import Bind, Gateway
 from sidecar.config.model.llm import LlmConfig
-from sidecar.config.model.policies import MCP, TargetedPolicy
+from sidecar.config.model.policies import TargetedPolicy
 from sidecar.config.model.routes import AttachedRoute, AttachedTcpRoute, RouteGroup
 from sidecar.config.model.simple import McpConfig, UiConfig
 from sidecar.config.model.static import StaticConfig
@@ -48,7 +48,7 @@ class Config(Model):
     """TCP routes attached to gateways."""
     llm: LlmConfig | None = None
     """The simplified LLM gateway."""
-    mcp: Annotated[McpConfig | None, MCP] = None
+    mcp: McpConfig | None = None
     """The simplified MCP gateway."""
     ui: Annotated[UiConfig | None, NotYet("UI on a gateway")] = None
     """The UI on gateways."""

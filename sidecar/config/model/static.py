@@ -5,6 +5,7 @@ Source: spec config section 8.1. Environment variables win over them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
@@ -161,10 +162,17 @@ class StandardAttributes(Model):
     """Of which group."""
 
 
+def _is_session_key(value: object) -> object:
+    # Without the value, which is a secret.
+    if isinstance(value, str) and not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise ValueError("expected 64 hexadecimal digits")
+    return value
+
+
 class SessionConfig(Model):
     """MCP session ids."""
 
-    key: Secret
+    key: Annotated[Secret, AfterValidator(_is_session_key)]
     """64 hexadecimal digits."""
 
 
@@ -297,7 +305,7 @@ class StateConfig(Model):
     """Whether it outlives the gateway, for its next start. Default false."""
     budget_keys: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Budgets there is room for, at about 420 bytes each. Default 10,000."""
-    sessions: Annotated[Uint | None, NotYet("MCP gateway")] = None
+    sessions: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """MCP sessions there is room for. Default 10,000."""
     endpoints: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Endpoints of services there is room for, 340 bytes each with 4 workers. Default 4,096."""
@@ -372,9 +380,9 @@ class StaticConfig(Model):
     """Default classic."""
     readiness_addr: str | None = None
     """Default [::]:15021."""
-    session: Annotated[SessionConfig | None, NotYet("MCP gateway")] = None
+    session: SessionConfig | None = None
     """MCP session ids."""
-    mcp: Annotated[McpSettings | None, NotYet("MCP gateway")] = None
+    mcp: McpSettings | None = None
     """MCP of the whole process."""
     sensitive_headers: list[HeaderName] = Field(default_factory=list)
     """Headers whose values are not shown, beside the usual ones."""
@@ -388,6 +396,8 @@ class StaticConfig(Model):
     """Worker processes: a number, or a share of the CPUs such as `50%`. Default: all CPUs."""
     front_door: Literal["auto", "granian", "native"] | None = None
     """Who speaks HTTP/2 without TLS to clients. Default auto, which is native in this release."""
+    max_requests_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Requests and streams that a worker has under way; more get 503 (ours). Default 1,000."""
     tracing: TracingConfig | None = None
     """Deprecated."""
     logging: LoggingConfig | None = None

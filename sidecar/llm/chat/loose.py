@@ -77,9 +77,8 @@ def pick(body: Json, names: tuple[tuple[str, str], ...]) -> Json:
     """The set scalars of `body`: `[(its key, the key to give it)]`, the first of a key wins."""
     out: Json = {}
     for source, target in names:
-        value = body.get(source)
-        if isinstance(value, int | float | str) and target not in out:
-            out[target] = value
+        if source in body and target not in out and isinstance(body[source], int | float | str):
+            out[target] = body[source]
     return out
 
 

@@ -13,6 +13,7 @@ from sidecar.http.eventstream import EventStreamDecoder
 from sidecar.http.sse import MAX_EVENT_BYTES, SseDecoder, SseEvent
 from sidecar.llm.chat.base import UsageReader, WireFormat
 from sidecar.llm.chat.framing import Framing, frame_event
+from sidecar.llm.chat.produced import Produced
 from sidecar.llm.shape import parse_object
 from sidecar.llm.usage import Usage
 
@@ -48,6 +49,7 @@ class StreamTap:
         "_reader",
         "_sse",
         "is_broken",
+        "produced",
     )
 
     def __init__(
@@ -68,6 +70,8 @@ class StreamTap:
         self._sse = SseDecoder(limit_bytes) if framing == "sse" else None
         self._frames = EventStreamDecoder(limit_bytes)
         self.is_broken = False
+        self.produced = Produced()
+        """How much text has come, for a stream that is left before its usage."""
 
     @property
     def usage(self) -> Usage:
@@ -85,8 +89,8 @@ class StreamTap:
                 self._read_frames(data)
             else:
                 for event in self._sse.feed(data):
-                    # Fast path: after the first text only events with usage are decoded.
-                    if self._has_text and self._mark is not None:
+                    # Fast path: after the first texts only events with usage are decoded.
+                    if self._mark is not None and self.produced.is_framed:
                         self._skim(event)
                     else:
                         self._read_event(event.event, event.data)
@@ -106,21 +110,30 @@ class StreamTap:
 
     def _flush(self) -> None:
         if self._last is not None:
-            self._read_event(b"", self._last)
+            self._read_event(b"", self._last, is_counted=True)
             self._last = None
 
     def _skim(self, event: SseEvent) -> None:
-        if self._mark is None or not self._mark.search(event.data):
-            return
-        if self._is_cumulative:
-            self._last = event.data
-        else:
+        is_marked = self._mark is not None and self._mark.search(event.data) is not None
+        if is_marked and not self._is_cumulative:
             self._read_event(event.event, event.data)
+            return
+        if is_marked:
+            self._last = event.data
+        # Responses repeat each text in `….done`.
+        if not event.event.endswith(b".done"):
+            self.produced.pass_by(len(event.data))
 
-    def _read_event(self, name: bytes, data: bytes) -> None:
+    def _read_event(self, name: bytes, data: bytes, *, is_counted: bool = False) -> None:
         value = parse_object(data)
         if value is not None and self._reader.feed(name.decode(errors="replace"), value):
+            if is_counted:
+                return
             self._has_text = True
+            if self.produced.is_framed:
+                self.produced.add(value)
+            else:
+                self.produced.learn(value, len(data))
 
     def _read_frames(self, data: bytes) -> None:
         for frame in self._frames.feed(data):
@@ -130,3 +143,4 @@ class StreamTap:
                 continue  # a payload that is not JSON has no usage
             if self._reader.feed(event.name, event.data):
                 self._has_text = True
+                self.produced.add(event.data)

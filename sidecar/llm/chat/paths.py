@@ -72,6 +72,9 @@ def model_of(path: str) -> str | None:
 
     None when it names none, or one that is not safe to be put into another path again.
     """
+    # Fast path: most requests name their model in the body.
+    if ":" not in path and "/model/" not in path:
+        return None
     found = _MODEL.search(path)
     if found is None:
         return None

@@ -14,11 +14,13 @@ from sidecar.errors import RequestError
 from sidecar.llm.convert.base import Context, Json
 from sidecar.llm.convert.bedrock_media import Documents
 from sidecar.llm.convert.bedrock_tools import ToolNames
+from sidecar.llm.convert.claude_models import is_adaptive_only
 from sidecar.llm.convert.prompt_caching import MAX_POINTS, add_cache_points, cache_point
-from sidecar.llm.convert.thinking import MIN_BUDGET
+from sidecar.llm.convert.thinking import MIN_BUDGET, effort_of
 from sidecar.llm.shape import (
     parse_object,
     to_list,
+    to_object,
     to_optional_count,
     to_text,
 )
@@ -42,6 +44,7 @@ class ConverseRequest:
         "_extra",
         "_has_tool_blocks",
         "_inference",
+        "_is_adaptive",
         "_merges",
         "_messages",
         "_points",
@@ -66,6 +69,7 @@ class ConverseRequest:
         self._points = 0
         self._wish: tuple[int, bool] | None = None
         """Thinking asked for by effort: the budget, and whether the client set a limit."""
+        self._is_adaptive = is_adaptive_only(context.model)
         self.names = ToolNames(context)
         self.documents = Documents(context)
 
@@ -195,11 +199,14 @@ class ConverseRequest:
         """Claude thinks with a budget only at its own temperature and only if tools are free."""
         is_forced = self._choice is not None and "auto" not in self._choice
         if self._wish is not None:
-            if is_forced or _is_unthought_round(self._messages):
+            is_unthought = not self._is_adaptive and _is_unthought_round(self._messages)
+            if is_forced or is_unthought:
                 self._context.drop("reasoning effort in a tool round")
             else:
                 self._grant(*self._wish)
-        if self._extra.get("thinking", {}).get("type") != "enabled":
+        kind = self._extra.get("thinking", {}).get("type")
+        # A client that asked for adaptive thinking itself knows what may stand beside it.
+        if kind != "enabled" and (self._wish is None or kind is None):
             return
         temperature = self._inference.pop("temperature", None)
         if temperature not in (None, 1):
@@ -214,6 +221,13 @@ class ConverseRequest:
 
     def _grant(self, budget_tokens: int, has_limit: bool) -> None:
         limit: int = self._inference["maxTokens"]
+        if self._is_adaptive:
+            if not has_limit:
+                self._inference["maxTokens"] = budget_tokens + limit
+            self.think_as({"type": "adaptive"})
+            config = to_object(self._extra.get("output_config"), "output_config")
+            self._extra["output_config"] = {**config, "effort": effort_of(budget_tokens)}
+            return
         if has_limit:
             budget_tokens = min(budget_tokens, limit - 1)
         elif budget_tokens >= limit:

@@ -17,7 +17,7 @@ from sidecar.llm.convert import responses_request as source
 from sidecar.llm.convert.base import Context, Conversion, Json
 from sidecar.llm.convert.completions_to_messages import DEFAULT_MAX_TOKENS, system_of, text_block
 from sidecar.llm.convert.responses_from_messages import ResponseStream, response_of
-from sidecar.llm.convert.thinking import budget_of, settle_thinking, thinking_of
+from sidecar.llm.convert.thinking import budget_of, think
 from sidecar.llm.shape import joined_text, to_objects, to_optional_count, to_text
 
 MAX_CACHE_MARKS: Final = 4
@@ -65,10 +65,7 @@ class _Request:
         effort = source.effort(self._body)
         maximum = to_optional_count(self._body.get("max_output_tokens"), "max_output_tokens")
         out["max_tokens"] = maximum or DEFAULT_MAX_TOKENS + (budget_of(effort) or 0)
-        thinking = thinking_of(effort, out["max_tokens"])
-        if thinking is not None:
-            out["thinking"] = thinking
-            settle_thinking(out, self._context)
+        think(out, effort, self._context)
 
     # --- input ---
 
@@ -205,7 +202,8 @@ class _Request:
         schema = {"type": "object", "additionalProperties": True}
         if wanted["type"] == "json_schema":
             schema = wanted.get("schema") or schema
-        out["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        config = out.setdefault("output_config", {})
+        config["format"] = {"type": "json_schema", "schema": schema}
 
 
 def _arguments(text: str) -> Json:

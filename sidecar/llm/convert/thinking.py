@@ -1,6 +1,6 @@
 """Between OpenAI's reasoning effort and Anthropic's thinking budget.
 
-Source: spec llm section 2.2; Anthropic API reference (extended thinking).
+Source: spec llm section 2.2; Anthropic API reference (extended and adaptive thinking, effort).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.llm.convert.base import Context, Json
+from sidecar.llm.convert.claude_models import is_adaptive_only
 from sidecar.llm.shape import to_object
 
 BUDGETS: Final = {
@@ -18,6 +19,8 @@ BUDGETS: Final = {
     "xhigh": 8192,
     "max": 16384,
 }
+_ADAPTIVE: Final = {"minimal": "low"}
+"""Efforts that models which think adaptively do not know; they know all others."""
 MIN_BUDGET: Final = 1024
 """The least that Anthropic accepts."""
 _MIN_TOP_P: Final = 0.95
@@ -46,6 +49,24 @@ def thinking_of(effort: object, max_tokens: int) -> Json | None:
     return {"type": "enabled", "budget_tokens": budget} if budget >= MIN_BUDGET else None
 
 
+def think(out: Json, effort: object, context: Context) -> None:
+    """Edit a messages request: think with an effort, as its model can, where nothing in the request
+    stands against it."""
+    if is_adaptive_only(context.model):
+        if budget_of(effort) is None:
+            return
+        # Without it these models would tell nothing of their thinking.
+        out["thinking"] = {"type": "adaptive", "display": "summarized"}
+        settle_thinking(out, context)
+        if "thinking" in out:
+            out.setdefault("output_config", {})["effort"] = _ADAPTIVE.get(str(effort), effort)
+        return
+    thinking = thinking_of(effort, out["max_tokens"])
+    if thinking is not None:
+        out["thinking"] = thinking
+        settle_thinking(out, context)
+
+
 def settle_thinking(out: Json, context: Context) -> None:
     """Edit a messages request: leave out what Anthropic refuses beside thinking.
 
@@ -55,7 +76,10 @@ def settle_thinking(out: Json, context: Context) -> None:
     if "thinking" not in out:
         return
     choice = to_object(out.get("tool_choice"), "tool_choice")
-    if _is_unthought_round(out["messages"]) or choice.get("type") in ("any", "tool"):
+    is_adaptive = out["thinking"]["type"] == "adaptive"
+    # Whoever decides itself whether to think may have called its tools without.
+    is_unthought = not is_adaptive and _is_unthought_round(out["messages"])
+    if is_unthought or choice.get("type") in ("any", "tool"):
         context.drop("reasoning effort in a tool round")
         del out["thinking"]
         return

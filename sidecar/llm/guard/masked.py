@@ -20,6 +20,68 @@ class _Segment:
     length: int
     text: str
     is_edited: bool
+    is_joined: bool = False
+    """It belongs to the one before it, of whose original it is a part."""
+
+    def split(self, at: int) -> tuple[_Segment, _Segment]:
+        """The two sides of a position in `text`."""
+        if self.is_edited:
+            # Nobody knows which characters of the original an edited text's piece stood for.
+            left = _Segment(self.length, self.text[:at], True, self.is_joined)
+            return left, _Segment(0, self.text[at:], True, is_joined=True)
+        left = _Segment(at, self.text[:at], is_edited=False)
+        return left, _Segment(self.length - at, self.text[at:], is_edited=False)
+
+
+@final
+class _Edit:
+    """One pass over the segments of a text, from its start to its end."""
+
+    __slots__ = ("_at", "_current", "_rest", "made")
+
+    def __init__(self, segments: list[_Segment]) -> None:
+        self.made: list[_Segment] = []
+        self._rest = iter(segments)
+        self._current = next(self._rest, None)
+        self._at = 0
+
+    def replace(self, start: int, end: int, replacement: str) -> None:
+        """The next span."""
+        while self._current is not None and self._at + len(self._current.text) <= start:
+            self._emit(self._taken())
+        if self._current is not None and self._at < start:
+            self._emit(self._taken(start))
+        is_joined = self._current is not None and self._current.is_joined
+        length = 0
+        while self._current is not None and self._at < end:
+            length += self._taken(end).length
+        self._emit(_Segment(length, replacement, True, is_joined))
+
+    def finish(self) -> list[_Segment]:
+        """All segments, with those behind the last span."""
+        while self._current is not None:
+            self._emit(self._taken())
+        return self.made
+
+    def _taken(self, end: int | None = None) -> _Segment:
+        """The segment under the cursor, up to `end`."""
+        taken = self._current
+        assert taken is not None
+        following: _Segment | None
+        if end is not None and self._at + len(taken.text) > end:
+            taken, following = taken.split(end - self._at)
+        else:
+            following = next(self._rest, None)
+        self._at += len(taken.text)
+        self._current = following
+        return taken
+
+    def _emit(self, segment: _Segment) -> None:
+        if not segment.is_joined:
+            self.made.append(segment)
+            return
+        self.made[-1].text += segment.text
+        self.made[-1].length += segment.length
 
 
 @final
@@ -34,12 +96,18 @@ class Masked:
         """What the next guard sees."""
 
     def edit(self, spans: Iterable[Span]) -> None:
-        """Replace spans of `text`. One that cuts into an earlier replacement takes that over."""
+        """Replace spans of `text`. One that cuts into an earlier replacement takes that over.
+
+        Its time is linear: a text may have tens of thousands of spans.
+        """
         given = list(spans)
-        for start, end, replacement in reversed(given):
-            self._replace(start, end, replacement)
-        if given:
-            self.text = "".join(segment.text for segment in self._segments)
+        if not given:
+            return
+        edit = _Edit(self._segments)
+        for start, end, replacement in given:
+            edit.replace(start, end, replacement)
+        self._segments = edit.finish()
+        self.text = "".join(segment.text for segment in self._segments)
 
     def spans(self) -> list[Span]:
         """All replacements, in positions of the original."""
@@ -50,37 +118,6 @@ class Masked:
                 found.append((at, at + segment.length, segment.text))
             at += segment.length
         return found
-
-    def _replace(self, start: int, end: int, replacement: str) -> None:
-        kept: list[_Segment] = []
-        tail: list[_Segment] = []
-        length = 0
-        head_text = tail_text = ""
-        at = 0
-        for segment in self._segments:
-            low, high = at, at + len(segment.text)
-            at = high
-            if high <= start:
-                kept.append(segment)
-                continue
-            if low >= end:
-                tail.append(segment)
-                continue
-            before = segment.text[: max(start - low, 0)]
-            after = segment.text[min(end - low, len(segment.text)) :]
-            if segment.is_edited:
-                # Nobody knows which octets of the original an edited text's piece stood for.
-                head_text += before
-                tail_text = after
-                length += segment.length
-                continue
-            if before:
-                kept.append(_Segment(len(before), before, is_edited=False))
-            if after:
-                tail.append(_Segment(len(after), after, is_edited=False))
-            length += segment.length - len(before) - len(after)
-        middle = _Segment(length, head_text + replacement + tail_text, is_edited=True)
-        self._segments = [*kept, middle, *tail]
 
 
 def changed(before: str, after: str) -> list[Span]:

@@ -1,15 +1,15 @@
 """What regex guards find: ready recognisers, and patterns of the operator's own.
 
 Source: spec/llm.md section 4.2; ISO/IEC 7812-1 annex B (Luhn); RE2's syntax. RE2 takes time that is
-linear in the text, whatever the pattern; what Python does on top of it looks at each digit a fixed
-number of times.
+linear in the text, whatever the pattern. Check digits are Python's, and only of what RE2 found to
+have enough digits in a row; that a text may consist of such rows is why finders come in steps.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Final, final
 
 import re2
@@ -17,12 +17,14 @@ import re2
 from sidecar.errors import ConfigError
 from sidecar.llm.guard.masked import Span
 
-Finder = Callable[[str], list[tuple[int, int]]]
-"""Start and end of each match in a text, in order."""
+Place = tuple[int, int]
+"""Start and end of a match."""
+Finder = Callable[[str], Iterator[Place | None]]
+"""The matches in a text, in order; None where about a millisecond of work was done."""
 
 MASK: Final = "<masked>"
 _DIGITS: Final = re.compile(r"[0-9]+")
-_SEPARATORS: Final = " -."
+_STEP: Final = 512
 _CARD_GROUPS: Final = 5
 _CARD: Final = re.compile(r"(?:4|5[0-5]|6|3|1|2[2-7])")
 """Visa, Mastercard, Discover and UnionPay, American Express and JCB, the old Diners."""
@@ -50,89 +52,99 @@ _PHONES: Final = "|".join(
 )
 
 
-def _is_luhn(digits: str) -> bool:
-    total = 0
-    for index, digit in enumerate(reversed(digits)):
-        value = ord(digit) - 48
-        if index % 2:
-            value = value * 2 - 9 if value > 4 else value * 2
-        total += value
-    return total % 10 == 0
-
-
-def _groups(text: str) -> list[tuple[int, int]]:
-    return [found.span() for found in _DIGITS.finditer(text)]
-
-
-def _is_joined(text: str, left: tuple[int, int], right: tuple[int, int]) -> bool:
-    """Whether one separator, and nothing else, stands between two groups of digits."""
-    return right[0] == left[1] + 1 and text[left[1]] in _SEPARATORS
-
-
-def _cards(text: str) -> list[tuple[int, int]]:
-    """Numbers of payment cards, in one piece or in groups, by their Luhn digit."""
-    groups = _groups(text)
-    found: list[tuple[int, int]] = []
-    index = 0
-    while index < len(groups):
-        end = _card_end(text, groups, index)
-        if end is not None:
-            found.append((groups[index][0], groups[end][1]))
-            index = end
-        index += 1
-    return found
-
-
-def _card_end(text: str, groups: list[tuple[int, int]], index: int) -> int | None:
-    """The last group of a card that begins with this one."""
-    digits = ""
-    if groups[index][1] - groups[index][0] < 4:
-        return None
-    longest = None
-    for at in range(index, min(index + _CARD_GROUPS, len(groups))):
-        start, end = groups[at]
-        if len(digits) + end - start > _CARD_DIGITS.stop - 1:
-            break
-        if at > index and not _is_joined(text, groups[at - 1], groups[at]):
-            break
-        digits += text[start:end]
-        if len(digits) in _CARD_DIGITS and _CARD.match(digits) and _is_luhn(digits):
-            longest = at
-    return longest
-
-
-def _sins(text: str) -> list[tuple[int, int]]:
-    """Canadian insurance numbers: nine digits, or three times three, by their Luhn digit."""
-    groups = _groups(text)
-    found: list[tuple[int, int]] = []
-    for index, (start, end) in enumerate(groups):
-        last = index
-        if end - start == 3 and index + 2 < len(groups):
-            last = index + 2
-        parts = groups[index : last + 1]
-        sizes = [high - low for low, high in parts]
-        joined = all(_is_joined(text, *pair) for pair in pairwise(parts))
-        if sizes not in ([9], [3, 3, 3]) or not joined:
-            continue
-        digits = "".join(text[low:high] for low, high in parts)
-        if digits.strip("0") and _is_luhn(digits) and (not found or found[-1][1] <= start):
-            found.append((start, groups[last][1]))
-    return found
-
-
-def _finder(pattern: str) -> Finder:
+def _compiled(pattern: str) -> Any:
     """Raises: ConfigError without a path for what is no RE2 pattern."""
     options = re2.Options()
     options.log_errors = False
     try:
-        compiled = re2.compile(pattern, options=options)
+        return re2.compile(pattern, options=options)
     except re2.error as problem:
         raise ConfigError("", f"not a regular expression (RE2): {_reason(problem)}") from problem
 
-    def find(text: str) -> list[tuple[int, int]]:
-        # What matches nothing would put a mask between any two characters.
-        spans = (found.span() for found in compiled.finditer(text))
-        return [(start, end) for start, end in spans if end > start]
+
+_DOUBLED: Final = bytes.maketrans(b"0123456789", b"0246813579")
+_ROW: Final = r"[0-9](?:[ .\-]?[0-9]){%d,}"
+"""Digits in groups, between which one separator stands."""
+_CARD_ROWS: Final = _compiled(_ROW % (_CARD_DIGITS.start - 1))
+_SIN_ROWS: Final = _compiled(_ROW % 8)
+
+
+def _is_luhn(digits: str) -> bool:
+    backwards = digits[::-1].encode()
+    # The octet of a digit is 48 more than its value.
+    total = sum(backwards[::2]) + sum(backwards[1::2].translate(_DOUBLED))
+    return (total - 48 * len(digits)) % 10 == 0
+
+
+def _groups(
+    text: str, rows: Any, ahead: int, take: Callable[[str, list[Place]], int]
+) -> Iterator[Place | None]:
+    """What begins with a group: `take` sees it and those behind it, `ahead` in all, and says how
+    many of them belong together, 0 for none."""
+    steps = 0
+    for row in rows.finditer(text):
+        coming = _DIGITS.finditer(text, *row.span())
+        seen: deque[Place] = deque()
+        while True:
+            while len(seen) < ahead and (found := next(coming, None)) is not None:
+                seen.append(found.span())
+            if not seen:
+                break
+            taken = take(text, list(seen))
+            if taken:
+                yield seen[0][0], seen[taken - 1][1]
+            for _ in range(taken or 1):
+                seen.popleft()
+            steps += 1
+            if steps % _STEP == 0:
+                yield None
+
+
+def _cards(text: str) -> Iterator[Place | None]:
+    """Numbers of payment cards, in one piece or in groups, by their Luhn digit."""
+    return _groups(text, _CARD_ROWS, _CARD_GROUPS, _card_groups)
+
+
+def _card_groups(text: str, groups: list[Place]) -> int:
+    if groups[0][1] - groups[0][0] < 4 or not _CARD.match(text, groups[0][0]):
+        return 0
+    digits = ""
+    longest = 0
+    for count, (start, end) in enumerate(groups, 1):
+        if len(digits) + end - start > _CARD_DIGITS.stop - 1:
+            break
+        digits += text[start:end]
+        if len(digits) in _CARD_DIGITS and _is_luhn(digits):
+            longest = count
+    return longest
+
+
+def _sins(text: str) -> Iterator[Place | None]:
+    """Canadian insurance numbers: nine digits, or three times three, by their Luhn digit."""
+    return _groups(text, _SIN_ROWS, 3, _sin_groups)
+
+
+def _sin_groups(text: str, groups: list[Place]) -> int:
+    sizes = [end - start for start, end in groups]
+    count = 1 if sizes[0] == 9 else 3
+    if sizes[:count] not in ([9], [3, 3, 3]):
+        return 0
+    digits = "".join(text[start:end] for start, end in groups[:count])
+    return count if digits.strip("0") and _is_luhn(digits) else 0
+
+
+def _finder(pattern: str) -> Finder:
+    """Raises: ConfigError without a path for what is no RE2 pattern."""
+    compiled = _compiled(pattern)
+
+    def find(text: str) -> Iterator[Place | None]:
+        for number, found in enumerate(compiled.finditer(text), 1):
+            start, end = found.span()
+            # What matches nothing would put a mask between any two characters.
+            if end > start:
+                yield start, end
+            if number % _STEP == 0:
+                yield None
 
     return find
 
@@ -165,11 +177,23 @@ class Patterns:
 
     def find(self, text: str) -> list[Span]:
         """What to mask. Matches that overlap are one, under the mask of the rule named first."""
-        found = [
-            (start, end, number, mask)
-            for number, (mask, finder) in enumerate(self._rules)
-            for start, end in finder(text)
-        ]
+        steps = self.steps(text)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                found: list[Span] = done.value
+                return found
+
+    def steps(self, text: str) -> Generator[None, None, list[Span]]:
+        """The same for who has others waiting: it stops after each millisecond or so of work."""
+        found: list[tuple[int, int, int, str]] = []
+        for number, (mask, finder) in enumerate(self._rules):
+            for place in finder(text):
+                if place is None:
+                    yield
+                else:
+                    found.append((*place, number, mask))
         return _joined(sorted(found)) if found else []
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import orjson
 
-Phase = Literal["Request", "Response"]
+from sidecar.llm.guard.verdict import GuardError, Phase
+
 Text = tuple[str, str]
 """Role and content."""
 
@@ -27,7 +28,7 @@ class Refused:
     """200 to 599."""
 
 
-class WebhookError(ValueError):
+class WebhookError(GuardError):
     """The answer cannot be understood."""
 
 

@@ -4,26 +4,30 @@ Source: spec/llm.md section 4.2 (windows of 1,024 bytes, 256 of overlap).
 
 A channel is one run of text: a choice's content, its reasoning. Its text is judged when WINDOW new
 bytes are there, together with CONTEXT characters that were released before and all that is held.
+The arguments of a tool call are judged when all of them are there, for they must stay JSON.
 
 1. An event is released when all its text, and all events before it, are released.
 2. The last CONTEXT characters of a channel stay held until more text, or the end, is there: a match
    that begins in them may go on. So a match of up to CONTEXT characters is seen whole.
 3. No release ends inside a match; unless that held for 16 windows, then what is there is masked.
+4. The events of a call are released together: the first has its arguments, the others nothing.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, final
 
 import orjson
 
 from sidecar.http.sse import SseEvent, encode_event
+from sidecar.llm.chat import loose
 from sidecar.llm.chat.base import Json
 from sidecar.llm.guard.masked import Span
-from sidecar.llm.guard.stream_texts import StreamTexts
+from sidecar.llm.guard.stream_texts import Channel as Key
+from sidecar.llm.guard.stream_texts import StreamEnd, StreamText, StreamTexts
 
 WINDOW: Final = 1024
 CONTEXT: Final = 256
@@ -53,10 +57,18 @@ class _Frame:
     """Pieces that are not released."""
     is_edited: bool = False
 
-    def encoded(self) -> bytes:
-        event = self.event
-        data = orjson.dumps(self.data) if self.is_edited else event.data
-        return encode_event(data, event.event, event.id)
+    def encoded(self, encode: Encode) -> bytes:
+        data = orjson.dumps(self.data) if self.is_edited else self.event.data
+        return encode(self.event, data)
+
+
+Encode = Callable[[SseEvent, bytes], bytes]
+"""An event as it is sent, with the data it has now."""
+
+
+def as_sse(event: SseEvent, data: bytes) -> bytes:
+    """As an event of server-sent events."""
+    return encode_event(data, event.event, event.id)
 
 
 @final
@@ -66,6 +78,8 @@ class Channel:
 
     is_whole: bool = False
     """Nothing will follow."""
+    is_call: bool = False
+    """To be settled by `settle_call`."""
     text: str = ""
     """What was released last, for context, and what is held."""
     released: int = 0
@@ -76,7 +90,8 @@ class Channel:
 
     def add(self, holder: Json, key: str, frame: _Frame) -> None:
         """A field of a new event."""
-        text: str = holder[key]
+        value = holder[key]
+        text = value if isinstance(value, str) else orjson.dumps(value).decode()
         if not text:
             return
         start = len(self.text)
@@ -88,7 +103,22 @@ class Channel:
     @property
     def is_due(self) -> bool:
         """Whether it is to be judged before more is read."""
-        return self.new_bytes >= WINDOW or (self.is_whole and bool(self._pieces))
+        if self.is_whole:
+            return bool(self._pieces)
+        return self.new_bytes >= WINDOW and not self.is_call
+
+    def settle_call(self, text: str) -> None:
+        """All arguments were judged; `text`: what they are now."""
+        is_edited = text != self.text
+        for number, piece in enumerate(self._pieces):
+            piece.frame.waits -= 1
+            if is_edited:
+                is_value = isinstance(piece.holder[piece.key], dict)
+                rest = "" if number else text
+                piece.holder[piece.key] = _object(text) if is_value else rest
+                piece.frame.is_edited = True
+        self._pieces.clear()
+        self.text, self.released, self.new_bytes = "", 0, 0
 
     def settle(self, spans: list[Span], *, is_last: bool) -> None:
         """It was judged: mask these spans of `text`, and release what can be."""
@@ -124,6 +154,11 @@ class Channel:
             piece.end -= drop
 
 
+def _object(text: str) -> Json:
+    value = loose.parse(text)
+    return value if isinstance(value, dict) else {"text": text}
+
+
 def _mask(piece: _Piece, text: str, spans: list[Span]) -> None:
     """Write a piece's text; a mask stands in the piece where its span begins."""
     if not spans:
@@ -144,12 +179,13 @@ def _mask(piece: _Piece, text: str, spans: list[Span]) -> None:
 class Window:
     """The held events of one stream."""
 
-    __slots__ = ("_channels", "_frames", "_held", "_texts", "_wholes")
+    __slots__ = ("_channels", "_encode", "_frames", "_held", "_texts", "_wholes")
 
-    def __init__(self, texts: StreamTexts) -> None:
+    def __init__(self, texts: StreamTexts, encode: Encode = as_sse) -> None:
         self._texts = texts
+        self._encode = encode
         self._frames: deque[_Frame] = deque()
-        self._channels: dict[Hashable, Channel] = {}
+        self._channels: dict[Key, Channel] = {}
         self._wholes: list[Channel] = []
         self._held = 0
 
@@ -159,13 +195,25 @@ class Window:
         self._frames.append(frame)
         self._held += len(event.data)
         for text in self._texts(data) if data is not None else ():
-            self._channel(text.channel).add(text.holder, text.key, frame)
+            if isinstance(text, StreamEnd):
+                self._end(text.channel)
+            else:
+                self._channel(text).add(text.holder, text.key, frame)
 
-    def _channel(self, key: Hashable) -> Channel:
+    def _channel(self, text: StreamText) -> Channel:
+        key = text.channel
         if key is None or (key not in self._channels and len(self._channels) >= _MAX_CHANNELS):
-            self._wholes.append(Channel(is_whole=True))
+            self._wholes.append(Channel(is_whole=True, is_call=text.is_call))
             return self._wholes[-1]
-        return self._channels.setdefault(key, Channel())
+        if key not in self._channels:
+            self._channels[key] = Channel(is_call=text.is_call)
+        return self._channels[key]
+
+    def _end(self, begin: Key) -> None:
+        for key in [key for key in self._channels if key[: len(begin)] == begin]:
+            channel = self._channels.pop(key)
+            channel.is_whole = True
+            self._wholes.append(channel)
 
     @property
     def is_full(self) -> bool:
@@ -186,5 +234,5 @@ class Window:
         while self._frames and (is_last or not self._frames[0].waits):
             frame = self._frames.popleft()
             self._held -= len(frame.event.data)
-            out.append(frame.encoded())
+            out.append(frame.encoded(self._encode))
         return b"".join(out)

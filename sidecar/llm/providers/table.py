@@ -86,10 +86,10 @@ def _settings(params: Data) -> dict[str, Any]:
 def _build(kind: str, config: Data, where: Site, tags: Tags | None, place: str) -> Provider:
     preset = PRESETS.get(kind)
     if preset is not None:
-        if where.authority is None:
-            usual = base_url_site(preset.url)
-            prefix = usual.prefix if where.prefix is None else where.prefix
-            where = Site(usual.authority, where.override, prefix)
+        # Another host does not make other paths: what stands before them stays the preset's own.
+        usual = base_url_site(preset.url)
+        prefix = usual.prefix if where.prefix is None else where.prefix
+        where = Site(where.authority or usual.authority, where.override, prefix)
         return Custom(where, preset.formats, name=kind, model=config.get("model"))
     if kind == "copilot":
         return Copilot(where, config.get("model"), tags)

@@ -114,7 +114,7 @@ def test_rates_are_shown() -> None:
             "debt": "carry",
             "idleSeconds": 5,
         }
-        assert view.reset(key)
+        assert asyncio.run(view.reset(key))
         assert list(view.items()) == []
     finally:
         made.close()
@@ -137,7 +137,7 @@ def test_budgets_are_shown() -> None:
         assert (shown["remaining"], shown["onExceeded"]) == ("0.000000925", "Block")
         assert shown["windowStart"] == "2026-09-21T14:00:00+00:00"
         assert shown["windowEnd"] == "2026-09-21T15:00:00+00:00"
-        assert view.reset(key)
+        assert asyncio.run(view.reset(key))
         assert next(iter(view.items())).show()["spent"] == "0"
     finally:
         made.close()
@@ -156,7 +156,7 @@ def test_sessions_are_shown() -> None:
         assert (shown["ageSeconds"], shown["ttlSeconds"]) == (9.0, 60.0)
         assert shown["principal"] == made.key(b"user").hex()
         assert "value" not in shown
-        assert view.reset(key)
+        assert asyncio.run(view.reset(key))
     finally:
         made.close()
 
@@ -180,7 +180,7 @@ def test_endpoints_are_shown(endpoints: EndpointTable) -> None:
         "ejectedForSeconds": 3.0,
         "workers": 1,
     }
-    assert view.reset(one.key)
+    assert asyncio.run(view.reset(one.key))
     assert not one.is_troubled
     assert Report([view]).overview() == {
         "tables": [

@@ -199,3 +199,26 @@ def test_a_shared_file_is_read_once() -> None:
 )
 def test_references_inside_policies(reference: Any, target: Any) -> None:
     assert reference_target(reference) == target
+
+
+@pytest.mark.parametrize(
+    ("override", "policies", "warns"),
+    [
+        ("gateway.test:443", {}, True),
+        ("[::1]:443", {}, True),
+        ("gateway.test:443", {"backendTLS": {}}, False),
+        ("gateway.test:8443", {}, False),
+    ],
+)
+def test_a_host_in_plain_text_at_the_port_of_https_is_worth_a_warning(
+    override: str, policies: dict[str, object], warns: bool
+) -> None:
+    ai = {"name": "a", "provider": {"openAI": {}}, "hostOverride": override, "policies": policies}
+    params = {"hostOverride": override}
+    model = {"name": "m", "provider": "openAI", "params": params, **policies}
+    data = {"llm": {"port": 1, "models": [model]}, "backends": [{"name": "b", "ai": ai}]}
+    problems: list[ConfigError] = []
+    found = normalise(data, problems, read_file=str.encode, env={})
+    assert problems == []
+    places = ["backends[0].ai.hostOverride", "llm.models[0].params.hostOverride"]
+    assert sorted(one.path for one in found.warnings) == (places if warns else [])

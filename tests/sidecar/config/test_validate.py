@@ -215,11 +215,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "bad service, internal and kind": (
-        ROUTE % "{backends: [{service: {name: a, port: 1}}, {internal: x}, {mcp: {}}]}",
+        ROUTE % "{backends: [{service: {name: a, port: 1}}, {internal: x}]}",
         [
             "routes[0].backends[0].service.name: invalid service name `a`",
             "routes[0].backends[1].internal: invalid internal backend `x`",
-            "routes[0].backends[2].mcp: not supported yet (MCP gateway)",
         ],
     ),
     "bad references of policies": (

@@ -9,7 +9,7 @@ import pytest
 from sidecar.errors import UpstreamError
 from sidecar.gateway.backends import Discovery
 from sidecar.gateway.balanced import BalancedUpstream
-from sidecar.gateway.pipeline import version_for
+from sidecar.gateway.matching import version_for
 from sidecar.gateway.plan import Backend
 from sidecar.http.message import Response
 from sidecar.net.dialer import Address

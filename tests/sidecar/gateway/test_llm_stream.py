@@ -12,6 +12,7 @@ from sidecar.http.message import Response
 from sidecar.llm.chat.formats import FORMATS
 from sidecar.llm.chat.framing import EventDecoder
 from sidecar.llm.chat.passthrough import StreamTap
+from sidecar.llm.chat.produced import Produced
 from sidecar.llm.convert import messages_to_completions
 from sidecar.llm.convert.base import Context
 from tests.support.models import COMPLETION_STREAM
@@ -68,6 +69,7 @@ def converted(source: Source, watch: Watch) -> ConvertedStream:
         EventDecoder("sse"),
         COMPLETIONS.reader(),
         messages_to_completions.CONVERSION.stream(context),
+        Produced(),
     )
 
 

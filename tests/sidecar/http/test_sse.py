@@ -105,3 +105,9 @@ def test_encode(event: tuple[bytes, ...], expected: bytes) -> None:
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1))
 def test_what_was_encoded_is_decoded(text: str) -> None:
     assert read([encode_event(text.encode(), b"x")]) == [SseEvent(text.encode(), b"x")]
+
+
+def test_events_without_data_that_a_resumption_needs() -> None:
+    decoder = SseDecoder(keeps_bare=True)
+    events = decoder.feed(b"id: 7\n\nretry: 30\n\nevent: x\n\n: comment\n\ndata: a\n\n")
+    assert events == [SseEvent(b"", id=b"7"), SseEvent(b"", retry_ms=30), SseEvent(b"a")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 import pytest
 from hypothesis import given
@@ -38,6 +38,12 @@ def test_whole(value: object, unit: int, counted: int | None) -> None:
 @given(st.integers(0, MAX_AMOUNT), st.sampled_from([USD, TOKENS]))
 def test_what_is_shown_is_what_was_counted(amount: int, unit: int) -> None:
     assert whole(shown(amount, unit), unit, is_exact=True) == amount
+
+
+@given(st.floats(0, 20_000) | st.integers(0, 10**14).map(lambda half: half / 2e9))
+def test_usd_are_rounded_as_their_text_is(amount: float) -> None:
+    exact = Decimal(str(amount)).scaleb(9).to_integral_value(ROUND_HALF_EVEN)
+    assert whole(amount, USD) == int(exact)
 
 
 @pytest.mark.parametrize(

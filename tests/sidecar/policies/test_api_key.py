@@ -13,7 +13,7 @@ import pytest
 from shm.budgets import BudgetTable
 from sidecar.errors import ConfigError, RequestError
 from sidecar.http.message import Request, Response
-from sidecar.llm.names import ALLOWED, AllowedModels
+from sidecar.llm.names import ALLOWED, AllowedModels, NamePattern
 from sidecar.policies.amounts import names_in
 from sidecar.policies.expressions import Expression
 from sidecar.policies.order import make
@@ -119,6 +119,30 @@ def test_a_key_without_metadata() -> None:
     assert asked.state["apiKey"] == {}
 
 
+@pytest.mark.parametrize("metadata", ["x", 7, 1.5, True, ["a"], None])
+def test_metadata_that_is_no_mapping_has_no_fields(metadata: object) -> None:
+    asked = bearer("Bearer k")
+    policy({"key": "k", "metadata": metadata}).on_request(asked)
+    assert asked.state["apiKey"] == {}
+
+
+def test_two_phases_allow_what_both_allow() -> None:
+    gateway = policy({"key": "k-ada", "allowedModels": ["gpt-*", "claude-1"]})
+    route = policy(
+        {"key": "k-bob", "allowedModels": ["gpt-4", "claude-*"]},
+        location={"header": {"name": "x-api-key"}},
+    )
+    asked = request(headers={"authorization": "Bearer k-ada", "x-api-key": "k-bob"})
+    gateway.on_request(asked)
+    route.on_request(asked)
+    allowed = asked.state[ALLOWED]
+    assert isinstance(allowed, AllowedModels)
+    names = ("gpt-4", "gpt-5", "claude-1", "claude-2", "other")
+    assert [name for name in names if allowed.allows(name)] == ["gpt-4", "claude-1"]
+    shown = [one for name in ("*", *names) for one in allowed.shown(NamePattern.parse(name))]
+    assert sorted(set(shown)) == ["claude-1", "gpt-4"]
+
+
 @pytest.mark.parametrize(
     ("location", "target", "headers"),
     [
@@ -161,7 +185,11 @@ def test_allowed_models_are_noted() -> None:
         ({"keys": [{"keyHash": digest("x")[:-2]}]}, "keys[0].keyHash", "64 hexadecimal"),
         ({"keys": [{"key": "a", "keyHash": digest("b")}]}, "keys[0]", "exactly one of"),
         ({"keys": [{"metadata": {}}]}, "keys[0]", "exactly one of"),
-        ({"keys": [{"key": "a", "metadata": "x"}]}, "keys[0].metadata", "dictionary"),
+        (
+            {"keys": [{"key": "a", "metadata": ["ada"], "budgets": [LIMIT]}]},
+            "keys[0].metadata",
+            "metadata.name",
+        ),
         ({"keys": [{"key": "a", "allowedModels": ["a*b"]}]}, "keys[0].allowedModels", "beginning"),
         ({"keys": [{"key": "a", "budgets": [LIMIT]}]}, "keys[0].metadata", "metadata.name"),
         ({"keys": [], "location": {"cookie": {"name": ""}}}, "location.cookie.name", "name"),
@@ -205,7 +233,7 @@ def spend(made: Any, key: str, tokens: int) -> Response | None:
 def test_a_budget_of_a_key(table: BudgetTable) -> None:
     bob = {"key": "k-bob", "metadata": {"name": "bob"}, "budgets": [LIMIT]}
     made = spender(table, {**ADA, "budgets": [LIMIT]}, bob)
-    assert not made.is_guard
+    assert made.is_guard
     assert spend(made, "k-ada", 11) is None
     refusal = spend(made, "k-ada", 1)
     assert refusal is not None

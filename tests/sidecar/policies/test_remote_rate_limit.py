@@ -15,6 +15,7 @@ from sidecar.errors import ConfigError, RequestError, UpstreamError
 from sidecar.http.message import Request, Response
 from sidecar.policies import ratelimit
 from sidecar.policies._pb import ratelimit_pb2 as pb
+from sidecar.policies.base import Anticipating
 from sidecar.policies.callouts import Callout
 from sidecar.policies.order import REQUEST_ORDER, RESPONSE_ORDER, make
 from tests.support.messages import request, response, services
@@ -371,6 +372,61 @@ async def test_who_passed_a_service_that_failed_is_told_of():
     service = await ask(payload, made, failure)
     end(made, response())
     assert len(service.later) == 1
+
+
+async def anticipate(made: Request) -> list[Response | None]:
+    """As the gateway does for a model that counts prompts."""
+    return [
+        await ending.anticipate(made) for ending in made.endings if isinstance(ending, Anticipating)
+    ]
+
+
+async def test_an_estimate_is_asked_for_and_the_rest_is_told():
+    made = request()
+    service = await ask(limits(by(("t", "'x'"), type="tokens"), by(("r", "'y'"))), made)
+    made.state["llm"] = {"totalTokens": 9}
+    assert await anticipate(made) == [None]
+    assert service.asked[1] == Question("d", (Asked((("t", "x"),), 9),))
+    # Another provider is asked: it was taken already.
+    assert await anticipate(made) == [None]
+    assert len(service.asked) == 2
+    made.state["llm"] = {"totalTokens": 40}
+    end(made, response())
+    assert service.later == [Question("d", (Asked((("t", "x"),), 31),))]
+
+
+async def test_an_estimate_that_was_too_high_stays_counted():
+    made = request()
+    service = await ask(limits(by(("t", "'x'"), type="tokens")), made)
+    made.state["llm"] = {"totalTokens": 9}
+    await anticipate(made)
+    made.state["llm"] = {"totalTokens": 4}
+    end(made, response())
+    assert service.later == []
+
+
+async def test_an_estimate_above_what_is_left_is_refused():
+    made = request()
+    service = await ask(limits(by(("t", "'x'"), type="tokens")), made)
+    made.state["llm"] = {"totalTokens": 9}
+    service.answer = Answer(pb.RateLimitResponse.OVER_LIMIT)
+    with pytest.raises(RequestError) as caught:
+        await anticipate(made)
+    assert caught.value.status == 429
+    made.state["llm"] = {}
+    end(made, None)
+    assert service.later == []
+
+
+async def test_a_service_that_failed_has_taken_no_estimate():
+    made = request()
+    payload = limits(by(("t", "'x'"), type="tokens"), failureMode="failOpen")
+    service = await ask(payload, made)
+    made.state["llm"] = {"totalTokens": 9}
+    service.answer = UpstreamError(503, "UpstreamFailure", "no")
+    assert await anticipate(made) == [None]
+    end(made, response())
+    assert service.later == [Question("d", (Asked((("t", "x"),), 9),))]
 
 
 async def test_a_full_queue_is_logged(caplog):

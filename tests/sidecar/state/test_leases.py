@@ -8,18 +8,20 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from shm.bucket import Ask, Limit
-from shm.budget_changes import Ask as BudgetAsk
+from shm.budget_slots import Ask as BudgetAsk
 from shm.budget_slots import BudgetLimit
 from shm.budgets import BudgetTable, Refused, Reservation
 from shm.leases import LeaseTable
 from sidecar.errors import ConfigError
 from sidecar.state.leases import LeaseError, Leases
-from sidecar.state.redis import RedisSettings
+from sidecar.state.redis import RedisError, RedisSettings
 from sidecar.state.redis_keeper import LeaseKeeper
+from sidecar.state.report import LeasesView, Shared
 from sidecar.telemetry.clock import SystemClock
 from tests.support.programs import needs_program
 from tests.support.redis_server import RedisServer
@@ -275,6 +277,53 @@ def test_a_reset_forgets_what_all_have_spent(redis: RedisServer) -> None:
         two.clock.ahead_ns += 1_000_000_000
         assert await two.spends(400)
         assert await one.spends(400)
+
+    play(settings_of(redis), scene)
+
+
+def test_a_reset_bucket_is_full_for_all(redis: RedisServer) -> None:
+    async def scene(one: Machine, two: Machine) -> None:
+        taken = await one.takes(60) + await two.takes(200) + await one.takes(60)
+        assert taken == LIMIT.capacity
+        one.leases.settle(one.ask(), one.clock.monotonic_ns(), 50)
+        view = LeasesView(Shared(one.table, one.leases), one.budgets, one.clock)
+        (item,) = view.items()
+        assert (item.label, item.show()["owed"]) == ("a", 50)
+        assert await view.reset(item.key)
+        (item,) = view.items()
+        assert item.show()["owed"] == 0
+        two.clock.ahead_ns += 1_000_000_000
+        taken = await one.takes(60) + await two.takes(200) + await one.takes(60)
+        assert taken == LIMIT.capacity
+        assert not await view.reset(bytes(16))
+
+    play(settings_of(redis), scene)
+
+
+def test_leases_are_shown(redis: RedisServer) -> None:
+    async def scene(one: Machine, _: Machine) -> None:
+        assert await one.takes(3) == 3
+        assert await one.spends(10)
+        view = LeasesView(Shared(one.table, one.leases), one.budgets, one.clock)
+        rows: dict[object, Any] = {row["of"]: row for row in (item.show() for item in view.items())}
+        bucket, budget = rows["bucket"], rows["budget"]
+        assert (bucket["label"], bucket["limit"], bucket["taken"]) == ("a", 200, 3)
+        assert bucket["granted"] == bucket["usable"] + 3
+        assert bucket["granted"] + bucket["leftInRedis"] == 200
+        assert (budget["label"], budget["limit"], budget["spentByOthers"]) == ("budget", 1000, 0)
+        for item in view.items():
+            assert await view.reset(item.key)
+        assert [row.spent for row in one.budgets.rows()] == [0]
+
+    play(settings_of(redis), scene)
+
+
+def test_a_bucket_is_not_reset_while_redis_is_away(redis: RedisServer) -> None:
+    async def scene(one: Machine, _: Machine) -> None:
+        assert await one.takes(1) == 1
+        redis.kill()
+        with pytest.raises(RedisError):
+            await one.leases.reset(one.ask().key)
 
     play(settings_of(redis), scene)
 

@@ -34,6 +34,14 @@ def test_spans_always_make_the_text(original: str, data: st.DataObject) -> None:
         assert applied(original, text.spans()) == text.text
 
 
+def test_many_masks_take_linear_time() -> None:
+    # Thirty thousand spans, twice: quadratic work would not end within the test's time.
+    text = Masked("ab" * 30_000)
+    for _ in range(2):
+        text.edit([(at, at + 1, "x") for at in range(0, 60_000, 2)])
+    assert text.text == "xb" * 30_000
+
+
 @given(st.text("ab", max_size=8), st.text("ab", max_size=8))
 def test_changed(before: str, after: str) -> None:
     assert applied(before, changed(before, after)) == after

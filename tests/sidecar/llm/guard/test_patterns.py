@@ -67,6 +67,24 @@ def test_a_pattern_that_is_none() -> None:
     assert caught.value.path == "rules[1].pattern"
 
 
+@pytest.mark.parametrize("builtin", ["creditCard", "caSin"])
+def test_digits_without_end_are_looked_at_in_steps(builtin: str) -> None:
+    text = "4111 " * 20_000 + "4111 1111 1111 1111 046 454 286"
+    patterns = Patterns({"rules": [{"builtin": builtin}]})
+    steps = patterns.steps(text)
+    pauses = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found = done.value
+            break
+        pauses += 1
+    assert pauses > 20
+    assert found == patterns.find(text)
+    assert found
+
+
 @pytest.mark.parametrize(
     "text",
     [

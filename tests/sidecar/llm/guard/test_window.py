@@ -10,6 +10,7 @@ import pytest
 from sidecar.http.sse import SseDecoder, SseEvent
 from sidecar.llm.guard.patterns import Patterns
 from sidecar.llm.guard.stream_texts import STREAM_TEXTS
+from sidecar.llm.guard.subject import CallTexts
 from sidecar.llm.guard.window import CONTEXT, WINDOW, Window
 
 SSN = "123-45-6789"
@@ -112,3 +113,97 @@ def test_responses_repeat_nothing_that_was_masked() -> None:
     assert [one["type"] for one in out] == [one["type"] for one in events]
     assert b"6789" not in orjson.dumps(out)
     assert orjson.dumps(out).count(b"<SSN>") == 5
+
+
+# --- arguments of tool calls --------------------------------------------------------------------
+
+ARGUMENTS = '{"ssn": "123-45-6789", "n": 1}'
+WANTED = {"ssn": "<SSN>", "n": 1}
+
+
+def judged(window: Window, *, is_last: bool) -> bytes:
+    """What goes out once what is due was judged, as the gateway does it."""
+    for channel in window.due(is_last=is_last):
+        if not channel.is_call:
+            channel.settle(RULES.find(channel.text), is_last=is_last)
+            continue
+        call = CallTexts(channel.text)
+        for subject in call.subjects:
+            subject.masked.edit(RULES.find(subject.masked.text))
+        channel.settle_call(call.text())
+    return window.release(is_last=is_last)
+
+
+def run_calls(name: str, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    window = Window(STREAM_TEXTS[name])
+    out = b""
+    for event in events:
+        window.add(SseEvent(orjson.dumps(event)), event)
+        out += judged(window, is_last=False)
+    out += judged(window, is_last=True)
+    made = [orjson.loads(event.data) for event in SseDecoder().feed(out)]
+    assert len(made) == len(events)
+    assert b"6789" not in out
+    return made
+
+
+def tool(text: str, index: int = 0, finish: str | None = None) -> dict[str, Any]:
+    calls = [{"index": index, "function": {"arguments": text}}] if text else []
+    return {"choices": [{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": finish}]}
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 13, 100])
+def test_calls_of_completions(size: int) -> None:
+    pieces = [ARGUMENTS[at : at + size] for at in range(0, len(ARGUMENTS), size)]
+    events = [tool(piece, index) for index in (0, 1) for piece in pieces]
+    made = run_calls("completions", [*events, tool("", finish="tool_calls"), choice("ok")])
+    found = {0: "", 1: ""}
+    for event in made:
+        for call in event["choices"][0]["delta"].get("tool_calls", ()):
+            found[call["index"]] += call["function"]["arguments"]
+    assert [orjson.loads(text) for text in found.values()] == [WANTED, WANTED]
+    # A stream that ends without saying so: what there is is judged.
+    assert run_calls("completions", [tool(piece) for piece in pieces])
+
+
+def test_calls_are_released_where_they_end() -> None:
+    window = Window(STREAM_TEXTS["messages"])
+    delta = {"type": "input_json_delta", "partial_json": ARGUMENTS}
+    for event in (
+        {"type": "content_block_start", "index": 1, "content_block": {"input": {}}},
+        {"type": "content_block_delta", "index": 1, "delta": delta},
+    ):
+        window.add(SseEvent(orjson.dumps(event)), event)
+    assert judged(window, is_last=False).count(b"\n\n") == 1
+    stop = {"type": "content_block_stop", "index": 1}
+    window.add(SseEvent(orjson.dumps(stop)), stop)
+    first, last = SseDecoder().feed(judged(window, is_last=False))
+    assert orjson.loads(orjson.loads(first.data)["delta"]["partial_json"]) == WANTED
+    assert orjson.loads(last.data) == stop
+
+
+def test_calls_of_responses_are_repeated_under_their_masks() -> None:
+    place = {"output_index": 0, "item_id": "i"}
+    name = "response.function_call_arguments"
+    item = {"type": "function_call", "arguments": ARGUMENTS}
+    events: list[dict[str, Any]] = [
+        {"type": f"{name}.delta", "delta": ARGUMENTS[:9], **place},
+        {"type": f"{name}.delta", "delta": ARGUMENTS[9:], **place},
+        {"type": f"{name}.done", "arguments": ARGUMENTS, **place},
+        {"type": "response.output_item.done", "item": dict(item)},
+        {"type": "response.completed", "response": {"output": [dict(item)]}},
+    ]
+    made = run_calls("responses", events)
+    assert orjson.loads(made[0]["delta"] + made[1]["delta"]) == WANTED
+    assert orjson.loads(made[2]["arguments"]) == WANTED
+    assert orjson.loads(made[4]["response"]["output"][0]["arguments"]) == WANTED
+
+
+def test_calls_of_gemini_are_values() -> None:
+    call = {"functionCall": {"name": "f", "args": orjson.loads(ARGUMENTS)}}
+    (made,) = run_calls("generateContent", [{"candidates": [{"content": {"parts": [call]}}]}])
+    assert made["candidates"][0]["content"]["parts"][0]["functionCall"]["args"] == WANTED
+    partial = {"jsonPath": "$.ssn", "stringValue": SSN, "willContinue": False}
+    parts = [{"functionCall": {"partialArgs": [partial]}}]
+    (made,) = run_calls("generateContent", [{"candidates": [{"content": {"parts": parts}}]}])
+    assert partial["stringValue"] == "<SSN>"

@@ -1,0 +1,41 @@
+"""How many calls each provider is busy with: from the call until its answer's last octet.
+
+Source: spec/llm.md section 3.1 (power of two choices by calls under way).
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from sidecar.http.message import Request, Response
+from sidecar.routing.balance import EndpointState
+
+
+@final
+class UnderWay:
+    """The call that one request has under way, of one provider after the other."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self) -> None:
+        self._state: EndpointState | None = None
+
+    def begin(self, state: EndpointState) -> None:
+        """A provider is asked; the one before, if there was one, has nothing to do any more."""
+        self.end()
+        state.begin()
+        # That of the beginning: a reload may put another in its endpoint's place.
+        self._state = state
+
+    def end(self) -> None:
+        """The provider is done, or has failed."""
+        state, self._state = self._state, None
+        if state is not None:
+            state.end()
+
+    def __call__(self, request: Request, response: Response | None) -> None:
+        """See http.message.Ending."""
+        self.end()
+
+
+__all__ = ["UnderWay"]

@@ -1,0 +1,242 @@
+"""`mcp` backends of a snapshot, made ready to serve.
+
+Source: spec/mcp_a2a.md sections 2.1 to 2.8; spec/config.md sections 3.3 and 6.
+
+Each server over HTTP has a backend of its own, so that pools, TLS, credentials, the policies of a
+target, spans and metrics are those of every other backend. Of the levels around it only what acts
+on connections holds for each server; the rest acts once, around all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final, Protocol, final
+
+import orjson
+
+from sidecar.config.model.mcp_tools import ToolControl
+from sidecar.config.scalars import duration_ns
+from sidecar.errors import ConfigError
+from sidecar.gateway.levels import Levels
+from sidecar.gateway.mcp_facts import McpMetrics
+from sidecar.gateway.mcp_send import Sender
+from sidecar.gateway.mcp_serve import Admission, McpServe
+from sidecar.gateway.mcp_worker import McpWorker
+from sidecar.gateway.plan import Backend
+from sidecar.mcp.asking import Asking, Terms
+from sidecar.mcp.calls import Calls
+from sidecar.mcp.fanout import Fanout
+from sidecar.mcp.federation import Federation
+from sidecar.mcp.lanes import Lanes, own_version
+from sidecar.mcp.listing import Listing
+from sidecar.mcp.names import MAX_TOOL_NAME, Names
+from sidecar.mcp.rules import Rules
+from sidecar.mcp.tools import Control
+from sidecar.mcp.upstream.base import Target
+from sidecar.mcp.upstream.process import StdioSpec
+from sidecar.mcp.upstream.sse import SseTarget
+from sidecar.mcp.upstream.stdio import StdioTarget
+from sidecar.mcp.upstream.streamable import StreamableTarget
+from sidecar.policies.base import Services
+from sidecar.policies.merge import merge
+from sidecar.policies.schema import nested
+from sidecar.telemetry.metrics import Histogram
+from sidecar.telemetry.trace import Tracer
+
+Data = Mapping[str, Any]
+_KIND: Final = "mcp"
+_CONNECTION: Final = ("backendTLS", "backendAuth", "backendTunnel", "health", "http", "tcp")
+_NO_ROUTE: Final[Data] = {"namespace": "", "name": "", "rule_name": "", "policies": {}}
+_PASSTHROUGH: Final = "passthrough"
+
+
+class Connect(Protocol):
+    """Makes backends of plain targets (gateway.backends.Backends)."""
+
+    def make(self, reference: Data, policies: Data) -> Backend:
+        """See there."""
+
+    def target_of(self, target: Data) -> tuple[Data, Data]:
+        """See there."""
+
+
+@final
+class McpBackends:
+    """Makes the backends of one compilation."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        levels: Levels,
+        services: Services,
+        worker: McpWorker,
+        metrics: McpMetrics,
+        measured: Histogram,
+        tracer: Tracer | None,
+    ) -> None:
+        self._connect = connect
+        self._levels = levels
+        self._services = services
+        self._worker = worker
+        self._metrics = metrics
+        self._measured = measured
+        self._tracer = tracer
+
+    def routed(self, base: Backend, target: Data, policies: Data) -> Backend:
+        """An `mcp` backend; `policies`: merged of all levels but the servers' own.
+
+        Raises: ConfigError, its path below the backend.
+        """
+        worker, sessions = self._worker, self._worker.sessions
+        assert sessions is not None
+        parts = Parts(target, policies, self._services)
+        made = {
+            entry["name"]: self._server(entry, policies, f"mcp.targets[{index}]")
+            for index, entry in enumerate(target["targets"])
+        }
+        lanes = Lanes(made, sessions, worker.later, parts.trusted)
+        asking = Asking(lanes, parts.calls.names, parts.listing(self._services), parts.terms)
+        fanout = Fanout(asking, parts.calls, parts.rules)
+        key = hashlib.blake2b(base.label.encode(), digest_size=16).digest()
+        federation = Federation(key, asking, sessions, fanout, parts.verbatim)
+        worker.add(federation)
+        serve = McpServe(federation, worker, parts.admission, self._metrics)
+        return replace(base, kind=_KIND, serve=serve)
+
+    def _server(self, entry: Data, outer: Data, place: str) -> Target:
+        name, kind = str(entry["name"]), entry["kind"]
+        if kind == "stdio":
+            spec = stdio_spec(entry["stdio"])
+            key = _state_key(name, entry)
+            return self._worker.own(key, StdioTarget(name, key, spec, self._worker.children))
+        below = {one: outer[one] for one in _CONNECTION if outer.get(one) is not None}
+        try:
+            backend = self._backend(entry, below)
+        except ConfigError as problem:
+            raise nested(f"{place}.policies", problem) from problem
+        sender = Sender(
+            backend, entry["authority"], self._measured, self._tracer, self._services.clock
+        )
+        lingerers = self._worker.lingerers
+        authority = entry["authority"] or backend.default_authority
+        if kind == "mcp":
+            return StreamableTarget(name, sender, authority, entry["path"], lingerers)
+        key = _state_key(name, entry)
+        base = f"{backend.scheme}://{authority}{entry['path']}"
+        made = SseTarget(name, key, sender, base, self._worker.connections, lingerers)
+        return self._worker.own(key, made)
+
+    def _backend(self, entry: Data, below: Data) -> Backend:
+        reference = {
+            "name": entry["name"],
+            "weight": 1,
+            "target": entry["reference"],
+            "policies": {},
+        }
+        _, own = self._connect.target_of(entry["reference"])
+        levels = self._levels.backend_phase(None, None, _NO_ROUTE, reference, own)
+        merged = merge([below, *levels, entry["policies"]])
+        return self._connect.make(reference, without_passthrough(merged))
+
+
+def stdio_spec(given: Data) -> StdioSpec:
+    """What to run."""
+    return StdioSpec(
+        (given["cmd"], *(given.get("args") or ())),
+        dict(given.get("env") or {}),
+        bool(given.get("clear_env")),
+    )
+
+
+def _state_key(name: str, entry: Data) -> str:
+    """Tells one state of a target's configuration from another; the same in all workers."""
+    text = orjson.dumps(entry, option=orjson.OPT_SORT_KEYS)
+    return f"{name}:{hashlib.blake2b(text, digest_size=12).hexdigest()}"
+
+
+def without_passthrough(policies: Data) -> Data:
+    """Without the credential that is the client's own: see `Admission.passes_credentials`."""
+    auth = policies.get("backendAuth")
+    if not passes_credentials(auth):
+        return policies
+    if isinstance(auth, Mapping):
+        if len(auth) > 1:
+            raise ConfigError("backendAuth", "passthrough stands alone")
+        if auth[_PASSTHROUGH] and auth[_PASSTHROUGH].get("location") is not None:
+            raise ConfigError("backendAuth.passthrough.location", "not supported yet")
+    return {kind: value for kind, value in policies.items() if kind != "backendAuth"}
+
+
+def passes_credentials(auth: Any) -> bool:
+    """Whether servers get the client's own `Authorization`."""
+    return auth == _PASSTHROUGH or (isinstance(auth, Mapping) and _PASSTHROUGH in auth)
+
+
+@final
+class Parts:
+    """All of an `mcp` backend that needs neither a worker nor a connection.
+
+    Raises: ConfigError, its path below the backend.
+    """
+
+    def __init__(self, target: Data, policies: Data, services: Services) -> None:
+        servers: list[Data] = target["targets"]
+        names = self._names(target, servers)
+        self.controls: dict[str, Control] = {}
+        for index, entry in enumerate(servers):
+            if entry.get("tools") is not None:
+                place = f"mcp.targets[{index}].tools"
+                self.controls[entry["name"]] = Control(_parsed(entry["tools"], place))
+        self.calls = Calls(names, self.controls)
+        given = (policies.get("mcpAuthorization") or {}).get("rules") or ()
+        try:
+            self.rules = Rules(given, services.cel)
+        except ConfigError as problem:
+            raise nested("policies.mcpAuthorization", problem) from problem
+        only = names.targets[0] if len(servers) == 1 and not names.is_several else ""
+        self.verbatim = "" if given or self.controls else only
+        self._target = target
+        common = policies.get("backendAuth")
+        auths = {one["name"]: (one.get("policies") or {}).get("backendAuth") for one in servers}
+        self.trusted = frozenset(
+            name for name, own in auths.items() if passes_credentials(own or common)
+        )
+        """Servers that get the client's own `Authorization`."""
+        origins = target.get("allowedOrigins")
+        self.admission = Admission(
+            is_local_only=bool(target.get("dnsRebindingProtection")),
+            origins=None if origins is None else frozenset(one.lower() for one in origins),
+            is_strict=target.get("mirroredHeaders") != "lenient",
+        )
+        self.terms = Terms(
+            {"name": "agentgateway", "version": own_version()},
+            fails_open=target.get("failureMode") == "failOpen",
+            is_stateful=target.get("statefulMode") != "stateless",
+        )
+
+    @staticmethod
+    def _names(target: Data, servers: list[Data]) -> Names:
+        limit = target.get("maxNameLength")
+        try:
+            return Names(
+                tuple(entry["name"] for entry in servers),
+                target.get("prefixMode") or "conditional",
+                max_tool_name=MAX_TOOL_NAME if limit is None else limit,
+            )
+        except ConfigError as problem:
+            raise nested("mcp", problem) from problem
+
+    def listing(self, services: Services) -> Listing:
+        """Where pages of lists are kept."""
+        ttl = self._target.get("listCacheTtl")
+        ttl_ms = 0 if ttl is None else duration_ns(ttl) // 1_000_000
+        return Listing(self.calls.names, self.controls, {}, ttl_ms, services.clock)
+
+
+def _parsed(given: Data, place: str) -> ToolControl:
+    try:
+        return ToolControl.model_validate(given)
+    except ValueError as problem:
+        raise ConfigError(place, str(problem)) from problem

@@ -1,0 +1,307 @@
+"""Serves the requests of an `mcp` backend: Streamable HTTP of every revision on one endpoint.
+
+Source: spec/mcp_a2a.md sections 1.3, 1.4, 2.4 and 2.6; design section 5.
+
+One request: who may ask → era (mcp.era) → session (mcp.sessions) → the servers (mcp.federation) →
+JSON or events. Any worker serves any of a session's requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, final
+
+import orjson
+
+from shm.errors import ShmError
+from sidecar import jsonrpc
+from sidecar.errors import RequestError, UpstreamError
+from sidecar.gateway.llm_body import read_request
+from sidecar.gateway.mcp_facts import Facts, McpMetrics
+from sidecar.gateway.mcp_http import (
+    BODY_BYTES,
+    check_get,
+    check_origin,
+    check_post,
+    failed,
+    no_session,
+    not_allowed,
+    passed_on,
+    proofs,
+    refusal,
+    refused,
+)
+from sidecar.gateway.mcp_stream import EventBody, answer, document, stream
+from sidecar.http.message import FixedBody, Request, Response
+from sidecar.jsonrpc import INVALID_REQUEST, Id, Json, JsonRpcError
+from sidecar.mcp import era
+from sidecar.mcp.era import BATCHES, Legacy, Modern, era_of, version_of
+from sidecar.mcp.federation import Federation, new_uuid
+from sidecar.mcp.lanes import Caller
+from sidecar.mcp.sessions import HEADER, Live, Sessions, SessionsFullError, principal_of
+from sidecar.mcp.streams import Answering, Merged, Ready
+from sidecar.mcp.upstream.base import Messages, Refused, Scope
+
+if TYPE_CHECKING:
+    from sidecar.gateway.exchange import Exchange
+    from sidecar.gateway.mcp_worker import McpWorker
+    from sidecar.gateway.plan import Attempt, Route
+
+_METHODS: Final = b"GET, POST, DELETE"
+_BATCH_MAX: Final = 64
+_RESUMABLE: Final = frozenset(("2025-03-26", "2025-06-18", "2025-11-25"))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who may ask, and how strictly the form is looked at."""
+
+    is_local_only: bool = False
+    """`dnsRebindingProtection`."""
+    origins: frozenset[str] | None = None
+    """Those of browsers that may ask; None: any."""
+    is_strict: bool = True
+    """Whether mirrored headers must be there and agree."""
+
+
+@final
+class McpServe:
+    """An `mcp` backend. See plan.Serve."""
+
+    __slots__ = ("_admission", "_federation", "_metrics", "_sessions", "_worker")
+
+    def __init__(
+        self,
+        federation: Federation,
+        worker: McpWorker,
+        admission: Admission,
+        metrics: McpMetrics,
+    ) -> None:
+        assert worker.sessions is not None, "McpWorker.serving comes first"
+        self._federation = federation
+        self._worker = worker
+        self._sessions: Sessions = worker.sessions
+        self._admission = admission
+        self._metrics = metrics
+
+    async def serve(
+        self, request: Request, exchange: Exchange, route: Route, attempt: Attempt
+    ) -> Response:
+        """See plan.Serve."""
+        admission = self._admission
+        check_origin(request, admission.origins, is_local_only=admission.is_local_only)
+        clock = exchange.worker.clock.monotonic_ns
+        exchange.upstream_started_ns = clock()
+        try:
+            return await self._served(request, route)
+        except Refused as error:
+            return refused(error)
+        except (SessionsFullError, ShmError) as error:
+            text = "no room for another session" if isinstance(error, SessionsFullError) else ""
+            raise RequestError(
+                503, "Overload", text or "sessions failed", headers=((b"retry-after", b"5"),)
+            ) from error
+        finally:
+            exchange.upstream_ended_ns = clock()
+
+    async def _served(self, request: Request, route: Route) -> Response:
+        method = request.method
+        if method == "POST":
+            return await self._posted(request, route)
+        if method == "GET":
+            return await self._listening(request)
+        if method == "DELETE":
+            return await self._deleted(request)
+        return not_allowed(_METHODS)
+
+    # --- POST -----------------------------------------------------------------------------
+
+    async def _posted(self, request: Request, route: Route) -> Response:
+        check_post(request)
+        raw = await read_request(request, BODY_BYTES)
+        facts = Facts(request)
+        try:
+            document = jsonrpc.parse(raw)
+            if isinstance(document, list):
+                return await self._batch(document, request, route, facts)
+            return await self._message(document, request, route, facts)
+        except JsonRpcError as error:
+            facts.failed(error.code, error)
+            return refusal(error)
+
+    async def _message(
+        self, message: Json, request: Request, route: Route, facts: Facts
+    ) -> Response:
+        kind = jsonrpc.kind_of(message)
+        spoken = era_of(request.headers, message, kind, is_strict=self._admission.is_strict)
+        if kind in ("request", "notification"):
+            facts.asks(message)
+        identity = jsonrpc.id_of(message) if kind == "request" else None
+        try:
+            if message.get("method") == "initialize" and identity is not None:
+                return await self._greeted(message, request, facts)
+            caller = self._caller(request, spoken, facts)
+            if isinstance(caller, Response):
+                return caller
+            if identity is None:
+                await self._federation.tell(message, caller)
+                return Response(202)
+            messages = await self._federation.request(message, caller, facts.goes_to)
+            has_ids = caller.live is not None and caller.version in _RESUMABLE
+            return await answer(messages, identity, facts.seen, has_ids=has_ids)
+        except JsonRpcError as error:
+            error.identity = identity
+            raise
+        except UpstreamError as error:
+            facts.failed(jsonrpc.INTERNAL_ERROR, error)
+            return failed(error, identity)
+        finally:
+            if "methodName" in facts.state:
+                self._metrics.count(route, facts.labels())
+
+    def _caller(self, request: Request, spoken: Legacy | Modern, facts: Facts) -> Caller | Response:
+        """Who asks; or how it is refused that there is no such session."""
+        principal = self._principal(request)
+        headers, own = passed_on(request.headers)
+        owner = self._sessions.owner.worker
+        if isinstance(spoken, Modern):
+            scope = Scope("principal", principal, owner)
+            return Caller(
+                request, headers, principal, "modern", spoken.version, scope, None, own, spoken.meta
+            )
+        if not self._federation.is_stateful:
+            scope = Scope("principal", principal, owner)
+            version = spoken.version or era.ASSUMED
+            return Caller(request, headers, principal, "legacy", version, scope, None, own)
+        live = self._session(request, principal)
+        if isinstance(live, Response):
+            return live
+        facts.state["sessionId"] = live.shown
+        scope = Scope("session", live.key, live.row.owner.worker)
+        version = live.claims.version
+        return Caller(request, headers, principal, "legacy", version, scope, live, own)
+
+    def _session(self, request: Request, principal: bytes) -> Live | Response:
+        given = request.headers.get_all(HEADER)
+        if len(given) != 1:
+            return no_session(400)
+        text = given[0].decode("latin-1")
+        live = self._sessions.open(text, self._federation.key, principal)
+        return no_session(404) if live is None else live
+
+    def _principal(self, request: Request) -> bytes:
+        return principal_of(self._worker.key, proofs(request))
+
+    async def _greeted(self, message: Json, request: Request, facts: Facts) -> Response:
+        principal = self._principal(request)
+        headers, own = passed_on(request.headers)
+        uuid = new_uuid()
+        sessions = self._sessions
+        scope = Scope("session", sessions.key_of(uuid), sessions.owner.worker)
+        caller = Caller(request, headers, principal, "legacy", "", scope, None, own)
+        greeting = await self._federation.greet(message, caller, uuid)
+        response = await answer(greeting.messages, message["id"], facts.seen, has_ids=False)
+        if greeting.live is not None:
+            facts.state["sessionId"] = greeting.live.shown
+            self._worker.opened(self._federation, greeting.live)
+            response.headers.append((HEADER, greeting.live.text.encode()))
+        return response
+
+    # --- batches --------------------------------------------------------------------------
+
+    async def _batch(
+        self, given: list[Any], request: Request, route: Route, facts: Facts
+    ) -> Response:
+        """Several messages, in the one version that has them; answered by one JSON list."""
+        header = version_of(request.headers)
+        caller = self._caller(request, Legacy(header or BATCHES), facts)
+        if isinstance(caller, Response):
+            return caller
+        if caller.version != BATCHES or header not in ("", BATCHES):
+            raise JsonRpcError(INVALID_REQUEST, "Invalid request: batches are not supported")
+        if len(given) > _BATCH_MAX:
+            raise JsonRpcError(INVALID_REQUEST, f"Invalid request: more than {_BATCH_MAX} messages")
+        sources = [
+            source
+            for message in given
+            if (source := await self._of_batch(message, caller, request, route)) is not None
+        ]
+        if not sources:
+            return Response(202)
+        if not all(source.is_json for source in sources):
+            return stream(EventBody(Merged(sources), None, facts.seen, has_ids=False))
+        taken = [await source.next() for source in sources]
+        response = document({})
+        response.body = FixedBody(orjson.dumps([one.message for one in taken if one is not None]))
+        return response
+
+    async def _of_batch(
+        self, message: object, caller: Caller, request: Request, route: Route
+    ) -> Messages | None:
+        """What answers one of several; None for what has no answer."""
+        identity: Id | None = None
+        facts = Facts(request, caller.live.shown if caller.live is not None else "")
+        try:
+            kind = jsonrpc.kind_of(message)
+            assert isinstance(message, dict)
+            if kind in ("request", "notification"):
+                facts.asks(message)
+            if kind != "request":
+                await self._federation.tell(message, caller)
+                return None
+            identity = jsonrpc.id_of(message)
+            if message["method"] == "initialize":
+                raise JsonRpcError(INVALID_REQUEST, "Invalid request: initialize in a batch")
+            messages = await self._federation.request(message, caller, facts.goes_to)
+            return Answering(messages, identity)
+        except JsonRpcError as error:
+            return Ready.of(jsonrpc.error(identity, error.code, str(error), error.data))
+        except UpstreamError as error:
+            return Ready.of(jsonrpc.error(identity, jsonrpc.INTERNAL_ERROR, str(error)))
+        finally:
+            if "methodName" in facts.state:
+                self._metrics.count(route, facts.labels())
+
+    # --- GET and DELETE -------------------------------------------------------------------
+
+    async def _listening(self, request: Request) -> Response:
+        check_get(request)
+        caller = self._session_caller(request)
+        if isinstance(caller, Response):
+            return caller
+        last = request.headers.get(b"last-event-id") or b""
+        try:
+            messages = await self._federation.listen(caller, last)
+        except UpstreamError as error:
+            return failed(error, None)
+        if messages is None:
+            return not_allowed(b"POST, DELETE")
+        return stream(EventBody(messages, None, _unseen, has_ids=True))
+
+    async def _deleted(self, request: Request) -> Response:
+        caller = self._session_caller(request)
+        if isinstance(caller, Response):
+            return caller
+        assert caller.live is not None
+        if not self._sessions.delete(caller.live):
+            return no_session(404)
+        self._worker.closed(caller.live)
+        await self._federation.end(caller)
+        return Response(200)
+
+    def _session_caller(self, request: Request) -> Caller | Response:
+        """Whose stream or session it is; or the refusal."""
+        try:
+            version = version_of(request.headers)
+        except JsonRpcError as error:
+            return refusal(error)
+        if version == era.MODERN or not self._federation.is_stateful:
+            return not_allowed(b"POST")
+        if version and version not in era.LEGACY:
+            return refusal(era.unsupported(version, (era.MODERN, *era.LEGACY)))
+        return self._caller(request, Legacy(version), Facts(request))
+
+
+def _unseen(message: Json) -> None:
+    """A stream that answers nothing: no fact of the request is in it."""

@@ -1,0 +1,152 @@
+"""Messages of servers as a client gets them: one JSON document, or server-sent events.
+
+Source: spec/mcp_a2a.md sections 1.3, 1.4 and 5.2 row 5.
+
+A stream is a body that pulls from the servers. It is never silent for long (a comment every 15 s
+keeps proxies from closing it), and a server that fails in the middle of an answer becomes the
+error that answers the request: the status was sent long ago.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, final
+
+import orjson
+
+from sidecar import jsonrpc
+from sidecar.errors import SidecarError
+from sidecar.http.headers import Headers
+from sidecar.http.message import FixedBody, Response
+from sidecar.http.sse import encode_event
+from sidecar.jsonrpc import INTERNAL_ERROR, Id, Json, JsonRpcError
+from sidecar.mcp.upstream.base import Inbound, Messages, Refused
+
+KEEP_ALIVE_SECONDS: Final = 15.0
+_COMMENT: Final = b": keep-alive\n\n"
+_JSON: Final = (b"content-type", b"application/json")
+_EVENTS: Final = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+Seen = Callable[[Json], None]
+"""Told of each message that goes to the client."""
+
+
+def document(message: Json, status: int = 200) -> Response:
+    """One message as JSON."""
+    reason = "Upstream" if status < 400 else "MCP"
+    return Response(status, Headers((_JSON,)), FixedBody(orjson.dumps(message)), reason=reason)
+
+
+def stream(body: EventBody) -> Response:
+    """Messages as events."""
+    return Response(200, Headers(_EVENTS), body)
+
+
+async def answer(messages: Messages, identity: Id | None, seen: Seen, *, has_ids: bool) -> Response:
+    """As the server answered: JSON for JSON, else events. Raises: UpstreamError.
+
+    `identity`: of the request that is answered; None for a listening stream. `has_ids`: whether
+    the client may resume the stream.
+    """
+    if not messages.is_json:
+        return stream(EventBody(messages, identity, seen, has_ids=has_ids))
+    inbound = await messages.next()
+    messages.close()
+    assert inbound is not None, "JSON is one message"
+    seen(inbound.message)
+    return document(inbound.message)
+
+
+@final
+class EventBody:
+    """See Body."""
+
+    __slots__ = (
+        "_ended",
+        "_has_ids",
+        "_identity",
+        "_keep_seconds",
+        "_messages",
+        "_seen",
+        "_task",
+        "length",
+        "trailers",
+    )
+
+    def __init__(
+        self,
+        messages: Messages,
+        identity: Id | None,
+        seen: Seen,
+        *,
+        has_ids: bool,
+        keep_seconds: float = KEEP_ALIVE_SECONDS,
+    ) -> None:
+        self.length: int | None = None
+        self.trailers: Headers | None = None
+        self._messages = messages
+        self._identity = identity
+        self._seen = seen
+        self._has_ids = has_ids
+        self._keep_seconds = keep_seconds
+        self._task: asyncio.Task[Inbound | None] | None = None
+        self._ended = False
+
+    def read_nowait(self) -> bytes | None:
+        """See Body."""
+        return b"" if self._ended else None
+
+    async def read(self) -> bytes:
+        """See Body. A server's failure is a message, not an exception."""
+        if self._ended:
+            return b""
+        task = self._task
+        if task is None:
+            # Kept over comments: to cancel it could lose what it has read.
+            task = self._task = asyncio.get_running_loop().create_task(self._messages.next())
+        if not task.done():
+            await asyncio.wait((task,), timeout=self._keep_seconds)
+            if not task.done():
+                return _COMMENT
+        self._task = None
+        return self._event(task)
+
+    def _event(self, task: asyncio.Task[Inbound | None]) -> bytes:
+        if task.cancelled():
+            self._ended = True
+            return b""
+        try:
+            inbound = task.result()
+        except (SidecarError, JsonRpcError, Refused) as error:
+            return self._failed(error)
+        if inbound is None:
+            self._ended = True
+            return b""
+        self._seen(inbound.message)
+        identity = inbound.event_id if self._has_ids else b""
+        return encode_event(orjson.dumps(inbound.message), b"message", identity)
+
+    def _failed(self, error: SidecarError | JsonRpcError | Refused) -> bytes:
+        self._ended = True
+        self._messages.close()
+        if self._identity is None:
+            return b""
+        if isinstance(error, JsonRpcError):
+            message = jsonrpc.error(self._identity, error.code, str(error), error.data)
+        else:
+            message = jsonrpc.error(self._identity, INTERNAL_ERROR, str(error))
+        self._seen(message)
+        return encode_event(orjson.dumps(message), b"message")
+
+    def close(self) -> None:
+        """See Body."""
+        self._ended = True
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        self._messages.close()

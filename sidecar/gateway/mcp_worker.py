@@ -1,0 +1,184 @@
+"""What a worker keeps of MCP over all configurations: sessions, processes, its own socket.
+
+Source: design section 5 (`sessions`); spec/mcp_a2a.md sections 2.6 and 5.2 row 19.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, final
+
+from shm.errors import ShmError
+from shm.sessions import Owner
+from sidecar.config.scalars import duration_seconds
+from sidecar.errors import SidecarError
+from sidecar.http.headers import Headers
+from sidecar.http.message import Connection, FixedBody, Request
+from sidecar.mcp.federation import Federation
+from sidecar.mcp.lanes import Caller
+from sidecar.mcp.peers import OwnedTarget, Peers
+from sidecar.mcp.sessions import Live, Sessions
+from sidecar.mcp.token import Sealer
+from sidecar.mcp.upstream.base import Scope, Target
+from sidecar.mcp.upstream.children import ChildLimits, Children
+from sidecar.mcp.upstream.sse_connection import SseConnections
+from sidecar.mcp.upstream.streamable import Lingerers
+from sidecar.state.tables import Tables
+from sidecar.telemetry.clock import Clock
+
+_log = logging.getLogger("sidecar.gateway.mcp_worker")
+SESSION_SECONDS: Final = 1800.0
+_REAP_SECONDS: Final = 30.0
+_REAPED_AT_ONCE: Final = 64
+_OPENED_MAX: Final = 20_000
+_BACKGROUND_MAX: Final = 1024
+
+Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], bool]
+
+
+@final
+class McpWorker:
+    """Made once a worker; costs nothing until there is an `mcp` backend."""
+
+    def __init__(self, tables: Tables, worker: int, directory: str, clock: Clock) -> None:
+        """`directory`: where the workers' sockets are."""
+        self._tables = tables
+        self._clock = clock
+        self._worker = worker
+        self._peers = Peers(directory, worker, self._owned)
+        self._targets: dict[str, Target] = {}
+        """Those whose state lives in one worker, by key."""
+        self._federations: dict[bytes, Federation] = {}
+        self._opened: OrderedDict[bytes, tuple[bytes, Live]] = OrderedDict()
+        """Sessions that began here: `(backend, session)` by the key of their row."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_started = False
+        self.sessions: Sessions | None = None
+        self.key = tables.session_key
+        self.lingerers = Lingerers()
+        self.connections: SseConnections
+        self.children: Children
+
+    # --- configurations -------------------------------------------------------------------
+
+    def begin_round(self) -> None:
+        """A full compilation begins: it tells of all targets and backends anew."""
+        self._federations = {}
+
+    def serving(self, config: Mapping[str, Any]) -> McpWorker:
+        """The same, ready to be used. `config`: of the process, of which the first one counts."""
+        if self.sessions is None:
+            ttl = (config.get("mcp") or {}).get("sessionTtl")
+            seconds = SESSION_SECONDS if ttl is None else duration_seconds(ttl) or SESSION_SECONDS
+            tables = self._tables
+            self.sessions = Sessions(
+                tables.sessions,
+                Sealer(self.key),
+                Owner.of_self(self._worker),
+                seconds,
+                self._clock,
+                is_key_given=tables.is_key_given,
+            )
+            idle = 2 * seconds
+            self.children = Children(ChildLimits(session_idle_seconds=idle))
+            self.connections = SseConnections(idle)
+        return self
+
+    def own(self, key: str, target: Target) -> Target:
+        """A target whose state lives in one worker, as all workers use it."""
+        self._targets[key] = target
+        return OwnedTarget(target, key, self._peers)
+
+    def _owned(self, key: str) -> Target | None:
+        return self._targets.get(key)
+
+    def add(self, federation: Federation) -> None:
+        """The backend of this key as it is from now on."""
+        self._federations[federation.key] = federation
+
+    async def start(self) -> None:
+        """Once there is an `mcp` backend. Raises: ConfigError, OSError."""
+        if self._is_started or self.sessions is None:
+            return
+        self._is_started = True
+        await self._peers.start()
+        self.later(self._reap)
+
+    # --- sessions -------------------------------------------------------------------------
+
+    def opened(self, federation: Federation, live: Live) -> None:
+        """A session began here: its end is seen to here, too."""
+        self._opened[live.key] = (federation.key, live)
+        if len(self._opened) > _OPENED_MAX:
+            self._opened.popitem(last=False)
+
+    def closed(self, live: Live) -> None:
+        """It was ended by its client."""
+        self._opened.pop(live.key, None)
+
+    async def _reap(self) -> None:
+        """Tell servers of sessions that ended because nobody used them."""
+        while True:
+            await asyncio.sleep(_REAP_SECONDS)
+            try:
+                await self.reap()
+            except ShmError as error:
+                _log.warning("sessions could not be looked at: %s", error)
+
+    async def reap(self) -> None:
+        """One round. Raises: ShmError."""
+        sessions = self.sessions
+        assert sessions is not None
+        for count, (key, (backend, live)) in enumerate(tuple(self._opened.items())):
+            if count % _REAPED_AT_ONCE == _REAPED_AT_ONCE - 1:
+                await asyncio.sleep(0)
+            if sessions.is_live(key):
+                continue
+            self._opened.pop(key, None)
+            federation = self._federations.get(backend)
+            if federation is not None:
+                await federation.end(self._caller(live))
+
+    def _caller(self, live: Live) -> Caller:
+        """In the name of a client that has gone."""
+        connection = Connection("", 0, "", 0)
+        nobody = Request("", "", "", "/", "", Headers(), FixedBody(), connection, 0)
+        scope = Scope("session", live.key, live.row.owner.worker)
+        principal, version = live.claims.principal, live.claims.version
+        return Caller(nobody, Headers(), principal, "legacy", version, scope, live)
+
+    # --- background -----------------------------------------------------------------------
+
+    def later(self, make: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """See mcp.lanes.Later."""
+        if len(self._tasks) >= _BACKGROUND_MAX:
+            return False
+        task = asyncio.get_running_loop().create_task(_quietly(make))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def close(self) -> None:
+        """The worker ends: nothing of a server stays behind."""
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self.sessions is None:
+            return
+        if self._is_started:
+            await self._peers.close()
+        await self.connections.close()
+        await self.children.close()
+        await self.lingerers.close()
+
+
+async def _quietly(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        await make()
+    except SidecarError as error:
+        _log.debug("what nobody waited for failed: %s", error)

@@ -1,0 +1,196 @@
+"""One endpoint over the servers of a backend: greets, routes, asks one or all, ends.
+
+Source: spec/mcp_a2a.md sections 1.3, 1.4, 2.2 to 2.7.
+
+Behind one server without rules or changes of tools, messages pass as they are. Else names are
+rewritten, calls judged, lists filtered and merged (mcp.fanout), and what servers send rewritten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, final
+
+from sidecar.errors import SidecarError
+from sidecar.jsonrpc import INVALID_PARAMS, Json, JsonRpcError
+from sidecar.mcp import era
+from sidecar.mcp.asking import Asking
+from sidecar.mcp.capabilities import bits_of
+from sidecar.mcp.fanout import About, Fanout
+from sidecar.mcp.greeting import Greeter
+from sidecar.mcp.lanes import Caller, Lanes, Opened
+from sidecar.mcp.listening import Listener
+from sidecar.mcp.sessions import Live, Sessions
+from sidecar.mcp.streams import Ready
+from sidecar.mcp.token import Upstream
+from sidecar.mcp.upstream.base import Inbound, Messages, Refused
+
+_END_SECONDS: Final = 10.0
+
+
+def new_uuid() -> bytes:
+    """Of a session to be."""
+    return os.urandom(16)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """The answer to `initialize`."""
+
+    messages: Messages
+    live: Live | None
+    """The session that began; None for an error, and without sessions."""
+
+
+@final
+class Federation:
+    """The servers of one backend, for all its clients in this worker."""
+
+    __slots__ = (
+        "_fanout",
+        "_greeter",
+        "_listener",
+        "_sessions",
+        "is_stateful",
+        "key",
+        "lanes",
+        "verbatim",
+    )
+
+    def __init__(
+        self, key: bytes, asking: Asking, sessions: Sessions, fanout: Fanout, verbatim: str
+    ) -> None:
+        """`key`: what tells the backend from others in session ids. `verbatim`: the only server,
+        when messages pass as they are; else ""."""
+        self.key = key
+        self.lanes: Lanes = asking.lanes
+        self.is_stateful = asking.terms.is_stateful
+        self.verbatim = verbatim
+        self._sessions = sessions
+        self._fanout = fanout
+        self._greeter = Greeter(asking)
+        self._listener = Listener(asking)
+
+    # --- requests -------------------------------------------------------------------------
+
+    async def request(self, message: Json, caller: Caller, about: About) -> Messages:
+        """Serve a request of a session, or one that stands for itself.
+
+        Raises: JsonRpcError, UpstreamError, Refused.
+        """
+        method: str = message["method"]
+        if caller.era == "legacy" and method not in era.LEGACY_METHODS:
+            raise era.unknown_method(method, 200)
+        only = self.verbatim
+        # Fast path: nothing to be looked at.
+        if only:
+            about(only)
+            return (await self.lanes.request(only, message, caller)).messages
+        if method == "server/discover":
+            return await self._greeter.discover(message, caller)
+        if method == "subscriptions/listen":
+            return await self._listener.subscribed(message, caller)
+        return await self._fanout.request(message, caller, about)
+
+    async def tell(self, message: Json, caller: Caller) -> None:
+        """Pass on a notification, or the client's answer to a server's request.
+
+        Raises: JsonRpcError, UpstreamError, Refused.
+        """
+        if caller.era == "legacy" and caller.live is None:
+            # Without sessions a server that it could mean something to has ended its own.
+            return
+        if self.verbatim:
+            await self.lanes.send(self.verbatim, message, caller)
+        else:
+            await self._fanout.tell(message, caller)
+
+    async def listen(self, caller: Caller, last_event_id: bytes) -> Messages | None:
+        """What servers say of their own accord; None when none does.
+
+        Raises: UpstreamError, Refused.
+        """
+        if self.verbatim:
+            return await self.lanes.listen(self.verbatim, caller, last_event_id)
+        return await self._listener.listen(caller, last_event_id)
+
+    # --- sessions -------------------------------------------------------------------------
+
+    async def greet(self, message: Json, caller: Caller, uuid: bytes) -> Greeting:
+        """Begin a session at the servers, and with the client.
+
+        Raises: JsonRpcError, UpstreamError, Refused, SessionsFullError, ShmError.
+        """
+        params = message.get("params")
+        if params is None or not isinstance(params.get("protocolVersion"), str):
+            raise JsonRpcError(INVALID_PARAMS, "Invalid params: protocolVersion is missing")
+        only = self.verbatim
+        if only:
+            opened = await self.lanes.open(only, message, caller)
+            found = {only: opened}
+            inbound = (*opened.before, Inbound(opened.answer))
+            messages: Messages = Ready(inbound, is_json=opened.is_json)
+            result = opened.result
+        else:
+            found, answer = await self._greeter.greet(message, caller)
+            messages, result = Ready.of(answer), answer.get("result")
+        if result is None:
+            return Greeting(messages, None)
+        if not self.is_stateful:
+            self._leave(found, caller)
+            return Greeting(messages, None)
+        try:
+            live = self._begun(result, found, params, caller, uuid)
+        except BaseException:
+            self._leave(found, caller)
+            raise
+        return Greeting(messages, live)
+
+    def _begun(
+        self, result: Json, found: dict[str, Opened], params: Json, caller: Caller, uuid: bytes
+    ) -> Live:
+        version = result.get("protocolVersion")
+        if not isinstance(version, str):
+            version = era.negotiated(params["protocolVersion"])
+        upstreams = tuple(_upstream(name, found.get(name)) for name in self.lanes.targets)
+        return self._sessions.begin(
+            uuid, self.key, caller.principal, version, upstreams, dict(params)
+        )
+
+    def _leave(self, found: dict[str, Opened], caller: Caller) -> None:
+        """End what was begun and is not needed."""
+        for name, opened in found.items():
+            held = opened.held
+            self.lanes.later(partial(self.lanes.end, name, caller, held))
+
+    async def end(self, caller: Caller) -> None:
+        """The session is over: tell all servers. Never raises for what they answer."""
+        live = caller.live
+        assert live is not None
+        ends = [self._end(name, caller) for name in self.lanes.targets if _is_open(live, name)]
+        await asyncio.gather(*ends)
+
+    async def _end(self, name: str, caller: Caller) -> None:
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await self.lanes.end(name, caller)
+        except (SidecarError, Refused, TimeoutError):
+            # It ends by itself when nobody uses it: there is no one left to tell.
+            return
+
+
+def _upstream(name: str, opened: Opened | None) -> Upstream:
+    if opened is None or opened.result is None:
+        return Upstream(name)
+    held = opened.held
+    bits = bits_of(opened.result.get("capabilities"))
+    return Upstream(name, held.upstream_id, held.version, held.pin, bits)
+
+
+def _is_open(live: Live, name: str) -> bool:
+    found = live.upstreams.get(name)
+    return found is not None and bool(found.version)
