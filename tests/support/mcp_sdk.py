@@ -1,6 +1,6 @@
 """A server on the official Python SDK, over any transport. Run as a module: `TRANSPORT [PORT]`.
 
-Tools: echo, progress, log, ask (elicitation), poll (ends its stream before it answers), die.
+Tools: echo, progress, ask (elicitation), poll (ends its stream before it answers), die.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ async def ask(ctx: Context) -> str:
 
 @server.tool()
 async def poll(ctx: Context) -> str:
+    # Behind a message of its own, for a stream that ends before its first event has no id.
+    await ctx.report_progress(0, 1)
     await ctx.close_sse_stream()
     return "polled"
 

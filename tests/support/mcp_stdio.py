@@ -117,6 +117,12 @@ def burst(identity: Any, given: Any) -> None:
     text(identity, "burst over")
 
 
+def hush(identity: Any, given: Any) -> None:
+    text(identity, os.getpid())
+    os.close(1)
+    signal.pause()
+
+
 def env(identity: Any, given: Any) -> None:
     text(identity, {name: os.environ.get(name) for name in given["names"]})
 
@@ -132,6 +138,7 @@ TOOLS: dict[str, Callable[[Any, Any], None]] = {
     "flood_stderr": flood_stderr,
     "garbage": garbage,
     "greetings": lambda identity, given: text(identity, greetings),
+    "hush": hush,
     "log": log,
     "long_line": long_line,
     "meta": lambda identity, given: text(identity, given["_meta"]),

@@ -216,11 +216,9 @@ class Process:
     def _told(self) -> None:
         """A word of the monitor."""
         try:
-            word, _, rest = self._control.recv(512).decode("utf-8", "replace").partition(" ")
+            word, _, rest = self._received().decode("utf-8", "replace").partition(" ")
         except BlockingIOError:
             return
-        except OSError:
-            word, rest = "", ""
         if word == "started":
             self.pid = int(rest)
             if not self._started.done():
@@ -235,12 +233,21 @@ class Process:
         self._stdin.close()
         self._settle()
 
+    def _received(self) -> bytes:
+        """What the monitor said; b"" when it is gone. Raises: BlockingIOError."""
+        for _ in range(2):
+            try:
+                return self._control.recv(512)
+            except ConnectionResetError:
+                # It left a word of ours unread. That is told first, and once; then its last words.
+                continue
+        return b""
+
     def _stdout_ended(self) -> None:
         self._has_stdout = False
         if self._status is None and self._control.fileno() >= 0:
-            # It can say nothing more, so it is of no use, though it may still run.
-            with contextlib.suppress(OSError):
-                self._control.send(b"term")
+            # Mostly it has ended, and the monitor is about to say so. Else it can say nothing more
+            # and is of no use, though it still runs.
             self._loop.call_later(self._limits.grace_seconds, self._kill)
         self._settle()
 

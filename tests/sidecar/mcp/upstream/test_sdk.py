@@ -174,7 +174,7 @@ async def test_a_stream_that_the_server_ends_early_is_taken_up() -> None:
         client = Client(target, "legacy")
         await client.greet()
         for _ in range(3):
-            assert said(await client.call("poll")) == "polled"
+            assert said(await client.call("poll", token="p")) == "polled"
 
 
 async def test_a_forgotten_session_is_a_refusal() -> None:

@@ -377,6 +377,14 @@ async def test_a_server_that_ignores_every_wish_is_killed() -> None:
     assert is_gone(pid)
 
 
+async def test_a_server_that_closes_its_output_is_of_no_use() -> None:
+    async with server() as it:
+        await it.greet()
+        pid = int(await it.call("hush"))
+        await until(lambda: is_gone(pid))
+        await until(lambda: len(it.children) == 0)
+
+
 async def test_what_a_server_started_ends_with_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "sidecar.mcp.stderr")
     async with server("spawn") as it:
