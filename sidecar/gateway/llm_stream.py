@@ -9,11 +9,11 @@ leaves, `close` ends the provider's stream at once.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol, final
 
 from sidecar.errors import SidecarError, UpstreamError
+from sidecar.gateway.llm_idle import IdleWatch
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, Response
 from sidecar.llm.chat.base import UsageReader, WireFormat
@@ -54,6 +54,7 @@ class _Pulled:
         self._source = source
         self._first = first
         self._idle = idle_seconds
+        self._watch = IdleWatch(idle_seconds)
         self._client = client
         self._watcher = watcher
         self._produced = produced
@@ -91,8 +92,7 @@ class _Pulled:
             data = self._take_first()
             try:
                 if not data:
-                    async with asyncio.timeout(self._idle):
-                        data = await self._source.read()
+                    data = await self._watch.wait(self._source.read())
             except TimeoutError:
                 text = f"the provider sent nothing for {self._idle:g} s"
                 return self._failed(UpstreamError(504, "Timeout", text))
@@ -131,6 +131,7 @@ class _Pulled:
         """See Body."""
         self._ended = True
         self._first = b""
+        self._watch.close()
         self._source.close()
 
 

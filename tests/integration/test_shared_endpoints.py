@@ -264,10 +264,10 @@ def test_command_line(idle: GatewayProcess) -> None:
     cut = state(idle, "endpoints", "--limit", "1")
     assert "--limit shows more" in cut.stderr
     assert state(idle, "rates").stdout == "nothing\n"
-    for arguments, said in (
-        (["sessions"], "no such table"),
-        (["endpoints", "--reset", "00" * 16], "no key"),
+    for status, arguments, said in (
+        (2, ["tunnels"], "invalid choice"),
+        (1, ["endpoints", "--reset", "00" * 16], "no key"),
     ):
         refused = state(idle, *arguments)
-        assert (refused.returncode, refused.stdout) == (1, "")
+        assert (refused.returncode, refused.stdout) == (status, "")
         assert said in refused.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import orjson
@@ -52,6 +53,28 @@ def test_split_at_every_byte(name: str, with_content: bool) -> None:
     for cut in range(0, len(data), 7):
         pieces = [data[:cut], data[cut:]]
         assert tap(name, pieces, with_content=with_content).usage.as_dict() == expected
+
+
+@given(
+    st.lists(st.sampled_from(["word", "", "with _tokens", "two\n\nlines"]), max_size=12),
+    st.lists(st.integers(0, 1500), max_size=12),
+    st.sampled_from([b"\n\n", b"\r\n\r\n"]),
+)
+def test_how_a_stream_is_cut_changes_nothing(words: list[str], cuts: list[int], end: bytes) -> None:
+    frames = [
+        b"data: " + orjson.dumps({"choices": [{"delta": {"content": word}}], "usage": None}) + end
+        for word in words
+    ]
+    frames.append(b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":9}}' + end)
+    data = b"".join(frames)
+    places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    pieces = [data[start:stop] for start, stop in pairwise(places)]
+    expected = tap("completions", frames, with_content=False)
+    found = tap("completions", pieces, with_content=False)
+    assert found.usage.as_dict() == expected.usage.as_dict()
+    assert found.usage.output_tokens == 9
+    seen = found.produced
+    assert (seen.events, seen.tokens) == (expected.produced.events, expected.produced.tokens)
 
 
 def test_the_first_text_is_told_once() -> None:
