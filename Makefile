@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS ?= tests
 PYTEST_FLAGS ?=
+# Test files run side by side in so many processes.
+RUNNERS ?= 2
 SOAK_REQUESTS ?= 10000000
 # What the benchmark compares with; nothing in it is younger than two weeks at the time of choice.
 LITELLM := 1.106.2
@@ -44,7 +46,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 unit: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
+	$(BIN)/python -m pytest -n $(RUNNERS) --dist loadfile $(PYTEST_FLAGS) $(TESTS)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench
@@ -70,5 +72,5 @@ lock:
 	$(LOCK) --group build -c requirements-dev.lock -o requirements-build.lock
 
 clean:
-	rm -rf $(VENV) .venv-litellm build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-litellm tests/conformance/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

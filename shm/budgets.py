@@ -137,7 +137,11 @@ class BudgetTable:
         name = segment_name(instance, KIND.name, kept=True)
         known = (name, KIND, SLOT.size, slots_for(keys), is_expired, Recount(), secret)
         stranger = "is not the table of the journal"
-        return cls(HashTable.open(*known, stranger=stranger, from_living=from_living))
+        made = cls(HashTable.open(*known, stranger=stranger, from_living=from_living))
+        # What was held there was held by the dead.
+        made.table.former = [raw for raw in made.table.former if is_budget(raw)]
+        made.table.move_in(lambda raw: made.restore([row_of(budget_in(raw))], 0))
+        return made
 
     @classmethod
     def attach(cls, instance: str, *, kept: bool = False) -> Self:

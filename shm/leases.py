@@ -98,18 +98,18 @@ class LeaseTable:
         """
         name = segment_name(instance, KIND.name, kept=True)
         stranger = "is not the table of these budgets"
-        return cls(
-            HashTable.open(
-                name,
-                KIND,
-                SLOT.size,
-                keys,
-                is_over,
-                secret=secret,
-                stranger=stranger,
-                from_living=from_living,
-            )
+        table = HashTable.open(
+            name,
+            KIND,
+            SLOT.size,
+            keys,
+            is_over,
+            secret=secret,
+            stranger=stranger,
+            from_living=from_living,
         )
+        table.move_in()
+        return cls(table)
 
     def close(self) -> None:
         """Remove the table, if this process owns it."""

@@ -83,11 +83,14 @@ class RateTable:
         """The kept table of an earlier instance, or a new one that is kept.
 
         `from_living`: also take it over from a predecessor that still runs. One that cannot be
-        used, or has room for another number of keys, is replaced: `table.refusal` says why.
+        used is replaced, and so is one with room for another number of keys, whose buckets move:
+        `table.refusal` says it.
         Raises: SegmentInUseError, ShmError.
         """
         name = segment_name(instance, KIND.name, kept=True)
-        return cls(HashTable.open(name, KIND, FIELDS_BYTES, keys, is_full, from_living=from_living))
+        table = HashTable.open(name, KIND, FIELDS_BYTES, keys, is_full, from_living=from_living)
+        table.move_in()
+        return cls(table)
 
     @classmethod
     def attach(cls, instance: str, *, kept: bool = False) -> Self:
@@ -164,12 +167,16 @@ class RateTable:
             level -= one.cost
             other_level -= two.cost
             fields = _fields(raw, one.limit, level, since, now_ns)
-            other_fields = _fields(other_raw, two.limit, other_level, other_since, now_ns)
-            if stripe is other:
-                stripe.write_two(at, raw, fields, other_at, other_raw, other_fields)
-            else:
+            # Fast path: tokens, which are charged later, beside the request.
+            if not two.cost and _says(other_raw, two.limit, other_level, other_since):
                 stripe.write(at, raw, fields)
-                other.write(other_at, other_raw, other_fields)
+            else:
+                other_fields = _fields(other_raw, two.limit, other_level, other_since, now_ns)
+                if stripe is other:
+                    stripe.write_two(at, raw, fields, other_at, other_raw, other_fields)
+                else:
+                    stripe.write(at, raw, fields)
+                    other.write(other_at, other_raw, other_fields)
         return [
             judged(one, level, since, now_ns, allowed),
             judged(two, other_level, other_since, now_ns, other_allowed),
@@ -281,6 +288,12 @@ def _level(raw: bytes, limit: Limit, now_ns: int) -> tuple[int, int]:
     if raw.startswith(limit.encoded, LIMIT_AT) and 0 <= now_ns - since < limit.interval_ns:
         return level, since
     return advanced(raw, limit, now_ns)
+
+
+def _says(raw: bytes, limit: Limit, level: int, since: int) -> bool:
+    """Whether the slot has this level and `since` already, under this limit."""
+    _, known, anchor, _ = HEAD.unpack_from(raw)
+    return known == level and anchor == since and raw.startswith(limit.encoded, LIMIT_AT)
 
 
 def _fields(raw: bytes, limit: Limit, level: int, since: int, now_ns: int) -> bytes:

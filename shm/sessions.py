@@ -136,6 +136,7 @@ class SessionTable:
         table = HashTable.open(
             name, KIND, _FIELDS_BYTES, keys, _is_expired, from_living=from_living
         )
+        table.move_in()
         return cls(table)
 
     @classmethod

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Self, final
 
-from shm.errors import SegmentRefusedError, ShmError
+from shm.errors import SegmentRefusedError, ShmError, TableFullError
 from shm.layout import Kind
 from shm.segment import Segment, segment_name
 from shm.stripe import CRC_BYTES, GROUP_SLOTS, KEY_BYTES, STRIPES_OFFSET, Stripe, stripe_bytes
@@ -69,6 +69,14 @@ def _nothing(stripe: Stripe) -> None:
     return None
 
 
+class _ResizedError(SegmentRefusedError):
+    """A kept table is sound, and of another size."""
+
+    def __init__(self, problem: str, segment: Segment) -> None:
+        super().__init__(problem)
+        self.segment = segment
+
+
 @final
 class HashTable:
     """The stripes of one segment, in the process that created it and, over fork, in its children.
@@ -80,6 +88,7 @@ class HashTable:
     __slots__ = (
         "_mask",
         "_next",
+        "former",
         "groups",
         "hints",
         "is_expired",
@@ -111,6 +120,8 @@ class HashTable:
         self._next = 0
         self.refusal = ""
         """Why `open` did not take over the table that was there; empty when it did, or none was."""
+        self.former: Sequence[bytes] = ()
+        """Slots of a table of another size that `open` replaced; see `move_in`."""
         self.hints: dict[bytes, int] = {}
         """Where this process last saw a key; each use is checked against the slot."""
         self.secret = bytes(segment.body[:_SECRET_BYTES])
@@ -182,11 +193,14 @@ class HashTable:
         wanted = _parameters(fields_bytes, keys)
         if segment.header.parameters != wanted:
             found = segment.header.parameters
-            segment.close()
-            raise SegmentRefusedError(
+            problem = (
                 f"{name}: holds {found[0] * found[1] * GROUP_SLOTS} slots of {found[2]} bytes,"
                 f" wanted {wanted[0] * wanted[1] * GROUP_SLOTS} of {wanted[2]}"
             )
+            if found[2] == wanted[2]:
+                raise _ResizedError(problem, segment)
+            segment.close()
+            raise SegmentRefusedError(problem)
         return cls(segment, is_expired, repaired, fresh=False)
 
     @classmethod
@@ -205,12 +219,23 @@ class HashTable:
     ) -> Self:
         """`inherit`, or `create` when there is nothing to take over, or nothing that can be used.
 
+        What a table of another size held is in `former`, and the keys are made as they were there.
         `secret`: if given, a table of another one cannot be used; `stranger` is then the refusal.
         Raises: SegmentInUseError, ShmError.
         """
         refusal, known = "", (is_expired, repaired)
+        former: Sequence[bytes] = ()
         try:
             table = cls.inherit(name, kind, fields_bytes, keys, *known, from_living=from_living)
+        except _ResizedError as problem:
+            table, refusal = None, str(problem)
+            try:
+                old = cls(problem.segment, *known, fresh=False)
+                if not secret or old.secret == secret:
+                    former, secret = list(old.raws()), old.secret
+            except ShmError as error:
+                refusal = f"{refusal}; {error}"
+            problem.segment.close()
         except SegmentRefusedError as problem:
             table, refusal = None, str(problem)
         if table is not None and secret and table.secret != secret:
@@ -219,8 +244,32 @@ class HashTable:
             table = None
         if table is None:
             table = cls.create(name, kind, fields_bytes, keys, *known, secret)
-        table.refusal = refusal
+        table.refusal, table.former = refusal, former
         return table
+
+    def move_in(self, move: Callable[[bytes], object] | None = None) -> None:
+        """Take over what a table of another size held, which `refusal` then tells.
+
+        `move` puts one slot, CRC included, into this table, as it is unless told otherwise; a
+        TableFullError leaves it behind.
+        """
+        former, self.former, lost = self.former, (), 0
+        for raw in former:
+            try:
+                (move or self._move)(raw)
+            except TableFullError:
+                lost += 1
+        if former:
+            self.refusal += f"; {len(former) - lost} entries were moved, {lost} had no room"
+
+    def _move(self, raw: bytes) -> None:
+        key = raw[:KEY_BYTES]
+        with self.stripe(key) as stripe:
+            # Of no time: nothing that was moved in makes room for another.
+            at = stripe.place(key, 0)
+            if at < 0:
+                raise TableFullError(f"{self.name}: no room")
+            stripe.insert(at, raw[:-CRC_BYTES])
 
     def key(self, *parts: bytes) -> bytes:
         """The key of these parts in this table: (b"a", b"bc") is not (b"ab", b"c")."""

@@ -57,7 +57,7 @@ def parse(raw: bytes) -> Json | list[Any]:
     Raises: JsonRpcError -32700 for what is not JSON or nested deeper than MAX_DEPTH; -32600 for
     what is neither object nor list, and for an empty list.
     """
-    if _is_deep(raw):
+    if is_deep(raw):
         raise JsonRpcError(PARSE_ERROR, "Parse error: nested too deep")
     try:
         document = orjson.loads(raw)
@@ -116,7 +116,8 @@ def error(identity: Id | None, code: int, message: str, data: object = None) -> 
     return {"jsonrpc": "2.0", "id": identity, "error": problem}
 
 
-def _is_deep(raw: bytes) -> bool:
+def is_deep(raw: bytes) -> bool:
+    """Whether JSON is nested deeper than MAX_DEPTH."""
     # Fast path: fewer brackets in all than the depth allowed, which is nearly every message.
     if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return False

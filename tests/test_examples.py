@@ -60,15 +60,18 @@ def test_quickstart_uses_the_ports_of_the_demo() -> None:
     assert ports(loaded) == {demo.GATEWAY_PORT}
     assert f"127.0.0.1:{demo.ECHO_PORT}" in backends(loaded)
     assert f"127.0.0.1:{demo.MODELS_PORT}" in providers(loaded)
+    assert f"127.0.0.1:{demo.TOOLS_PORT}" in servers(loaded)
     env = {
         demo.GATEWAY_VARIABLE: "1234",
         demo.ECHO_VARIABLE: "5678",
         demo.MODELS_VARIABLE: "9012",
+        demo.TOOLS_VARIABLE: "3456",
     }
     loaded = load(Source("quickstart", demo.quickstart()), **env)
     assert ports(loaded) == {1234}
     assert "127.0.0.1:5678" in backends(loaded)
     assert "127.0.0.1:9012" in providers(loaded)
+    assert "127.0.0.1:3456" in servers(loaded)
 
 
 def targets(loaded: LoadedSnapshot) -> list[dict[str, Any]]:
@@ -92,6 +95,15 @@ def providers(loaded: LoadedSnapshot) -> set[str]:
         if "ai" in target
         for group in target["ai"]["groups"]
         for provider in group
+    }
+
+
+def servers(loaded: LoadedSnapshot) -> set[str]:
+    return {
+        server["authority"]
+        for target in targets(loaded)
+        if "mcp" in target
+        for server in target["mcp"]["targets"]
     }
 
 

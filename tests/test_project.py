@@ -50,6 +50,7 @@ MODULES = {
     "posix-ipc": ("posix_ipc",),
     "protobuf": ("google.protobuf",),
     "pydantic": ("pydantic", "pydantic_core"),
+    "pyjwt": ("jwt",),
     "pyyaml": ("yaml",),
     "redis": ("redis",),
     "starlette": ("starlette",),
@@ -62,13 +63,22 @@ TEST_MODULES = {
     "google-genai": ("google.genai",),
     "openai": ("openai",),
     "hypothesis": ("hypothesis",),
+    "mcp": ("mcp",),
     "prometheus-client": ("prometheus_client",),
     "pytest": ("pytest",),
     "websockets": ("websockets",),
     "jsonschema": ("jsonschema",),
 }
 TOOLS = {
-    *("hatchling", "import-linter", "mypy", "pytest-asyncio", "pytest-timeout", "ruff"),
+    *(
+        "hatchling",
+        "import-linter",
+        "mypy",
+        "pytest-asyncio",
+        "pytest-timeout",
+        "pytest-xdist",
+        "ruff",
+    ),
     "botocore-stubs",
     "types-pyyaml",
 }

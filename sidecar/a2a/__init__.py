@@ -1,1 +1,1 @@
-"""A2A agent cards and calls belong here; empty as yet."""
+"""A2A without I/O: methods in all bindings and eras, agent cards, outcomes, errors, webhooks."""

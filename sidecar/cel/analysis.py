@@ -14,8 +14,8 @@ from sidecar.cel.syntax import Call, Ident, Index, Let, Literal, Node, Select, c
 from sidecar.cel.values import TYPES_BY_NAME
 
 _ROOTS: Final = """
-    request response proxy env jwt apiKey basicAuth llm llmRequest source destination mcp backend
-    extauthz extproc mcpGuardrails metadata
+    request response proxy env jwt apiKey basicAuth llm llmRequest source destination mcp a2a
+    backend extauthz extproc mcpGuardrails metadata
 """
 ROOTS: Final = frozenset(_ROOTS.split())
 """The variables that a gateway knows."""

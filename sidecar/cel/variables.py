@@ -318,6 +318,7 @@ _STATE: Final = (
     "llm",
     "llmRequest",
     "mcp",
+    "a2a",
     "backend",
     "extauthz",
     "extproc",

@@ -21,6 +21,8 @@ _SERVICE_KEYS = {
     "appProtocols": "app_protocols",
     "subjectAltNames": "subject_alt_names",
 }
+AGENT_PROTOCOLS = frozenset(("agentgateway.dev/a2a", "kgateway.dev/a2a"))
+"""What a service's port says where an A2A agent listens."""
 _WORKLOAD_KEYS = {
     "uid": "uid",
     "name": "name",
@@ -89,6 +91,20 @@ def _ports(value: Any, path: str, run: Run) -> Json:
     return result
 
 
+def _protocols(value: Any, path: str, run: Run) -> Json:
+    """Service port to what is spoken there, of those that change what the gateway does."""
+    result: Json = {}
+    for port, protocol in value.items():
+        where = child(f"{path}.appProtocols", str(port))
+        if not _is_port(port):
+            run.problem(where, "invalid port")
+        elif protocol in AGENT_PROTOCOLS:
+            result[str(int(port))] = protocol
+        else:
+            run.warn(where, f"`{protocol}` is ignored; backends say what they speak")
+    return result
+
+
 def _address(text: Any) -> str | None:
     """An IP address in its canonical form."""
     try:
@@ -119,6 +135,9 @@ def services(data: Node, run: Run) -> None:
             continue
         service["vips"] = _vips(service, path, run)
         service["ports"] = _ports(service.get("ports") or {}, f"{path}.ports", run)
+        protocols = _protocols(service.pop("app_protocols", None) or {}, path, run)
+        if protocols:
+            service["app_protocols"] = protocols
         run.make("service", f"{service['namespace']}/{service['hostname']}", service, path)
 
 

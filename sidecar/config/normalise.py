@@ -9,7 +9,7 @@ import gc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, Final, final
 
 from sidecar.config.ai import target_of
 from sidecar.config.attach import attached_routes, binds, gateways, route_groups
@@ -21,11 +21,14 @@ from sidecar.config.payloads import policies
 from sidecar.config.pruning import Pruning
 from sidecar.config.routes import RouteMaker
 from sidecar.config.run import Known, Node, ReadFile, Run, items, read_path
+from sidecar.config.scalars import duration_seconds
 from sidecar.config.snapshot import Json, Snapshot
 from sidecar.config.static import static_config
 from sidecar.config.targeting import check_targets
 from sidecar.config.validate import check_backend_scope, check_policy, check_ports
 from sidecar.errors import ConfigError
+
+_REFRESH: Final = "1h"
 
 
 @final
@@ -35,11 +38,17 @@ class Normaliser:
     Belongs to the control process. `env` is the process environment unless another is given.
     """
 
-    __slots__ = ("_env", "_maker", "_read_file")
+    __slots__ = ("_env", "_fetched", "_maker", "_read_file")
 
     def __init__(
-        self, *, read_file: ReadFile = read_path, env: Mapping[str, str] | None = None
+        self,
+        *,
+        read_file: ReadFile = read_path,
+        env: Mapping[str, str] | None = None,
+        fetched: Mapping[str, str] | None = None,
     ) -> None:
+        """`fetched`: URL to the text that was there last, of those that were fetched already."""
+        self._fetched = {} if fetched is None else fetched
         self._read_file = read_file
         self._env = os.environ if env is None else env
         self._maker = RouteMaker()
@@ -64,7 +73,7 @@ class Normaliser:
         self._maker.begin()
         config = static_config(data, self._env, problems)
         run.make("static", "config", {"config": config}, "config")
-        _catalog(data, run)
+        _catalog(data, run, self._fetched)
         frontend_policies(data, self._env, run)
         check_ports(data, run)
         places = gateways(data, run)
@@ -114,13 +123,18 @@ def _restore(run: Run) -> None:
         run.places[key] = place
 
 
-def _catalog(data: Node, run: Run) -> None:
-    """`config.modelCatalog`, its files read: a changed file is a changed resource."""
+def _catalog(data: Node, run: Run, fetched: Mapping[str, str]) -> None:
+    """`config.modelCatalog`, its files read: a changed file is a changed resource. What is at a URL
+    comes later."""
     sources: list[Json] = []
     for path, entry in items(data.get("config") or {}, "modelCatalog", "config"):
         if "file" in entry:
             text = run.file_text(entry["file"], f"{path}.file")
             sources.append({"inline": text or "{}"})
+        elif "url" in entry:
+            refresh = duration_seconds(entry.get("refresh") or _REFRESH)
+            inline = fetched.get(entry["url"], "{}")
+            sources.append({"url": entry["url"], "refresh": refresh, "inline": inline})
         else:
             sources.append({"inline": entry["inline"]})
     if sources:

@@ -5,9 +5,11 @@ Source: spec/config.md sections 4.1 and 6.1; spec/mcp_a2a.md section 2.1.
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from sidecar.config.openapi import document_text
 from sidecar.config.payloads import policies
 from sidecar.config.run import Node, Run, items
 from sidecar.config.snapshot import Json
@@ -62,8 +64,26 @@ def _server(entry: Node, path: str, run: Run) -> Json:
     if kind == "stdio":
         return {**made, "stdio": dict(given)}
     if kind == "openapi":
-        run.problem(f"{path}.openapi", "not supported yet (OpenAPI targets)")
-    return {**made, **_endpoint(given, kind, f"{path}.{kind}", run)}
+        made["openapi"] = _document(given, f"{path}.openapi.schema", run)
+    made |= _endpoint(given, kind, f"{path}.{kind}", run)
+    if kind == "openapi" and "?" in str(made["path"]):
+        run.problem(f"{path}.openapi", "a query is a part of no operation's path")
+    return made
+
+
+def _document(given: Node, path: str, run: Run) -> Json:
+    """The document as JSON, or where it is; and what is made of it."""
+    schema = given["schema"]
+    made: Json = {"outputs": given.get("outputSchemas") is not False}
+    if isinstance(schema, dict) and schema.keys() == {"url"}:
+        return {**made, "url": schema["url"]}
+    try:
+        text = document_text(schema)
+    except ConfigError as error:
+        run.problem(path, error.message)
+        text = "{}"
+    digest = blake2b(text.encode(), digest_size=16).hexdigest()
+    return {**made, "document": text, "digest": digest}
 
 
 def _endpoint(given: Node, kind: str, path: str, run: Run) -> Json:

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, final
 
 import orjson
 
+from sidecar.config.discovery import AGENT_PROTOCOLS
 from sidecar.config.scalars import duration_seconds
 from sidecar.errors import ConfigError, RequestError, SidecarError
 from sidecar.gateway.authenticated import authenticated
@@ -66,6 +67,13 @@ class ServerBackends(Protocol):
         """An `mcp` backend. Raises: ConfigError."""
 
 
+class AgentBackends(Protocol):
+    """Makes the backends behind which there are A2A agents (gateway.a2a_backends)."""
+
+    def served(self, made: Backend, policy: Data) -> Backend:
+        """The same backend with the policy `a2a`. Raises: ConfigError."""
+
+
 @final
 class Backends:
     """Makes Backend objects of backend references for one snapshot."""
@@ -100,6 +108,9 @@ class Backends:
         self.make_servers: Callable[[], ServerBackends] | None = None
         """The same of MCP servers."""
         self._made_servers: ServerBackends | None = None
+        self.make_agents: Callable[[], AgentBackends] | None = None
+        """The same of A2A agents."""
+        self._made_agents: AgentBackends | None = None
 
     def target_of(self, target: Data) -> tuple[Data, Data]:
         """A target with references followed, and the named backend's own policies."""
@@ -116,6 +127,20 @@ class Backends:
 
     def make(self, reference: Data, policies: Data) -> Backend:
         """One backend from its reference and its merged policies. Raises ConfigError."""
+        made = self._without_agent(reference, policies)
+        target, _ = self.target_of(reference["target"])
+        agent = policies.get("a2a")
+        if agent is None and "service" in target:
+            of = target["service"]
+            agent = {} if self._discovery.is_agent(of["name"], of["port"]) else None
+        if agent is None or "group" in target:
+            return made
+        if self._made_agents is None:
+            assert self.make_agents is not None
+            self._made_agents = self.make_agents()
+        return self._made_agents.served(made, agent)
+
+    def _without_agent(self, reference: Data, policies: Data) -> Backend:
         target, _ = self.target_of(reference["target"])
         chain = build("backend", policies, self._services)
         if policies.get("backendAuth") is not None and not _HAS_OWN_AUTH & target.keys():
@@ -352,6 +377,11 @@ class Discovery:
         for workload in workloads.values():
             for name, ports in (workload.get("services") or {}).items():
                 self._members.setdefault(name, []).append((workload, ports))
+
+    def is_agent(self, name: str, port: int) -> bool:
+        """Whether the service says of a port that an A2A agent listens there."""
+        protocols = (self._services.get(name) or {}).get("app_protocols") or {}
+        return protocols.get(str(port)) in AGENT_PROTOCOLS
 
     def endpoints(self, name: str, port: int) -> list[tuple[Address, int]] | None:
         """`[(address, capacity)]` of a service's port; None when there is no such service."""

@@ -17,6 +17,7 @@ from sidecar.cel.engine import Engine
 from sidecar.config.problems import render_path
 from sidecar.config.pruning import Parts, Pruning
 from sidecar.config.scalars import duration_seconds
+from sidecar.config.servers import BACKEND as SERVERS
 from sidecar.config.snapshot import Resource, Snapshot
 from sidecar.config.text import resolve
 from sidecar.errors import ConfigError
@@ -44,6 +45,7 @@ from sidecar.telemetry.trace import Sampler
 
 Data = Mapping[str, Any]
 _MODELS: Final = frozenset(("ai", "llm"))
+_NO_AGENT: Final = _MODELS | {"mcp"}
 _ANY_AUTH: Final = DefaultAuth(region="any", service="any")
 _CONNECTION_PHASE: Final = "networkAuthorization"
 _FUNCTIONS: Final = "config.customFunctions"
@@ -150,9 +152,23 @@ def _route(name: str, data: Data, services: Services) -> Iterator[Test]:
         yield "policies", policies, lambda given: build("route", given, services)
     yield "", None, lambda _: RouteEntry.compiled(name, data, None)
     of_backends = {k: v for k, v in data["policies"].items() if k in BACKEND_TYPE}
-    yield from _backend_policies("policies", of_backends, services)
+    is_mcp = bool(data["backends"]) and all(_is_mcp(one["target"]) for one in data["backends"])
+    yield from _backend_policies("policies", of_backends, services, is_mcp=is_mcp)
+    agent = of_backends.get("a2a")
+    if agent is not None:
+        yield "policies", {"a2a": agent}, lambda given: _made(given, services)
+        if any(not _NO_AGENT.isdisjoint(one["target"]) for one in data["backends"]):
+            yield "policies.a2a", None, _no_agent
     for index, backend in enumerate(data["backends"]):
         yield from _backend(f"backends[{index}]", backend, services)
+
+
+def _is_mcp(target: Data) -> bool:
+    return "mcp" in target or target.get("ref") == SERVERS
+
+
+def _no_agent(_: object) -> None:
+    raise ConfigError("", "models and MCP servers are no A2A agents")
 
 
 def _tcp_route(name: str, data: Data, services: Services) -> Iterator[Test]:
@@ -167,6 +183,8 @@ def _backend(path: str, data: Data, services: Services) -> Iterator[Test]:
     if policies:
         yield below, policies, lambda given: build("backend", given, services)
     yield from _backend_policies(below, policies, services, is_mcp="mcp" in data["target"])
+    if policies.get("a2a") is not None and not _NO_AGENT.isdisjoint(data["target"]):
+        yield f"{below}.a2a", None, _no_agent
     if "mcp" in data["target"]:
         yield path, None, lambda _: _server_check().check_target(data["target"]["mcp"], services)
     if not _MODELS.isdisjoint(data["target"]):

@@ -14,7 +14,14 @@ from typing import Any, Final, final
 
 from sidecar.config.scalars import duration_seconds
 from sidecar.errors import ConfigError
-from sidecar.gateway.backends import Backends, Discovery, ModelBackends, ServerBackends
+from sidecar.gateway.a2a_facts import A2aMetrics
+from sidecar.gateway.backends import (
+    AgentBackends,
+    Backends,
+    Discovery,
+    ModelBackends,
+    ServerBackends,
+)
 from sidecar.gateway.callouts import Backlog, WorkerCallouts
 from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.frontdoor import uses_granian
@@ -46,6 +53,7 @@ from sidecar.policies.chain import EMPTY, Chain
 from sidecar.policies.merge import merge
 from sidecar.policies.network_authorization import NetworkAuthorization
 from sidecar.policies.order import build, make, response_hooks
+from sidecar.policies.remote_keys import KeptKeys
 from sidecar.routing.table import (
     ListenerEntry,
     ListenerTable,
@@ -104,10 +112,16 @@ class Compiler:
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._around = surroundings
+        self._keys = KeptKeys(surroundings.backlog.add)
         self._data: dict[str, Data] = {}
         self._tls: dict[str, tuple[object, ServerTls]] = {}
         self._build: _Build | None = None
         self._gateway: Gateway | None = None
+
+    @property
+    def resources(self) -> Mapping[str, Data]:
+        """Those of the running snapshot."""
+        return self._data
 
     def compile(
         self, generation: int, changed: Mapping[str, Data], removed: Iterable[str]
@@ -124,12 +138,16 @@ class Compiler:
         if self._gateway is not None and self._build is not None and only_routes:
             gateway = yield from self._build.patched(self._gateway, generation, changed, gone, data)
         else:
-            made = _Build(self._around, data, self._tls)
+            made = _Build(self._around, data, self._tls, self._keys)
             gateway = yield from made.gateway(generation)
             self._build = made
         self._data = data
         self._gateway = gateway
         return gateway
+
+    def close(self) -> None:
+        """Fetch nothing more for what was compiled."""
+        self._keys.close()
 
 
 @final
@@ -141,8 +159,10 @@ class _Build:
         around: Surroundings,
         data: Mapping[str, Data],
         tls: dict[str, tuple[object, ServerTls]],
+        keys: KeptKeys,
     ) -> None:
         self._around = around
+        self._keys = keys
         self._data = data
         self._tls = tls
         frontend = self._kind("frontend")
@@ -152,15 +172,18 @@ class _Build:
         http = self._frontend.get("http") or {}
         limit = http.get("maxBufferSize") or 2 * 1024 * 1024
         self._callouts = WorkerCallouts(around.backlog)
-        self._services = replace(around.services(config, limit), callouts=self._callouts)
+        self._services = replace(around.services(config, limit), callouts=self._callouts, keys=keys)
         self._limit = limit
         self._telemetry = around.telemetry(config, self._frontend, self._services)
+        counts = A2aMetrics(self._telemetry.requests.registry)
+        self._services = replace(self._services, a2a_ended=counts.count)
         self._levels = Levels(self._kind("policy").values())
         self._listeners = self._kind("listener")
         self._ports = {key: bind["port"] for key, bind in self._kind("bind").items()}
         around.pools.begin_round()
         around.endpoints.begin_round()
         around.credentials.begin_round()
+        keys.begin_round()
         self._discovery = Discovery(self._kind("service"), self._kind("workload"))
         self._backends = Backends(
             around.pools,
@@ -175,6 +198,7 @@ class _Build:
         )
         self._backends.make_models = lambda: self._models(limit)
         self._backends.make_servers = self._servers
+        self._backends.make_agents = lambda: self._agents(limit)
         if around.mcp is not None:
             around.mcp.begin_round()
         self._callouts.attach(
@@ -229,6 +253,12 @@ class _Build:
             telemetry.tracer,
         )
 
+    def _agents(self, limit: int) -> AgentBackends:
+        """What makes backends with the policy `a2a`. `limit`: of bodies, in bytes."""
+        from sidecar.gateway.a2a_backends import A2aBackends
+
+        return A2aBackends(limit)
+
     def _kind(self, kind: str) -> dict[str, Data]:
         prefix = kind + "/"
         return {k[len(prefix) :]: v for k, v in self._data.items() if k.startswith(prefix)}
@@ -260,6 +290,7 @@ class _Build:
         self._around.pools.end_round()
         self._around.endpoints.end_round(self._discovery.endpoints)
         self._around.credentials.end_round()
+        self._keys.end_round()
         return self._assembled(generation, binds, {k: RouteTable(v) for k, v in groups.items()})
 
     def _assembled(
@@ -358,15 +389,18 @@ class _Build:
     def _made_route(
         self, key: str, data: Data, listener: Data | None, port: int | None, merged: dict[str, Any]
     ) -> Route:
-        chain = build("route", merged, self._services)
-        backends: list[Backend] = []
+        made: list[Backend] = []
         weights: list[int] = []
         for reference in data["backends"]:
             _, own = self._backends.target_of(reference["target"])
             levels = self._levels.backend_phase(listener, port, data, reference, own)
-            backend = self._backends.make(reference, merge(levels) if levels else {})
-            backends.append(_with_after(backend, self._after(EMPTY, chain, backend.chain)))
+            made.append(self._backends.make(reference, merge(levels) if levels else {}))
             weights.append(reference["weight"])
+        if any(backend.protocol == "a2a" for backend in made):
+            # Wherever the policy is set: what is called must be known before rules ask for it.
+            merged = {**merged, "a2a": {}}
+        chain = build("route", merged, self._services)
+        backends = [_with_after(one, self._after(EMPTY, chain, one.chain)) for one in made]
         bind, gateway, name = _names(listener)
         return Route(
             key=key,
@@ -572,7 +606,8 @@ def _names(listener: Data | None) -> tuple[str, str, str]:
 
 def _protocol(backends: Sequence[Backend]) -> str:
     """What the requests of a route are to telemetry, which a plain backend is no part of."""
-    return next((one.kind for one in backends if one.serve is not None), "http")
+    kinds = (one.protocol or one.kind for one in backends if one.serve is not None)
+    return next(kinds, "http")
 
 
 def _with_routes(listener: Listener, routes: RouteTable[Route]) -> Listener:

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, final
@@ -39,6 +40,13 @@ from sidecar.config.snapshot import (
 from sidecar.errors import ConfigError
 from sidecar.gateway.frontdoor import front_door
 from sidecar.gateway.loading import LoadedSnapshot, Loader
+from sidecar.gateway.price_feeds import (
+    PriceFeeds,
+    fetch_prices,
+    repriced,
+    sources_of,
+    texts_of,
+)
 from sidecar.gateway.process import ControlContext, clear
 from sidecar.gateway.reload import FileWatcher
 from sidecar.policies.amounts import UNITS, shown
@@ -105,6 +113,8 @@ class Control:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         running, self._levels = _running(self._configs)
+        # What an earlier process fetched is not lost with it.
+        self._loader.fetched.update(texts_of(running))
         self._static = running["static/config"]
         self._current = self._preloaded or self._load_again(running)
         config = self._config()
@@ -132,6 +142,7 @@ class Control:
         runs: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("counting", self._count),
             ("budgets", lambda: self._budget_keeper().run()),
+            ("prices", self._follow_prices),
         ]
         if leases is not None:
             runs.append(("leases", leases.run))
@@ -339,6 +350,25 @@ class Control:
             self._configs.generation,
             self._error,
         )
+
+    async def _follow_prices(self) -> None:
+        """Fetch catalogues of prices, and publish those that changed.
+
+        On top of what was loaded last: the file itself may be just what nobody should load.
+        """
+        texts = self._loader.fetched
+        feeds = PriceFeeds(texts, fetch_prices, time.monotonic, self._own.catalog_fetched)
+        while True:
+            if await feeds.refresh(sources_of(self._current.snapshot.resources)):
+                async with self._reloading:
+                    previous = self._current
+                    made = repriced(previous.snapshot.resources, texts)
+                    snapshot = replace(previous.snapshot, resources=made)
+                    self._current = replace(previous, snapshot=snapshot)
+                    if self._try_publish(previous):
+                        generation = self._configs.generation
+                        _log.info("configuration revision %d: new prices", generation)
+            await asyncio.sleep(_COLLECT_SECONDS)
 
     def _reported(self) -> None:
         clear(self._context.report_fd)

@@ -37,9 +37,12 @@ def add_queued(request: Request, response: Response) -> None:
     """Put the headers that policies queued on the request in the place of the response's own."""
     queued = request.response_headers
     if queued:
-        for name in {name for name, _ in queued}:
-            response.headers.remove_all(name)
-        response.headers.extend(queued)
+        headers = response.headers
+        present = dict(headers)
+        for name, _ in queued:
+            if name in present:
+                headers.remove_all(name)
+        headers.extend(queued)
 
 
 @final

@@ -21,16 +21,17 @@ from sidecar.gateway.llm_stream import ConvertedStream, PassedStream, Usable, fi
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.http.sse import MAX_EVENT_BYTES
 from sidecar.llm.chat.base import Json
+from sidecar.llm.chat.formats import CHAT
 from sidecar.llm.chat.framing import EventDecoder, Framing, framing_of
 from sidecar.llm.chat.passthrough import StreamTap
-from sidecar.llm.chat.produced import Produced
+from sidecar.llm.chat.produced import Produced, text_chars
 from sidecar.llm.convert.base import StreamEvent
 from sidecar.llm.convert.cloud_error import google_error
 from sidecar.llm.convert.embeddings_to_bedrock import TOKENS_HEADER
 from sidecar.llm.convert.provider_error import as_anthropic, as_openai
 from sidecar.llm.guard.stream_texts import STREAM_TEXTS
 from sidecar.llm.providers.copilot import Copilot
-from sidecar.llm.shape import ShapeError, parse_object
+from sidecar.llm.shape import ShapeError, nests_too_deeply, parse_object, to_json
 
 _JSON: Final = b"application/json"
 _EVENTS: Final = b"text/event-stream"
@@ -137,9 +138,12 @@ class Answers:
         raw = body.peek()
         try:
             made, is_mended = self._converted(raw, call, record)
+            # Fast path: the provider's answer, as it came.
+            if call.conversion is None and not is_mended:
+                return response
+            return _finished(response, call, raw, made, is_changed=is_mended)
         except ShapeError as error:
             raise _senseless(error) from error
-        return _finished(response, call, raw, made, is_changed=is_mended)
 
     def _converted(self, raw: bytes, call: Prepared, record: Record) -> tuple[Json, bool]:
         """The answer as the client's format has it, noted; and whether the provider's was mended.
@@ -150,6 +154,8 @@ class Answers:
         if body is None:
             text = "the provider's answer is not a JSON object"
             raise UpstreamError(502, "UpstreamFailure", text)
+        if nests_too_deeply(raw, body):
+            raise UpstreamError(502, "UpstreamFailure", "the provider's answer nests too deeply")
         # A provider's own form of a format: only the client's says usage where it is looked for.
         is_dialect = call.conversion is not None and call.upstream is call.client
         if not is_dialect:
@@ -163,7 +169,12 @@ class Answers:
         return made, isinstance(provider, Copilot) and provider.repair(made, call.call)
 
     def _note(self, record: Record, call: Prepared, body: Json) -> None:
-        record.note(call.upstream.usage(body, with_content=self._cel.reads_completion))
+        usage = call.upstream.usage(body, with_content=self._cel.reads_completion)
+        is_said = usage.input_tokens is not None and usage.output_tokens is not None
+        if is_said or call.client.name not in CHAT:
+            record.note(usage)
+        else:
+            record.note_chat(usage, text_chars(body))
         record.price()
 
     async def _error(self, response: Response, call: Prepared) -> Response:
@@ -236,9 +247,9 @@ def _finished(
 ) -> Response:
     """The client's answer, whole. `raw`: the provider's octets; `made`: what became of them."""
     if call.conversion is None:
-        _replace(response, orjson.dumps(made) if is_changed else raw)
+        _replace(response, to_json(made, "body") if is_changed else raw)
         return response
-    _replace(response, orjson.dumps(made), _JSON)
+    _replace(response, to_json(made, "body"), _JSON)
     _tell_dropped(response, call)
     return response
 

@@ -5,11 +5,9 @@ Source: spec/llm.md sections 0 (step 2, error status map) and 2.16.
 
 from __future__ import annotations
 
-from typing import final
-
 from sidecar.errors import BodyTooLarge, RequestError, UpstreamError
-from sidecar.http.coding import CodingError, Decoder, codings_of, decoded
-from sidecar.http.headers import Headers
+from sidecar.http.coding import CodingError, codings_of, decoded
+from sidecar.http.decoded import plain_body as decoded_body
 from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
 
 CODING = b"content-encoding"
@@ -68,72 +66,4 @@ async def read_answer(response: Response, limit_bytes: int) -> bytes:
 
 def plain_body(response: Response) -> Body:
     """The answer's body without its coding, which leaves the headers. Raises: UpstreamError 502."""
-    coding = response.headers.get(CODING)
-    if coding is None:
-        return response.body
-    try:
-        codings = codings_of(coding)
-    except CodingError as error:
-        response.body.close()
-        raise UpstreamError(502, "UpstreamFailure", f"the provider's answer: {error}") from error
-    response.headers.remove_any((CODING, b"content-length"))
-    return DecodedBody(response.body, Decoder(codings)) if codings else response.body
-
-
-@final
-class DecodedBody:
-    """A body whose coding is taken off piece by piece. See Body."""
-
-    __slots__ = ("_decoder", "_ended", "_source", "length")
-
-    def __init__(self, source: Body, decoder: Decoder) -> None:
-        self._source = source
-        self._decoder = decoder
-        self._ended = False
-        self.length: int | None = None
-
-    @property
-    def trailers(self) -> Headers | None:
-        """Those of the source."""
-        return self._source.trailers
-
-    @trailers.setter
-    def trailers(self, value: Headers | None) -> None:
-        self._source.trailers = value
-
-    def read_nowait(self) -> bytes | None:
-        """See Body."""
-        while not self._ended:
-            data = self._source.read_nowait()
-            if data is None:
-                return None
-            plain = self._plain(data)
-            if plain:
-                return plain
-        return b""
-
-    async def read(self) -> bytes:
-        """See Body."""
-        while not self._ended:
-            plain = self._plain(await self._source.read())
-            if plain:
-                return plain
-        return b""
-
-    def _plain(self, data: bytes) -> bytes:
-        try:
-            if data:
-                return self._decoder.feed(data)
-            self._ended = True
-            self._decoder.finish()
-        except (CodingError, BodyTooLarge) as error:
-            self._ended = True
-            self._source.close()
-            text = f"the provider's answer: {error}"
-            raise UpstreamError(502, "UpstreamFailure", text) from error
-        return b""
-
-    def close(self) -> None:
-        """See Body."""
-        self._ended = True
-        self._source.close()
+    return decoded_body(response, "the provider's answer")

@@ -15,6 +15,7 @@ import orjson
 from sidecar.errors import RequestError
 from sidecar.gateway.llm_edits import REQUEST, Edits
 from sidecar.gateway.llm_guards import Guards
+from sidecar.gateway.llm_head import FixedHead, fixed_head
 from sidecar.gateway.plan import Backend
 from sidecar.http.message import Request
 from sidecar.llm.chat import completions, gemini, paths
@@ -33,7 +34,7 @@ from sidecar.llm.convert.base import Context, Conversion
 from sidecar.llm.convert.select import select
 from sidecar.llm.credentials.base import Credential
 from sidecar.llm.providers.base import COUNT, Authority, Call, Provider, Target
-from sidecar.llm.shape import ShapeError
+from sidecar.llm.shape import ShapeError, nests_too_deeply, to_json
 from sidecar.policies.chain import EMPTY, Chain
 from sidecar.routing.balance import Endpoint
 from sidecar.routing.outlier import Outliers
@@ -69,6 +70,7 @@ class Planned:
     target: Target
     settings: Json
     excludes_cache: bool
+    head: FixedHead | None
 
 
 @final
@@ -131,14 +133,16 @@ class Member:
         if conversion is None and dialect:
             conversion = _DIALECTS.get((upstream, dialect))
         call = Call(client.kind, upstream, model, is_streaming, client.path, client.query)
+        target = provider.target(call)
         return Planned(
             FORMATS[upstream],
             conversion,
             dialect,
             call,
-            provider.target(call),
+            target,
             {**provider.settings(model), **self.settings},
             provider.excludes_cache(upstream, model),
+            fixed_head(self.backends[target.authority], target, self.credentials),
         )
 
     def counts(self, model: str) -> bool:
@@ -186,6 +190,8 @@ def client_call(kind: str, raw: bytes, request: Request, body: object | None = N
         raise RequestError(400, "InvalidRequest", "the request's body is not JSON") from error
     if not isinstance(body, dict):
         raise RequestError(400, "InvalidRequest", "the request's body is not a JSON object")
+    if nests_too_deeply(raw, body):
+        raise RequestError(400, "InvalidRequest", "the request's body is nested too deeply")
     wire_format.check(body)
     named = wire_format.model(body) or ""
     in_path = paths.model_of(path) or ""
@@ -210,6 +216,7 @@ class Prepared:
     body: bytes
     params: Json
     excludes_cache: bool
+    head: FixedHead | None
 
     @property
     def backend(self) -> Backend:
@@ -282,9 +289,10 @@ def _prepared(
         context,
         call,
         plan.target,
-        orjson.dumps(body),
+        to_json(body, "the request's body"),
         params,
         plan.excludes_cache,
+        plan.head,
     )
 
 

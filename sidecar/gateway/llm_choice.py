@@ -40,7 +40,7 @@ def is_worth_moving(status: int) -> bool:
 class Ranks:
     """Providers by priority."""
 
-    __slots__ = ("_clock", "_groups", "_lost", "_members", "_random", "count")
+    __slots__ = ("_clock", "_groups", "_lost", "_members", "_only", "_random", "count")
 
     def __init__(
         self,
@@ -55,9 +55,15 @@ class Ranks:
         self._random = random
         self._lost = lost
         self.count = len(self._members)
+        usable = [one for group in self._groups for one in group.endpoints]
+        self._only = self._members[usable[0].key] if len(usable) == 1 else None
 
     def first(self) -> Member:
         """The one to ask first. Raises: UpstreamError 503 when there is none."""
+        # Fast path: there is no choice, and nothing to come back from.
+        only = self._only
+        if only is not None and not only.endpoint.state.ejected_until_ns:
+            return only
         found = self._picked(self._groups)
         if found is None:
             raise UpstreamError(503, "NoHealthyBackend", "no healthy backends", sent=False)
@@ -94,14 +100,18 @@ class Ranks:
         """Let a call's outcome count for the next choice. Neither of the two: it was cancelled."""
         if response is None and not isinstance(error, UpstreamError):
             return
-        outcome = Outcome(
-            response.status if response is not None else None,
-            response.headers if response is not None else None,
-            None,
-            seconds,
-        )
-        clock = self._clock
+        outliers, clock = member.outliers, self._clock
         try:
-            member.outliers.record(member.endpoint, outcome, clock.monotonic_ns(), clock.time_ns())
+            # Fast path: most calls succeed.
+            if response is not None and response.status < _CLIENTS_OWN and outliers.judges_status:
+                outliers.record_success(member.endpoint, seconds)
+                return
+            outcome = Outcome(
+                response.status if response is not None else None,
+                response.headers if response is not None else None,
+                None,
+                seconds,
+            )
+            outliers.record(member.endpoint, outcome, clock.monotonic_ns(), clock.time_ns())
         except ShmError as exc:
             self._lost.lose(member.endpoint, exc)

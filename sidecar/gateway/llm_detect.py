@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from sidecar.errors import UpstreamError
+from sidecar.errors import RequestError, UpstreamError
 from sidecar.gateway.exchange import Exchange
 from sidecar.gateway.llm_attempts import Failover
 from sidecar.gateway.llm_body import plain_body
@@ -27,9 +27,11 @@ from sidecar.gateway.llm_call import Member
 from sidecar.gateway.llm_choice import Ranks, is_worth_moving
 from sidecar.gateway.llm_edits import REQUEST
 from sidecar.gateway.llm_facts import Record
+from sidecar.gateway.llm_head import OWN
 from sidecar.gateway.llm_load import UnderWay
-from sidecar.gateway.llm_outgoing import OWN, finish, head_of, sent
-from sidecar.gateway.llm_realtime import guarded, session_guards
+from sidecar.gateway.llm_outgoing import finish, head_of, sent
+from sidecar.gateway.llm_realtime import EXTENSIONS, guarded, session_guards
+from sidecar.gateway.llm_session import metered
 from sidecar.gateway.llm_source import Source, hold
 from sidecar.gateway.plan import Attempt, Route
 from sidecar.http.headers import Headers
@@ -40,8 +42,9 @@ from sidecar.llm.chat.detect import usage_of_bytes
 from sidecar.llm.chat.formats import FORMATS
 from sidecar.llm.chat.framing import framing_of
 from sidecar.llm.chat.passthrough import StreamTap
+from sidecar.llm.chat.produced import Produced, text_chars
 from sidecar.llm.providers.base import Call, Target
-from sidecar.llm.shape import parse_object
+from sidecar.llm.shape import nests_too_deeply, parse_object
 from sidecar.llm.usage import Usage
 
 _DETECT: Final = FORMATS["detect"]
@@ -57,16 +60,37 @@ async def opaque(
     route: Route,
     attempt: Attempt,
     raw: bytes | None = None,
+    record: Record | None = None,
 ) -> Response:
     """Forward a request whose body nobody converts. Raises: SidecarError.
 
     `raw`: its body without its coding, when somebody had to look at that for the model's name.
+    `record`: of a realtime session.
     """
     if ranks.count > 1 and failover.max_attempts > 1:
         await hold(request)
     source = Source(request.body)
+    under_way = _under_way(request) if record is None else record.under_way
+
+    async def ask(member: Member) -> Response:
+        target, made, model = _forwarded(kind, member, request, route, source, raw)
+        guards = session_guards(made, member.guards) if kind == "realtime" else None
+        if record is not None:
+            _begin_session(record, made, member, model)
+        await finish(member, target, made, b"")
+        response = await sent(ranks, under_way, member, target, made, exchange, route, attempt)
+        if record is not None:
+            metered(response, record)
+        if guards is not None:
+            guarded(response, guards, request)
+        return response
+
+    return await _first_that_serves(ranks, failover, exchange, ask, source)
+
+
+def _under_way(request: Request) -> UnderWay:
+    """A new one. A retry of the route asks anew: what it had under way before is over."""
     under_way = UnderWay()
-    # A retry of the route asks anew: what it had under way before is over.
     others: list[Ending] = []
     for end in request.endings:
         if isinstance(end, UnderWay):
@@ -74,17 +98,20 @@ async def opaque(
         else:
             others.append(end)
     request.endings = (*others, under_way)
+    return under_way
 
-    async def ask(member: Member) -> Response:
-        target, made = _forwarded(kind, member, request, route, source, raw)
-        guards = session_guards(made, member.guards) if kind == "realtime" else None
-        await finish(member, target, made, b"")
-        response = await sent(ranks, under_way, member, target, made, exchange, route, attempt)
-        if guards is not None:
-            guarded(response, guards, request)
-        return response
 
-    return await _first_that_serves(ranks, failover, exchange, ask, source)
+def _begin_session(record: Record, made: Request, member: Member, model: str) -> None:
+    """A provider is about to be asked for a session, in a form that can be read."""
+    made.headers.remove_all(EXTENSIONS)
+    record.begin(
+        provider=member.provider.name,
+        model=model,
+        operation="chat",
+        is_streaming=True,
+        params={},
+        excludes_cache=member.provider.excludes_cache("realtime", model),
+    )
 
 
 def _forwarded(
@@ -94,7 +121,8 @@ def _forwarded(
     route: Route,
     source: Source,
     raw: bytes | None,
-) -> tuple[Target, Request]:
+) -> tuple[Target, Request, str]:
+    """The call of one provider, and the name of its model."""
     path, _, query = request.target.partition("?")
     queried = parse_qs(query).get("model", [""])[0]
     named = queried or paths.model_of(path) or ""
@@ -111,7 +139,7 @@ def _forwarded(
         made.headers.remove_all(b"content-encoding")
     made.upgrade = request.upgrade
     made.wants_trailers = request.wants_trailers
-    return target, made
+    return target, made, model
 
 
 async def sniffed(
@@ -129,7 +157,7 @@ async def sniffed(
     body = parse_object(raw)
     if body is not None:
         request.state[REQUEST] = body
-    record.asked_octets = len(raw)
+        record.state.prompt_within(body)
 
     async def ask(member: Member) -> Response:
         target, made = _read(member, raw, body, record, request, route)
@@ -209,8 +237,10 @@ def _octets(body: Body) -> bytes:
 
 
 def _renamed(path: str, raw: bytes, body: Json | None, model: str) -> tuple[str, bytes]:
-    """The same call of another model, wherever it is named."""
+    """The same call of another model, wherever it is named. Raises: RequestError 400."""
     if body is not None and "model" in body:
+        if nests_too_deeply(raw, body):
+            raise RequestError(400, "InvalidRequest", "the request's body is nested too deeply")
         raw = orjson.dumps({**body, "model": model})
     return paths.with_model(path, model), raw
 
@@ -219,18 +249,19 @@ def _renamed(path: str, raw: bytes, body: Json | None, model: str) -> tuple[str,
 class _WatchedBody:
     """An answer that is read as it goes by: events, or a JSON object up to a limit. See Body."""
 
-    __slots__ = ("_kept", "_limit", "_record", "_size", "_source", "_tap", "length")
+    __slots__ = ("_kept", "_limit", "_produced", "_record", "_size", "_source", "_tap", "length")
 
     def __init__(self, source: Body, kind: bytes, record: Record, limit_bytes: int) -> None:
         is_stream = kind.lower().startswith(_STREAMS)
         self._tap = StreamTap(_DETECT, framing_of(kind)) if is_stream else None
+        self._produced = Produced() if self._tap is None else self._tap.produced
         self._source = source
         self._record = record
         self._kept: list[bytes] = []
         self._size = 0
         self._limit = limit_bytes
         self.length = source.length
-        record.follow(self._usage, None if self._tap is None else self._tap.produced)
+        record.follow(self._usage, self._produced)
 
     @property
     def trailers(self) -> Headers | None:
@@ -257,7 +288,7 @@ class _WatchedBody:
     def _see(self, data: bytes) -> None:
         if self._tap is not None:
             if not data:
-                self._tap.produced.is_whole = True
+                self._produced.is_whole = True
             elif self._tap.feed(data):
                 self._record.first_text()
             return
@@ -271,7 +302,14 @@ class _WatchedBody:
         if self._tap is not None:
             self._tap.finish()
             return self._tap.usage
-        return usage_of_bytes(b"".join(self._kept))
+        raw = b"".join(self._kept)
+        usage = usage_of_bytes(raw)
+        if usage.output_tokens is None and usage.total_tokens is None:
+            body = parse_object(raw)
+            if text_chars(body):
+                # A chat of whatever format, whose provider does not say what it took.
+                self._produced.add(body)
+        return usage
 
     def close(self) -> None:
         """See Body."""

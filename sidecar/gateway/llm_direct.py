@@ -18,12 +18,11 @@ from sidecar.gateway.llm_attempts import Asker, Begun
 from sidecar.gateway.llm_call import ClientCall, Prepared, edited
 from sidecar.gateway.llm_choice import Ranks
 from sidecar.gateway.llm_facts import Record
-from sidecar.gateway.llm_outgoing import outgoing_at_once
+from sidecar.gateway.llm_outgoing import head_at_once
 from sidecar.gateway.plan import Route
 from sidecar.gateway.upstream import Picked
 from sidecar.http.message import Request, Response
 from sidecar.net.h1_client import H1Client
-from sidecar.net.pool import field_lines, request_line
 
 
 def start(
@@ -42,12 +41,10 @@ def start(
     record = Record(request, route, shared.clock, shared.metrics, shared.prices)
     body = edited(client, member, request)
     call = asker.prepared(client, body, member, record, request)
-    backend = call.backend
-    made = outgoing_at_once(call, backend, request, route)
-    if made is None:
+    head = head_at_once(call, request, route)
+    if head is None:
         return None
-    head = request_line(made.method, made.target, made.authority) + field_lines(made.headers)
-    picked = backend.upstream.pick_nowait(request)
+    picked = call.backend.upstream.pick_nowait(request)
     connection = picked.pool.take_kept() if picked is not None else None
     if picked is None or connection is None:
         return None

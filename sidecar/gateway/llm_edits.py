@@ -31,6 +31,7 @@ class Edits:
         "_append",
         "_defaults",
         "_final",
+        "_is_idle",
         "_overrides",
         "_prepend",
         "_transformations",
@@ -43,6 +44,7 @@ class Edits:
         self._overrides: Data = policy.get("overrides") or {}
         self._transformations = _compiled(policy, "transformations", services)
         self._final = _compiled(policy, "finalTransformations", services)
+        self._is_idle = not (self._overrides or self._transformations or self._defaults)
         prompts = policy.get("prompts") or {}
         self._prepend: list[Json] = [dict(one) for one in prompts.get("prepend") or ()]
         self._append: list[Json] = [dict(one) for one in prompts.get("append") or ()]
@@ -53,6 +55,8 @@ class Edits:
 
     def apply(self, body: Json, request: Request) -> None:
         """Overrides, transformations, defaults. `request.state` has the original as llmRequest."""
+        if self._is_idle:
+            return
         # Computed first: they see what the client sent.
         computed = [(key, _value(one, request)) for key, one in self._transformations]
         if self._overrides:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, Final, Protocol, final
 
 from sidecar.gateway.llm_load import UnderWay
 from sidecar.http.message import Ending, Request, Response
 from sidecar.llm.chat.base import Json, UsageReader, WireFormat
-from sidecar.llm.chat.produced import Produced, tokens_of_chars
+from sidecar.llm.chat.produced import Produced, asked_chars, extra_chars, tokens_of_chars
 from sidecar.llm.usage import Usage
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.fields import RouteFacts
@@ -40,11 +41,13 @@ _NAMES: Final = (
     ("service_tier", "serviceTier"),
     ("provider_model", "responseModel"),
 )
+_values: Final = attrgetter(*(name for name, _ in _NAMES))
+_KEYS: Final = tuple(key for _, key in _NAMES)
 _CONTENT: Final = ("prompt", "completion", "toolCalls")
 _NOTHING_YET: Final = Usage()
 """What a provider has told before it answered; never written to."""
 _LEARNT: Final = (
-    *(key for _, key in _NAMES),
+    *_KEYS,
     *("inputTokens", "providerInputTokens", "totalTokens", "estimated", "cost", "costRates"),
     *("completion", "toolCalls", "timeToFirstToken"),
 )
@@ -65,20 +68,25 @@ class Prices(Protocol):
 class LlmState(dict[str, object]):
     """The variable `llm`. The prompt is put together only when an expression asks for it."""
 
-    __slots__ = ("_prompt",)
+    __slots__ = ("_prompt", "_size")
 
     def __init__(self) -> None:
         super().__init__()
         self._prompt: Callable[[], list[dict[str, str]]] | None = None
+        self._size: Callable[[], int] = int
 
     def prompt_chars(self) -> int:
-        """Characters of the prompt's texts."""
-        make = self._prompt
-        return 0 if make is None else sum(len(one["content"]) for one in make())
+        """Characters of what a model was given to read; 0 where nobody could tell."""
+        return self._size()
 
     def prompt_from(self, wire_format: WireFormat, body: Json) -> None:
         """Where the prompt would come from."""
         self._prompt = lambda: wire_format.prompt(body)
+        self._size = lambda: _prompt_chars(wire_format, body)
+
+    def prompt_within(self, body: Json) -> None:
+        """The prompt is somewhere in there."""
+        self._size = lambda: asked_chars(body)
 
     def cel(self, wanted: frozenset[str] | None) -> Mapping[str, object]:
         """See sidecar.cel.variables.Fields."""
@@ -106,7 +114,6 @@ class Record:
         "_route",
         "_started_ns",
         "_status",
-        "asked_octets",
         "has_answer",
         "state",
         "under_way",
@@ -125,8 +132,6 @@ class Record:
         self.usage = _NOTHING_YET
         self.has_answer = False
         self.under_way = UnderWay()
-        self.asked_octets = 0
-        """Size of a request whose prompt nobody can tell from the rest."""
         self._estimate: int | None = None
         self._produced: Produced | None = None
         self._reader: Callable[[], Usage] | None = None
@@ -222,8 +227,7 @@ class Record:
             self._estimate = None
         self.usage = usage
         self.has_answer = True
-        for name, key in _NAMES:
-            value = getattr(usage, name)
+        for key, value in zip(_KEYS, _values(usage), strict=True):
             if value is not None:
                 state[key] = value
         self._totals(usage)
@@ -276,6 +280,22 @@ class Record:
             excludes_cache=self._excludes_cache,
         )
 
+    def note_chat(self, usage: Usage, answer_chars: int) -> None:
+        """A whole answer of a chat. What its provider does not say is estimated, or such providers
+        would be a way around every budget."""
+        sent, made = usage.input_tokens, usage.output_tokens
+        if sent is None and self._estimate is None:
+            self._estimate = tokens_of_chars(self.state.prompt_chars())
+        if made is None:
+            made = tokens_of_chars(answer_chars)
+            if usage.total_tokens is not None:
+                known = (self._estimate or 0) if sent is None else sent
+                made = max(0, usage.total_tokens - known)
+        is_guessed = made != (usage.output_tokens or 0)
+        self.note(replace(usage, output_tokens=made) if is_guessed else usage)
+        if is_guessed:
+            self.state["estimated"] = True
+
     def _finish_stream(self, usage: Usage) -> None:
         """Note what a stream reports, or what it is likely to have cost when it did not say so."""
         produced = self._produced
@@ -284,7 +304,7 @@ class Record:
             self.note(usage)
             return
         if usage.input_tokens is None and self._estimate is None:
-            self._estimate = tokens_of_chars(self.state.prompt_chars() or self.asked_octets)
+            self._estimate = tokens_of_chars(self.state.prompt_chars())
         output = max(produced.tokens, reported or 0)
         self.note(replace(usage, output_tokens=output))
         if output != reported:
@@ -310,6 +330,11 @@ class Record:
         status = self.price()
         seconds = (now - self._started_ns) / 1e9
         self._metrics.finish(self._route, self.state, seconds, status)
+
+
+def _prompt_chars(wire_format: WireFormat, body: Json) -> int:
+    texts = [one["content"] for one in wire_format.prompt(body)]
+    return sum(map(len, texts)) + extra_chars(body)
 
 
 def _calls(messages: list[dict[str, Any]]) -> Iterator[Json]:

@@ -13,11 +13,15 @@ from sidecar.llm.chat.paths import MAX_MODEL_CHARS
 _BOUNDARY: Final = re.compile(rb'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
 _MODEL: Final = re.compile(rb'content-disposition:\s*form-data\s*;[^\r\n]*\bname="model"', re.I)
 _MAX_PARTS: Final = 128
+_JSON: Final = b"application/json"
 
 
 def form_model(content_type: bytes | None, body: bytes) -> str | None:
     """The field's text; None when the body is no form, or has no such field."""
-    if content_type is None or not content_type.lower().startswith(b"multipart/form-data"):
+    # Fast path: what nearly all requests are.
+    if content_type is None or content_type == _JSON:
+        return None
+    if not content_type.lower().startswith(b"multipart/form-data"):
         return None
     found = _BOUNDARY.search(content_type)
     if found is None:

@@ -18,6 +18,7 @@ from sidecar.http.sse import SseDecoder, SseEvent
 from sidecar.llm.chat.base import Json, WireFormat
 from sidecar.llm.chat.framing import DONE
 from sidecar.llm.guard.stream_texts import STREAM_TEXTS
+from sidecar.llm.shape import nests_too_deeply
 
 _OPENAI: Final = frozenset(("completions", "responses"))
 
@@ -117,4 +118,6 @@ def _parsed(event: SseEvent) -> Json | None:
         raise UpstreamError(502, "UpstreamFailure", "a stream event is not JSON") from error
     if not isinstance(value, dict):
         raise UpstreamError(502, "UpstreamFailure", "a stream event is not a JSON object")
+    if nests_too_deeply(event.data, value):
+        raise UpstreamError(502, "UpstreamFailure", "a stream event is nested too deeply")
     return value

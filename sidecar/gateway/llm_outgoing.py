@@ -11,26 +11,18 @@ Source: spec/llm.md sections 0 (step 13), 1.2 and 1.5; spec/config.md section 3.
 
 from __future__ import annotations
 
-from typing import Final
-
 from sidecar.errors import SidecarError, UpstreamError
 from sidecar.gateway.exchange import Exchange
 from sidecar.gateway.llm_call import Member, Prepared
 from sidecar.gateway.llm_choice import Ranks
+from sidecar.gateway.llm_head import CREDENTIALS, GONE, GONE_WITH_KEYS, JSON_FIELD, OWN
 from sidecar.gateway.llm_load import UnderWay
 from sidecar.gateway.plan import Attempt, Backend, Route
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response
 from sidecar.llm.credentials.base import Credential, Outgoing
 from sidecar.llm.providers.base import Target
-
-OWN: Final = frozenset((b"content-encoding", b"content-length", b"accept-encoding", b"expect"))
-"""Fields of the client's body, and of what it can decode: the gateway reads the answer."""
-CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"))
-_JSON: Final = b"application/json"
-_JSON_FIELD: Final = (b"content-type", _JSON)
-_GONE: Final = OWN | {b"content-type"}
-_GONE_WITH_KEYS: Final = _GONE | CREDENTIALS
+from sidecar.net.pool import field_lines, request_line
 
 
 async def outgoing_of(
@@ -39,20 +31,31 @@ async def outgoing_of(
     """The request as it is sent, with a JSON body. Raises: SidecarError."""
     made = head_of(member, target, request, route, FixedBody(body))
     made.headers.remove_any(OWN)
-    made.headers.set(b"content-type", _JSON)
+    made.headers.set(*JSON_FIELD)
     made.method = "POST"
     await finish(member, target, made, body)
     return made
 
 
-def outgoing_at_once(
+def head_at_once(call: Prepared, request: Request, route: Route) -> bytes | None:
+    """The head of the same without the provider's policies; None when a credential has to be
+    fetched first. Raises: UpstreamError."""
+    # Fast path: all but the client's fields is known.
+    if call.head is not None and route.rewrites_host:
+        return call.head.with_fields(request.headers)
+    made = _outgoing_at_once(call, call.backend, request, route)
+    if made is None:
+        return None
+    return request_line(made.method, made.target, made.authority) + field_lines(made.headers)
+
+
+def _outgoing_at_once(
     call: Prepared, backend: Backend, request: Request, route: Route
 ) -> Outgoing | None:
-    """The same without the provider's policies, when no credential has to be fetched first."""
     member, target = call.member, call.target
-    gone = _GONE_WITH_KEYS if member.credentials else _GONE
+    gone = GONE_WITH_KEYS if member.credentials else GONE
     headers = Headers([field for field in request.headers if field[0] not in gone])
-    headers.append(_JSON_FIELD)
+    headers.append(JSON_FIELD)
     if target.headers_remove:
         headers.remove_any(target.headers_remove)
     for name, value in target.headers_set:

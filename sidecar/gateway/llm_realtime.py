@@ -28,6 +28,7 @@ from sidecar.llm.chat.base import Json
 from sidecar.llm.chat.realtime import CANCEL, FORMAT
 from sidecar.llm.guard.realtime_texts import realtime_texts
 from sidecar.llm.guard.stream_texts import StreamText
+from sidecar.llm.shape import nests_too_deeply
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """Of one message; a piece of audio may have 15 MiB."""
@@ -286,7 +287,9 @@ def _parsed(message: Message) -> Json | None:
         value = orjson.loads(message.data)
     except orjson.JSONDecodeError:
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict) or nests_too_deeply(message.data, value):
+        return None
+    return value
 
 
 def _answer_of(event: Json) -> str:

@@ -154,7 +154,7 @@ class LlmRouter:
     ) -> tuple[Resolution, Json | None]:
         """Who may serve a request; its body, if that was read as JSON. Raises: ModelError."""
         name, body = self._named(kind, path, raw, request)
-        request.state["metadata"] = {**_metadata(request), _USER_MODEL: name}
+        request.state["metadata"] = _metadata(request, name)
         allowed = allowed_of(request)
         if allowed is not None:
             check_allowed(allowed, kind, request, raw)
@@ -247,11 +247,12 @@ def _json(request: Request, value: object) -> Response:
     return Response(200, headers, FixedBody(orjson.dumps(value)), reason="DirectResponse")
 
 
-def _metadata(request: Request) -> Mapping[str, object]:
+def _metadata(request: Request, model: str) -> Mapping[str, object]:
+    """What policies told, and the model's name as the client wrote it."""
     known = request.state.get("metadata")
-    if known is None:
-        return {}
-    return known if isinstance(known, Mapping) else {}
+    if known is None or not isinstance(known, Mapping):
+        return {_USER_MODEL: model}
+    return {**known, _USER_MODEL: model}
 
 
 def _rules(data: Data, index: int, services: Services) -> Authorization | None:

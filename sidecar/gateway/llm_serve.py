@@ -26,7 +26,6 @@ from sidecar.llm.chat.formats import CHAT, FORMATS
 from sidecar.llm.chat.paths import RouteTypes
 from sidecar.net.host import Cancellable
 
-_UNREAD: Final = frozenset(("passthrough", "realtime"))
 _OPENAI: Final = frozenset(("completions", "responses", "embeddings", "rerank", "detect"))
 _NOT_BUILT: Final = b'{"error":"Route \'Models\' not implemented"}'
 
@@ -56,9 +55,11 @@ class LlmServe:
             # A body that nobody would look at otherwise; an upgrade has none.
             held = b"" if request.upgrade else await read_request(request, shared.limit_bytes)
             check_allowed(allowed, kind, request, held)
-        if kind in _UNREAD:
+        if kind == "passthrough":
             failover = self._asker.failover
             return await opaque(kind, self._ranks, failover, request, exchange, route, attempt)
+        if kind == "realtime":
+            return await self._session(request, exchange, route, attempt)
         raw = await read_request(request, shared.limit_bytes)
         record = Record(request, route, shared.clock, shared.metrics, shared.prices)
         if kind == "detect":
@@ -76,6 +77,17 @@ class LlmServe:
         client = client_call(kind, raw, request)
         return await self._asker.asked(
             client, record, self._ranks, request, exchange, route, attempt
+        )
+
+    async def _session(
+        self, request: Request, exchange: Exchange, route: Route, attempt: Attempt
+    ) -> Response:
+        shared, failover = self._asker.shared, self._asker.failover
+        record: Record | None = None
+        if request.upgrade == "websocket":
+            record = Record(request, route, shared.clock, shared.metrics, shared.prices)
+        return await opaque(
+            "realtime", self._ranks, failover, request, exchange, route, attempt, record=record
         )
 
     def start(self, request: Request, route: Route, handover: Handover) -> Cancellable | None:

@@ -39,7 +39,9 @@ class Loader:
         self._cache = ItemCache()
         self._last = LastDocument()
         self._files: set[str] = set()
-        self._normaliser = Normaliser(read_file=self._read, env=self._env)
+        self.fetched: dict[str, str] = {}
+        """What was at the URLs of the configuration when they were last looked at."""
+        self._normaliser = Normaliser(read_file=self._read, env=self._env, fetched=self.fetched)
         self._checker = Checker()
 
     def load(self) -> LoadedSnapshot:

@@ -10,17 +10,17 @@ on connections holds for each server; the rest acts once, around all of them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol, final
 
-import orjson
-
-from sidecar.config.model.mcp_tools import ToolControl
+from sidecar.config.model.mcp_tools import ToolControl, ToolPins
 from sidecar.config.scalars import duration_ns
 from sidecar.errors import ConfigError
 from sidecar.gateway.levels import Levels
 from sidecar.gateway.mcp_facts import McpMetrics
+from sidecar.gateway.mcp_keys import state_key
+from sidecar.gateway.mcp_openapi import source_of
 from sidecar.gateway.mcp_send import Sender
 from sidecar.gateway.mcp_serve import Admission, McpServe
 from sidecar.gateway.mcp_worker import McpWorker
@@ -32,9 +32,12 @@ from sidecar.mcp.federation import Federation
 from sidecar.mcp.lanes import Lanes, own_version
 from sidecar.mcp.listing import Listing
 from sidecar.mcp.names import MAX_TOOL_NAME, Names
+from sidecar.mcp.pinned import PinFile, PinFileError, PinnedTools
+from sidecar.mcp.pins import Change, Pins
 from sidecar.mcp.rules import Rules
 from sidecar.mcp.tools import Control
 from sidecar.mcp.upstream.base import Target
+from sidecar.mcp.upstream.openapi import OpenApiTarget
 from sidecar.mcp.upstream.process import StdioSpec
 from sidecar.mcp.upstream.sse import SseTarget
 from sidecar.mcp.upstream.stdio import StdioTarget
@@ -92,25 +95,38 @@ class McpBackends:
         worker, sessions = self._worker, self._worker.sessions
         assert sessions is not None
         parts = Parts(target, policies, self._services)
+        key = hashlib.blake2b(base.label.encode(), digest_size=16).digest()
         made = {
-            entry["name"]: self._server(entry, policies, f"mcp.targets[{index}]")
+            entry["name"]: self._bridged(entry, policies, f"mcp.targets[{index}]", key)
             for index, entry in enumerate(target["targets"])
         }
         lanes = Lanes(made, sessions, worker.later, parts.trusted)
-        asking = Asking(lanes, parts.calls.names, parts.listing(self._services), parts.terms)
+        asking = Asking(
+            lanes,
+            parts.calls.names,
+            parts.listing(self._services, self._metrics.unapproved),
+            parts.terms,
+        )
         fanout = Fanout(asking, parts.calls, parts.rules)
-        key = hashlib.blake2b(base.label.encode(), digest_size=16).digest()
         federation = Federation(key, asking, sessions, fanout, parts.verbatim)
         worker.add(federation)
         serve = McpServe(federation, worker, parts.admission, self._metrics)
         return replace(base, kind=_KIND, serve=serve)
 
+    def _bridged(self, entry: Data, outer: Data, place: str, backend: bytes) -> Target:
+        target, kind = self._server(entry, outer, place), entry["kind"]
+        if kind == "openapi":
+            return target
+        key = f"{backend.hex()}/{state_key(entry)}"
+        return self._worker.bridged(key, target, is_legacy=kind == "sse")
+
     def _server(self, entry: Data, outer: Data, place: str) -> Target:
         name, kind = str(entry["name"]), entry["kind"]
         if kind == "stdio":
             spec = stdio_spec(entry["stdio"])
-            key = _state_key(name, entry)
-            return self._worker.own(key, StdioTarget(name, key, spec, self._worker.children))
+            key = state_key(entry)
+            target = StdioTarget(name, key, spec, self._worker.children)
+            return self._worker.own(key, target, with_facts=False, has_homes=True)
         below = {one: outer[one] for one in _CONNECTION if outer.get(one) is not None}
         try:
             backend = self._backend(entry, below)
@@ -119,14 +135,23 @@ class McpBackends:
         sender = Sender(
             backend, entry["authority"], self._measured, self._tracer, self._services.clock
         )
+        if kind == "openapi":
+            return self._api(entry, sender, entry["authority"] or backend.default_authority, place)
         lingerers = self._worker.lingerers
         authority = entry["authority"] or backend.default_authority
         if kind == "mcp":
             return StreamableTarget(name, sender, authority, entry["path"], lingerers)
-        key = _state_key(name, entry)
+        key = state_key(entry)
         base = f"{backend.scheme}://{authority}{entry['path']}"
         made = SseTarget(name, key, sender, base, self._worker.connections, lingerers)
         return self._worker.own(key, made)
+
+    def _api(self, entry: Data, sender: Sender, authority: str, place: str) -> Target:
+        try:
+            source = source_of(entry, self._services, self._worker)
+        except ConfigError as problem:
+            raise nested(place, problem) from problem
+        return OpenApiTarget(str(entry["name"]), sender, authority, source)
 
     def _backend(self, entry: Data, below: Data) -> Backend:
         reference = {
@@ -148,12 +173,6 @@ def stdio_spec(given: Data) -> StdioSpec:
         dict(given.get("env") or {}),
         bool(given.get("clear_env")),
     )
-
-
-def _state_key(name: str, entry: Data) -> str:
-    """Tells one state of a target's configuration from another; the same in all workers."""
-    text = orjson.dumps(entry, option=orjson.OPT_SORT_KEYS)
-    return f"{name}:{hashlib.blake2b(text, digest_size=12).hexdigest()}"
 
 
 def without_passthrough(policies: Data) -> Data:
@@ -196,7 +215,8 @@ class Parts:
         except ConfigError as problem:
             raise nested("policies.mcpAuthorization", problem) from problem
         only = names.targets[0] if len(servers) == 1 and not names.is_several else ""
-        self.verbatim = "" if given or self.controls else only
+        is_pinned = any(entry.get("pin") is not None for entry in servers)
+        self.verbatim = "" if given or self.controls or is_pinned else only
         self._target = target
         common = policies.get("backendAuth")
         auths = {one["name"]: (one.get("policies") or {}).get("backendAuth") for one in servers}
@@ -228,11 +248,40 @@ class Parts:
         except ConfigError as problem:
             raise nested("mcp", problem) from problem
 
-    def listing(self, services: Services) -> Listing:
-        """Where pages of lists are kept."""
+    def pins(
+        self, services: Services, tell: Callable[[str, Change], None]
+    ) -> dict[str, PinnedTools]:
+        """Of the servers whose tools are pinned. Raises: ConfigError."""
+        made: dict[str, PinnedTools] = {}
+        for index, entry in enumerate(self._target["targets"]):
+            if entry.get("pin") is not None:
+                place = f"mcp.targets[{index}].pin"
+                made[entry["name"]] = _pinned(entry, place, services, tell)
+        return made
+
+    def listing(self, services: Services, tell: Callable[[str, Change], None]) -> Listing:
+        """Where pages of lists are kept. Raises: ConfigError."""
         ttl = self._target.get("listCacheTtl")
         ttl_ms = 0 if ttl is None else duration_ns(ttl) // 1_000_000
-        return Listing(self.calls.names, self.controls, {}, ttl_ms, services.clock)
+        pins = self.pins(services, tell)
+        return Listing(self.calls.names, self.controls, pins, ttl_ms, services.clock)
+
+
+def _pinned(
+    entry: Data, place: str, services: Services, tell: Callable[[str, Change], None]
+) -> PinnedTools:
+    try:
+        config = ToolPins.model_validate(entry["pin"])
+    except ValueError as problem:
+        raise ConfigError(place, str(problem)) from problem
+    file = None if config.file is None else PinFile(config.file)
+    try:
+        pins = Pins(config, None if file is None else file.read())
+    except PinFileError as problem:
+        raise ConfigError(f"{place}.file", str(problem)) from problem
+    except ConfigError as problem:
+        raise ConfigError(f"{place}.file", problem.message) from problem
+    return PinnedTools(str(entry["name"]), pins, file, services.clock, tell)
 
 
 def _parsed(given: Data, place: str) -> ToolControl:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sidecar.errors import ConfigError
 from sidecar.gateway.mcp_backends import Parts, without_passthrough
+from sidecar.gateway.mcp_openapi import check_document
 from sidecar.llm.credentials.table import configured
 from sidecar.mcp.rules import Rules
 from sidecar.net.tls import ClientTls
@@ -22,12 +23,17 @@ Data = Mapping[str, Any]
 
 def check_target(target: Data, services: Services) -> None:
     """The servers of an `mcp` backend. Raises: ConfigError, its path below the backend."""
-    Parts(target, {}, services)
+    Parts(target, {}, services).pins(services, lambda *_: None)
     for index, entry in enumerate(target["targets"]):
         try:
             _check_policies(without_passthrough(entry["policies"]), services)
         except ConfigError as problem:
             raise nested(f"mcp.targets[{index}].policies", problem) from problem
+        if entry["kind"] == "openapi":
+            try:
+                check_document(entry, services)
+            except ConfigError as problem:
+                raise nested(f"mcp.targets[{index}]", problem) from problem
 
 
 def _check_policies(policies: Data, services: Services) -> None:

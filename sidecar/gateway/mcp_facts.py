@@ -10,6 +10,7 @@ from typing import Any, Final, final
 from sidecar.http.message import Request
 from sidecar.jsonrpc import Json, JsonRpcError
 from sidecar.mcp.calls import Called
+from sidecar.mcp.pins import Change
 from sidecar.mcp.rewrite import named
 from sidecar.telemetry.fields import RouteFacts
 from sidecar.telemetry.metrics import OTHER, Counter, Registry, route_labels
@@ -43,6 +44,11 @@ class McpMetrics:
         if found is None:
             found = self._found(facts, labels)
         found.add(1)
+
+    def unapproved(self, server: str, change: Change) -> None:
+        """A definition of a tool that is kept from clients."""
+        labels = [("server", server), ("state", change.state)]
+        self._registry.counter("mcp_unapproved_tools_total", labels).add(1)
 
     def _found(self, facts: RouteFacts, labels: Labels) -> Counter:
         if len(self._known) >= _MAX_COMBINATIONS:

@@ -21,6 +21,7 @@ from sidecar.http.message import FixedBody, Request, Response, text_response
 from sidecar.jsonrpc import INTERNAL_ERROR, Id, JsonRpcError
 from sidecar.mcp.calls import SCOPES
 from sidecar.mcp.upstream.base import Refused
+from sidecar.policies.mcp_authentication import CHALLENGE
 
 BODY_BYTES: Final = 4 * 1024 * 1024
 _LOCAL: Final = frozenset(("localhost", "127.0.0.1", "[::1]", "::1"))
@@ -34,6 +35,7 @@ _OWN: Final = frozenset(
     )
 )
 _OWN_AND_CREDENTIALS: Final = _OWN | _CREDENTIALS
+_VERIFIED: Final = ("jwt.rawToken", "apiKey.key")
 _REASON: Final = "MCP"
 
 
@@ -107,10 +109,19 @@ def _is_refusal(parameters: bytes) -> bool:
     return False
 
 
-def passed_on(headers: Headers) -> tuple[Headers, Headers]:
-    """The client's headers for servers (see mcp.upstream.base.Outbound), and its credentials."""
+def passed_on(request: Request) -> tuple[Headers, Headers]:
+    """The client's headers for servers (see mcp.upstream.base.Outbound), and its credentials:
+    those that a policy has verified, and taken out of the request, are among them."""
+    headers = request.headers
     kept = Headers([field for field in headers if field[0] not in _OWN_AND_CREDENTIALS])
-    return kept, Headers([field for field in headers if field[0] == b"authorization"])
+    own = Headers([field for field in headers if field[0] == b"authorization"])
+    if not own:
+        for name in _VERIFIED:
+            found = request.state.get(name)
+            if isinstance(found, str):
+                own.append((b"authorization", b"Bearer " + found.encode()))
+                break
+    return kept, own
 
 
 def proofs(request: Request) -> dict[str, str]:
@@ -146,7 +157,7 @@ def _put_certificate(request: Request, found: dict[str, str]) -> None:
 # --- refusals -----------------------------------------------------------------------------------
 
 
-def refusal(error: JsonRpcError) -> Response:
+def refusal(error: JsonRpcError, request: Request) -> Response:
     """A message that is not served, as an answer to it."""
     message = jsonrpc.error(error.identity, error.code, str(error), error.data)
     response = document(message, error.status)
@@ -154,6 +165,9 @@ def refusal(error: JsonRpcError) -> Response:
     if error.status == 403 and isinstance(error.data, dict) and SCOPES in error.data:
         scopes = " ".join(error.data[SCOPES])
         value = f'Bearer error="insufficient_scope", scope="{scopes}"'
+        metadata = request.state.get(CHALLENGE)
+        if isinstance(metadata, str):
+            value = f"{value}, {metadata}"
         response.headers.append((b"www-authenticate", value.encode("latin-1", "replace")))
     return response
 

@@ -128,7 +128,7 @@ class McpServe:
             return await self._message(document, request, route, facts)
         except JsonRpcError as error:
             facts.failed(error.code, error)
-            return refusal(error)
+            return refusal(error, request)
 
     async def _message(
         self, message: Json, request: Request, route: Route, facts: Facts
@@ -163,7 +163,7 @@ class McpServe:
     def _caller(self, request: Request, spoken: Legacy | Modern, facts: Facts) -> Caller | Response:
         """Who asks; or how it is refused that there is no such session."""
         principal = self._principal(request)
-        headers, own = passed_on(request.headers)
+        headers, own = passed_on(request)
         owner = self._sessions.owner.worker
         if isinstance(spoken, Modern):
             scope = Scope("principal", principal, owner)
@@ -195,7 +195,7 @@ class McpServe:
 
     async def _greeted(self, message: Json, request: Request, facts: Facts) -> Response:
         principal = self._principal(request)
-        headers, own = passed_on(request.headers)
+        headers, own = passed_on(request)
         uuid = new_uuid()
         sessions = self._sessions
         scope = Scope("session", sessions.key_of(uuid), sessions.owner.worker)
@@ -295,11 +295,11 @@ class McpServe:
         try:
             version = version_of(request.headers)
         except JsonRpcError as error:
-            return refusal(error)
+            return refusal(error, request)
         if version == era.MODERN or not self._federation.is_stateful:
             return not_allowed(b"POST")
         if version and version not in era.LEGACY:
-            return refusal(era.unsupported(version, (era.MODERN, *era.LEGACY)))
+            return refusal(era.unsupported(version, (era.MODERN, *era.LEGACY)), request)
         return self._caller(request, Legacy(version), Facts(request))
 
 

@@ -127,8 +127,10 @@ class EventBody:
         if inbound is None:
             self._ended = True
             return b""
-        self._seen(inbound.message)
         identity = inbound.event_id if self._has_ids else b""
+        if not inbound.message:
+            return encode_event(b"", b"", identity, inbound.retry_ms)
+        self._seen(inbound.message)
         return encode_event(orjson.dumps(inbound.message), b"message", identity)
 
     def _failed(self, error: SidecarError | JsonRpcError | Refused) -> bytes:

@@ -15,8 +15,11 @@ from shm.errors import ShmError
 from shm.sessions import Owner
 from sidecar.config.scalars import duration_seconds
 from sidecar.errors import SidecarError
+from sidecar.gateway.mcp_keys import state_keys
 from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Request
+from sidecar.mcp.bridge.state import IDLE_SECONDS, BridgeState
+from sidecar.mcp.bridge.target import Bridge, BridgedTarget
 from sidecar.mcp.federation import Federation
 from sidecar.mcp.lanes import Caller
 from sidecar.mcp.peers import OwnedTarget, Peers
@@ -24,6 +27,7 @@ from sidecar.mcp.sessions import Live, Sessions
 from sidecar.mcp.token import Sealer
 from sidecar.mcp.upstream.base import Scope, Target
 from sidecar.mcp.upstream.children import ChildLimits, Children
+from sidecar.mcp.upstream.openapi_source import Sources
 from sidecar.mcp.upstream.sse_connection import SseConnections
 from sidecar.mcp.upstream.streamable import Lingerers
 from sidecar.state.tables import Tables
@@ -32,6 +36,10 @@ from sidecar.telemetry.clock import Clock
 _log = logging.getLogger("sidecar.gateway.mcp_worker")
 SESSION_SECONDS: Final = 1800.0
 _REAP_SECONDS: Final = 30.0
+_RETIRE_SECONDS: Final = 30.0
+"""How long calls under way may still use a target that is gone from the configuration."""
+_END_SECONDS: Final = 2.0
+"""How long servers may take to hear that the gateway leaves."""
 _REAPED_AT_ONCE: Final = 64
 _OPENED_MAX: Final = 20_000
 _BACKGROUND_MAX: Final = 1024
@@ -43,14 +51,19 @@ Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], bool]
 class McpWorker:
     """Made once a worker; costs nothing until there is an `mcp` backend."""
 
-    def __init__(self, tables: Tables, worker: int, directory: str, clock: Clock) -> None:
-        """`directory`: where the workers' sockets are."""
+    def __init__(
+        self, tables: Tables, worker: int, workers: int, directory: str, clock: Clock
+    ) -> None:
+        """`worker`: of so many `workers`. `directory`: where their sockets are."""
         self._tables = tables
         self._clock = clock
         self._worker = worker
-        self._peers = Peers(directory, worker, self._owned)
+        self._peers = Peers(directory, worker, self._owned, workers)
         self._targets: dict[str, Target] = {}
         """Those whose state lives in one worker, by key."""
+        self._named: frozenset[str] = frozenset()
+        """Keys of the targets that the configuration in force names."""
+        self._bridges: dict[str, BridgeState] = {}
         self._federations: dict[bytes, Federation] = {}
         self._opened: OrderedDict[bytes, tuple[bytes, Live]] = OrderedDict()
         """Sessions that began here: `(backend, session)` by the key of their row."""
@@ -59,6 +72,7 @@ class McpWorker:
         self.sessions: Sessions | None = None
         self.key = tables.session_key
         self.lingerers = Lingerers()
+        self.apis = Sources()
         self.connections: SseConnections
         self.children: Children
 
@@ -87,10 +101,24 @@ class McpWorker:
             self.connections = SseConnections(idle)
         return self
 
-    def own(self, key: str, target: Target) -> Target:
-        """A target whose state lives in one worker, as all workers use it."""
+    def own(
+        self, key: str, target: Target, *, with_facts: bool = True, has_homes: bool = False
+    ) -> Target:
+        """A target whose state lives in one worker, as all workers use it. See OwnedTarget."""
         self._targets[key] = target
-        return OwnedTarget(target, key, self._peers)
+        return OwnedTarget(target, key, self._peers, with_facts=with_facts, has_homes=has_homes)
+
+    def bridged(self, key: str, target: Target, *, is_legacy: bool = False) -> Target:
+        """A server for clients of both eras. `key`: ends with `/` and its state's; `is_legacy`: it
+        knows no other by its transport."""
+        assert self.sessions is not None
+        state = self._bridges.get(key)
+        if state is None:
+            made = BridgeState(self._worker, self.sessions.sealer, self._clock, self.later)
+            state = self._bridges[key] = made
+        here = self._targets[key] = Bridge(target, key, state)
+        owned = OwnedTarget(here, key, self._peers)
+        return BridgedTarget(target, key, state, owned, is_legacy=is_legacy)
 
     def _owned(self, key: str) -> Target | None:
         return self._targets.get(key)
@@ -98,6 +126,33 @@ class McpWorker:
     def add(self, federation: Federation) -> None:
         """The backend of this key as it is from now on."""
         self._federations[federation.key] = federation
+
+    def retire(self, resources: Mapping[str, Mapping[str, Any]]) -> None:
+        """A configuration is in force. What only earlier ones named ends: what nobody uses at
+        once, and what calls under way use after a while. `resources`: of its snapshot."""
+        if not self._is_started:
+            return
+        keys = self._named = state_keys(resources)
+        if not self._gone():
+            return
+        self.connections.retire(keys, is_urgent=False)
+
+        async def retire() -> None:
+            await self.children.retire(keys, is_urgent=False)
+            await asyncio.sleep(_RETIRE_SECONDS)
+            # A later configuration may name it again.
+            named = self._named
+            for key in self._gone():
+                del self._targets[key]
+                if (state := self._bridges.pop(key, None)) is not None:
+                    state.close()
+            self.connections.retire(named, is_urgent=True)
+            await self.children.retire(named, is_urgent=True)
+
+        self.later(retire)
+
+    def _gone(self) -> list[str]:
+        return [key for key in self._targets if key.rpartition("/")[2] not in self._named]
 
     async def start(self) -> None:
         """Once there is an `mcp` backend. Raises: ConfigError, OSError."""
@@ -132,6 +187,8 @@ class McpWorker:
         """One round. Raises: ShmError."""
         sessions = self.sessions
         assert sessions is not None
+        for state in self._bridges.values():
+            state.sweep(self._clock.monotonic_ns() - IDLE_SECONDS * 1_000_000_000)
         for count, (key, (backend, live)) in enumerate(tuple(self._opened.items())):
             if count % _REAPED_AT_ONCE == _REAPED_AT_ONCE - 1:
                 await asyncio.sleep(0)
@@ -163,6 +220,11 @@ class McpWorker:
 
     async def close(self) -> None:
         """The worker ends: nothing of a server stays behind."""
+        before = set(self._tasks)
+        for state in self._bridges.values():
+            state.close()
+        if ends := self._tasks - before:
+            await asyncio.wait(ends, timeout=_END_SECONDS)
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()

@@ -39,19 +39,20 @@ _STDOUT: Final = 1
 
 @final
 class TraceObserver:
-    """Gives each request a trace context; with a tracer, spans as well."""
+    """Gives each request a trace context that somebody will see; with a tracer, spans as well."""
 
-    __slots__ = ("_tracer",)
+    __slots__ = ("_access", "_tracer")
 
-    def __init__(self, tracer: Tracer | None) -> None:
+    def __init__(self, tracer: Tracer | None, access: AccessLog) -> None:
         self._tracer = tracer
+        self._access = access
 
     def begin(self, request: Request) -> None:
         """See plan.Observer."""
-        if self._tracer is None:
-            request.trace = context_of(request.headers)
-        else:
+        if self._tracer is not None:
             self._tracer.start(request)
+        elif self._access.enabled:
+            request.trace = context_of(request.headers)
 
     def before_call(self, request: Request, subtype: str) -> ClientSpan | None:
         """See plan.Observer."""
@@ -122,7 +123,7 @@ class Observers:
         )
         policy = frontend.get("tracing")
         tracer = None if policy is None else self._tracer(policy, compiler)
-        return Telemetry(requests, self._upstreams, access, tracer, TraceObserver(tracer))
+        return Telemetry(requests, self._upstreams, access, tracer, TraceObserver(tracer, access))
 
     def _take_static(self, config: Data) -> None:
         """What needs a restart to change (spec/config.md section 10.1), so taken once."""

@@ -100,10 +100,12 @@ class Backend:
     start: Start | None = None
     """The same on the direct way; None: there it is not served."""
     error_shape: ErrorShape | None = None
+    protocol: str = ""
+    """What its requests are where that is not their `kind` (a2a)."""
 
     def cel(self, wanted: frozenset[str] | None) -> Mapping[str, object]:
         """The variable `backend` (see sidecar.cel.variables.Fields)."""
-        return {"name": self.label, "type": self.kind, "protocol": "http"}
+        return {"name": self.label, "type": self.kind, "protocol": self.protocol or "http"}
 
     @property
     def scheme(self) -> str:

@@ -102,7 +102,7 @@ class Worker:
         writer = metrics.writer(context.worker)
         self._observers = Observers(writer, loop, self.clock, tables)
         self._endpoints = Endpoints(tables.endpoints.column(context.worker))
-        self._mcp = McpWorker(tables, context.worker, directory, self.clock)
+        self._mcp = McpWorker(tables, context.worker, configs.workers, directory, self.clock)
         self._pools: Pools | None = None
         self._compiler: Compiler | None = None
         self._stopping = loop.create_future()
@@ -186,6 +186,8 @@ class Worker:
         """Spec/config.md section 10.2: go on accepting for the minimum, then finish what runs."""
         self._configs.set_state(self._context.worker, WorkerState.DRAINING)
         await self._ports.drain(*self._observers.drain_seconds)
+        if self._compiler is not None:
+            self._compiler.close()
         await self._backlog.close(_BACKLOG_SECONDS)
         await self._mcp.close()
         for task in (*self._mirrors, *self._tasks):
@@ -254,6 +256,7 @@ class Worker:
             raise
         self._ports.swap(gateway.binds, opened, self._observers.drain_seconds[1])
         self.gateway = gateway
+        self._mcp.retire(compiler.resources)
         self._own = WorkerMetrics(gateway.requests.registry, self._context.worker)
         for record in difference.changed:
             self._digests[record.key] = record.digest

@@ -129,9 +129,11 @@ def _parse(block: bytes, keeps_bare: bool) -> SseEvent | None:
     return SseEvent(b"\n".join(data), name, identity, retry)
 
 
-def encode_event(data: bytes, event: bytes = b"", identity: bytes = b"") -> bytes:
+def encode_event(
+    data: bytes, event: bytes = b"", identity: bytes = b"", retry_ms: int | None = None
+) -> bytes:
     """An event's bytes. Neither a name nor an id may hold a line end."""
-    head = b""
+    head = b"" if retry_ms is None else b"retry: %d\n" % retry_ms
     if event:
         head += b"event: " + event + b"\n"
     if identity:

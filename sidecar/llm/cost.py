@@ -11,12 +11,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import mul
+from operator import add, mul
 from typing import Any, Final, Literal, NamedTuple, final
 
 from sidecar.errors import ConfigError
 from sidecar.llm.default_prices import DefaultPrices
-from sidecar.llm.prices import CAMEL, PICO, RATES, ModelPrices, Prices, Rates, parse, parse_text
+from sidecar.llm.prices import (
+    CAMEL,
+    CLASSES,
+    PICO,
+    SPECIAL,
+    ModelPrices,
+    Prices,
+    Rates,
+    parse,
+    parse_text,
+)
 from sidecar.llm.usage import Usage
 
 Status = Literal["Exact", "Unpriced", "Missing", "NoCatalog"]
@@ -25,7 +35,7 @@ _DATE: Final = re.compile(r"(?:[-@](?:20\d{2}-\d{2}-\d{2}|20\d{6})|-latest)$")
 
 @final
 class Tokens(NamedTuple):
-    """Tokens of a call, each counted in one place only; in the order of `Rates`."""
+    """Tokens of a call, each counted in one place only; in the order of `CLASSES`."""
 
     input: int = 0
     output: int = 0
@@ -55,13 +65,23 @@ def tokens_of(usage: Usage, *, excludes_cache: bool) -> Tokens:
     thought = usage.reasoning_tokens or 0
     spoken = usage.output_audio_tokens or 0
     said = (usage.output_tokens or 0) - thought - spoken
+    # Fast path: nothing special, nothing odd.
+    if plain >= 0 and said >= 0:
+        return Tokens(plain, said, read, write, thought, audio, spoken)
     # Providers that count otherwise than they say must not make a class negative.
     return Tokens(max(0, plain), max(0, said), read, write, thought, audio, spoken)
 
 
+def special_of(usage: Usage) -> tuple[int, ...]:
+    """Tokens of the classes of `SPECIAL`, which `tokens_of` counts as usual ones; () for none."""
+    long = usage.long_cache_creation_input_tokens
+    seen, drawn = usage.input_image_tokens, usage.output_image_tokens
+    return (long or 0, seen or 0, drawn or 0) if long or seen or drawn else ()
+
+
 @final
 class Cost(NamedTuple):
-    """The cost of one call. `pico_usd`: by class of tokens, in the order of `Rates`; empty unless
+    """The cost of one call. `pico_usd`: by class of tokens, in the order of `CLASSES`; empty unless
     `status` is Exact. Unpriced: the catalogue knows the model, but not a rate that the call needs.
     """
 
@@ -82,23 +102,47 @@ class Cost(NamedTuple):
         amounts = self.pico_usd
         if not amounts:
             return {}
-        found = {"total": sum(amounts) / PICO}
+        found = _FREE.copy()
+        found["total"] = sum(amounts) / PICO
         for name, amount in zip(_CAMEL, amounts, strict=True):
-            found[name] = amount / PICO
+            if amount:
+                found[name] = amount / PICO
         return found
 
 
-_CAMEL: Final = tuple(CAMEL[name] for name in RATES)
+_CAMEL: Final = tuple(CAMEL[name] for name in CLASSES)
+_FREE: Final = dict.fromkeys(("total", *_CAMEL), 0.0)
 
 
-def price(tokens: Tokens, prices: ModelPrices) -> Cost:
-    """The cost under one model's prices, with their tiers and fallbacks."""
+def price(tokens: Tokens, prices: ModelPrices, special: tuple[int, ...] = ()) -> Cost:
+    """The cost under one model's prices, with their tiers and fallbacks. `special`: see
+    `special_of`; what they cost is a part of the class that they count as otherwise."""
     rates = prices.at(tokens.context) if prices.tiers else prices.rates
     if rates.input is None and rates.output is None:
         return Cost("Unpriced")
-    if rates.missing and any(tokens[index] for index in rates.missing):
+    extra: list[int] = []
+    if special:
+        tokens, extra = _apart(tokens, rates, special)
+    if rates.missing and any([tokens[index] for index in rates.missing]):  # noqa: C419 - quicker
         return Cost("Unpriced")
-    return Cost("Exact", tuple(map(mul, tokens, rates.applied)), rates)
+    amounts = tuple(map(mul, tokens, rates.applied))
+    if extra:
+        amounts = tuple(map(add, amounts, extra))
+    return Cost("Exact", amounts, rates)
+
+
+def _apart(tokens: Tokens, rates: Rates, special: tuple[int, ...]) -> tuple[Tokens, list[int]]:
+    """The tokens without those that have a rate of their own, and what these cost, by class."""
+    usual = list(tokens)
+    extra = [0] * len(usual)
+    for many, (name, base) in zip(special, SPECIAL.items(), strict=True):
+        rate = getattr(rates, name)
+        if many and rate is not None:
+            index = CLASSES.index(base)
+            apart = min(many, usual[index])
+            usual[index] -= apart
+            extra[index] += apart * rate
+    return Tokens(*usual), extra
 
 
 @final
@@ -127,7 +171,9 @@ class Catalog:
         found = self.find(provider, usage.provider_model or requested, requested, now_seconds)
         if found is None:
             return Cost("Missing")
-        return price(tokens_of(usage, excludes_cache=excludes_cache), found)
+        if found.served:
+            found = found.served.get(usage.service_tier or "", found)
+        return price(tokens_of(usage, excludes_cache=excludes_cache), found, special_of(usage))
 
     def find(
         self, provider: str, answered: str, requested: str, now_seconds: int

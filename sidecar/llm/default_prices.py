@@ -42,6 +42,9 @@ _UNITS: Final = {
     "reasoning": "output_reasoning_mtok",
     "input_audio": "input_audio_mtok",
     "output_audio": "output_audio_mtok",
+    "cache_write_1h": "cache_write_1h_mtok",
+    "input_image": "input_image_mtok",
+    "output_image": "output_image_mtok",
 }
 _REMEMBERED: Final = 4096
 _MAX_NAME: Final = 512

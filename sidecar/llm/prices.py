@@ -36,8 +36,11 @@ class Rates:
     reasoning: int | None = None
     input_audio: int | None = None
     output_audio: int | None = None
+    cache_write_1h: int | None = None
+    input_image: int | None = None
+    output_image: int | None = None
     applied: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    """What a token of each class costs, with the fallbacks; 0 where there is no rate at all."""
+    """What a token of each of `CLASSES` costs, with the fallbacks; 0 where there is no rate."""
     missing: tuple[int, ...] = field(init=False, repr=False, compare=False)
     """Which of `applied` there is no rate for."""
     usd: Mapping[str, float] = field(init=False, repr=False, compare=False)
@@ -45,10 +48,11 @@ class Rates:
 
     def __post_init__(self) -> None:
         # Once a model: each of its calls is priced by them.
-        own = [getattr(self, name) for name in RATES]
+        own = [getattr(self, name) for name in CLASSES]
         bases = (self.input, self.output, self.input, self.input, self.output, self.input)
         due = [_first(one, base) for one, base in zip(own, (*bases, self.output), strict=True)]
-        known = {CAMEL[name]: one for name, one in zip(RATES, own, strict=True) if one is not None}
+        all_ = ((name, getattr(self, name)) for name in RATES)
+        known = {CAMEL[name]: one for name, one in all_ if one is not None}
         object.__setattr__(self, "applied", tuple(one or 0 for one in due))
         missing = tuple(index for index, one in enumerate(due) if one is None)
         object.__setattr__(self, "missing", missing)
@@ -62,8 +66,12 @@ class Rates:
 
 
 RATES: Final = tuple(item.name for item in fields(Rates) if item.init)
+SPECIAL: Final = {"cache_write_1h": "cache_write", "input_image": "input", "output_image": "output"}
+"""Classes that not every catalogue has, and what they count as otherwise."""
+CLASSES: Final = tuple(name for name in RATES if name not in SPECIAL)
+"""The classes that costs are told by."""
 CAMEL: Final = {
-    name: name.split("_")[0] + "".join(part.title() for part in name.split("_")[1:])
+    name: name.split("_")[0] + "".join(part[:1].upper() + part[1:] for part in name.split("_")[1:])
     for name in RATES
 }
 _NAMES: Final = {camel: name for name, camel in CAMEL.items()}
@@ -76,11 +84,24 @@ def _first(value: int | None, other: int | None) -> int | None:
 @final
 @dataclass(frozen=True, slots=True)
 class ModelPrices:
-    """One model's rates. `tiers`: `(context_over, rates)`, rising; a tier's rates are whole."""
+    """One model's rates. `tiers`: `(context_over, rates)`, rising; a tier's rates are whole.
+
+    `services`: service tier to its prices, which say only what differs from the usual rates.
+    """
 
     rates: Rates
     tiers: tuple[tuple[int, Rates], ...] = ()
     tags: frozenset[str] = frozenset()
+    services: Mapping[str, ModelPrices] = field(default_factory=dict)
+    served: Mapping[str, ModelPrices] = field(init=False, repr=False, compare=False)
+    """The same, whole."""
+
+    def __post_init__(self) -> None:
+        whole = {
+            name: ModelPrices(one.rates.over(self.rates), one.tiers)
+            for name, one in self.services.items()
+        }
+        object.__setattr__(self, "served", whole)
 
     def at(self, context_tokens: int) -> Rates:
         """The rates of a call with this much input, caches and audio included."""
@@ -94,7 +115,11 @@ class ModelPrices:
     def over(self, base: ModelPrices) -> ModelPrices:
         """These on top of `base`: rates by field, tiers if there are any, tags added."""
         rates = self.rates.over(base.rates)
-        return ModelPrices(rates, self.tiers or base.tiers, self.tags | base.tags)
+        services = dict(base.services)
+        for name, one in self.services.items():
+            known = services.get(name)
+            services[name] = one if known is None else one.over(known)
+        return ModelPrices(rates, self.tiers or base.tiers, self.tags | base.tags, services)
 
 
 Prices = dict[tuple[str, str], ModelPrices]
@@ -126,7 +151,19 @@ def parse(data: object, path: str) -> Prices:
 
 
 def _model(value: object, path: str) -> ModelPrices:
-    data = _mapping(value, path, ("rates", "tiers", "tags"))
+    data = _mapping(value, path, ("rates", "tiers", "tags", "serviceTiers"))
+    tags = _list(data.get("tags"), f"{path}.tags")
+    if not all(isinstance(tag, str) for tag in tags):
+        raise ConfigError(f"{path}.tags", "a list of strings expected")
+    services: dict[str, ModelPrices] = {}
+    for name, item in _mapping(data.get("serviceTiers"), f"{path}.serviceTiers").items():
+        place = f"{path}.serviceTiers.{name}"
+        services[name] = _priced(_mapping(item, place, ("rates", "tiers")), place)
+    usual = _priced(data, path)
+    return ModelPrices(usual.rates, usual.tiers, frozenset(tags), services)
+
+
+def _priced(data: Data, path: str) -> ModelPrices:
     tiers: list[tuple[int, Rates]] = []
     for index, item in enumerate(_list(data.get("tiers"), f"{path}.tiers")):
         place = f"{path}.tiers[{index}]"
@@ -137,11 +174,7 @@ def _model(value: object, path: str) -> ModelPrices:
         if tiers and over <= tiers[-1][0]:
             raise ConfigError(f"{place}.contextOver", "must be more than that of the tier before")
         tiers.append((over, _rates(tier.get("rates"), f"{place}.rates")))
-    tags = _list(data.get("tags"), f"{path}.tags")
-    if not all(isinstance(tag, str) for tag in tags):
-        raise ConfigError(f"{path}.tags", "a list of strings expected")
-    rates = _rates(data.get("rates"), f"{path}.rates")
-    return ModelPrices(rates, tuple(tiers), frozenset(tags))
+    return ModelPrices(_rates(data.get("rates"), f"{path}.rates"), tuple(tiers))
 
 
 def _rates(value: object, path: str) -> Rates:

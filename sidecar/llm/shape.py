@@ -15,6 +15,10 @@ from sidecar.errors import SidecarError
 Json = dict[str, Any]
 _LIMIT: Final = 2**63
 """Of whole numbers that can be written as JSON again, sums of two included."""
+_LEVELS: Final = 224
+"""Of nesting that are written again for certain: orjson reads 1,024 and writes 254, and what is
+converted moves some levels down."""
+_SPARE: Final = 254 - _LEVELS
 
 
 class ShapeError(SidecarError):
@@ -84,6 +88,29 @@ def to_count(value: object, where: str) -> int:
 def to_optional_count(value: object, where: str) -> int | None:
     """The same, but None stays None. Raises: ShapeError."""
     return None if value is None else to_count(value, where)
+
+
+def nests_too_deeply(raw: bytes, value: object) -> bool:
+    """Whether a value, decoded of `raw`, cannot be written as JSON once it is converted."""
+    if raw.count(b"{") + raw.count(b"[") <= _LEVELS:
+        return False
+    for _ in range(_SPARE):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return True
+    return False
+
+
+def to_json(value: Json, where: str) -> bytes:
+    """As JSON. Raises: ShapeError where texts that were decoded brought too many levels."""
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        if "Recursion limit" not in str(error):
+            raise
+        raise ShapeError(where, "JSON of fewer levels") from error
 
 
 def parse_object(data: bytes | str) -> Json | None:

@@ -28,6 +28,8 @@ class Usage:
     total_tokens: int | None = None
     reasoning_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
+    long_cache_creation_input_tokens: int | None = None
+    """Of those, the ones that are kept for an hour; never 0."""
     cached_input_tokens: int | None = None
     service_tier: str | None = None
     provider_model: str | None = None

@@ -57,7 +57,7 @@ class Asking:
             identity = inbound.event_id
             if identity:
                 identity = event_ids.composite({target: identity})
-            return Inbound(told, identity)
+            return Inbound(told, identity, inbound.retry_ms)
 
         return change
 

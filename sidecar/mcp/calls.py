@@ -52,7 +52,8 @@ class Calls:
         evaluation: Evaluation | None,
         arguments: Json | None,
     ) -> Called:
-        """The call, if the client may make it. `named`: as the client named it.
+        """The call, if the client may make it. `named`: as the client named it. `arguments`: as the
+        client gave them; rules see the operator's fixed ones in their place.
 
         Raises: JsonRpcError, the same for what there is not and for what is denied.
         """
@@ -60,6 +61,9 @@ class Calls:
             raise unknown(*named)
         if evaluation is None:
             return called
+        control = self._controls.get(called.target) if called.kind == "tool" else None
+        if control is not None:
+            arguments = control.seen(called.name, arguments)
         verdict = evaluation.check(called.kind, called.target, called.name, arguments)
         if verdict.is_allowed:
             return called

@@ -6,25 +6,21 @@ Source: spec/mcp_a2a.md sections 2.2, 2.3, 2.7 and 2.8.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from typing import Final, Protocol, final
+from typing import Protocol, final
 
 from sidecar import jsonrpc
 from sidecar.errors import SidecarError
-from sidecar.jsonrpc import INVALID_PARAMS, Json, JsonRpcError
-from sidecar.mcp import cursors, rewrite
+from sidecar.jsonrpc import Json
+from sidecar.mcp import rewrite
 from sidecar.mcp.asking import Asking, is_asked, is_open
 from sidecar.mcp.calls import Called, Calls
-from sidecar.mcp.gathered import Answers, failure_of
+from sidecar.mcp.gathered import Answers
 from sidecar.mcp.lanes import Caller
-from sidecar.mcp.lists import LISTS, Page, merged
-from sidecar.mcp.names import Kind
-from sidecar.mcp.rules import Rules
-from sidecar.mcp.streams import Changed, Ready
+from sidecar.mcp.lists import LISTS
+from sidecar.mcp.pages import Pages
+from sidecar.mcp.rules import Rules, unknown
+from sidecar.mcp.streams import Changed
 from sidecar.mcp.upstream.base import Messages, Refused
-
-_PAGES_MAX: Final = 64
-"""Of one server, when a name is looked for."""
 
 
 class About(Protocol):
@@ -38,7 +34,7 @@ class About(Protocol):
 class Fanout:
     """See federation.Federation, for all backends but the plainest."""
 
-    __slots__ = ("_asking", "_calls", "_lanes", "_listing", "_names", "_rules", "_terms")
+    __slots__ = ("_asking", "_calls", "_lanes", "_names", "_pages", "_rules", "_terms")
 
     def __init__(self, asking: Asking, calls: Calls, rules: Rules) -> None:
         self._asking = asking
@@ -46,14 +42,15 @@ class Fanout:
         self._calls = calls
         self._names = asking.names
         self._rules = rules
-        self._listing = asking.listing
+        self._pages = Pages(asking)
         self._terms = asking.terms
 
     async def request(self, message: Json, caller: Caller, about: About) -> Messages:
         """Raises: JsonRpcError, UpstreamError, Refused."""
         method: str = message["method"]
         if method in LISTS:
-            return await self._listed(message, caller)
+            evaluation = self._rules.evaluation(caller.request)
+            return await self._pages.listed(message, caller, evaluation)
         asked = rewrite.named(message)
         if asked is not None:
             return await self._named(message, asked, caller, about)
@@ -70,6 +67,8 @@ class Fanout:
             called = None
         given = message["params"].get("arguments") if asked.kind == "tool" else None
         called = self._calls.check(called, asked, evaluation, given)
+        if called.kind == "tool" and not await self._pages.is_approved(*called[1:], caller):
+            raise unknown(*asked)
         about(called.target, called)
         arguments = self._calls.arguments(called, given)
         sent = rewrite.for_target(
@@ -78,7 +77,7 @@ class Fanout:
             called.name,
             arguments=None if arguments is given or arguments is None else dict(arguments),
         )
-        answered = await self._lanes.request(called.target, sent, caller)
+        answered = await self._lanes.request(called.target, sent, caller, may_poll=True)
         change = self._asking.change(called.target, message["method"])
         return Changed(answered.messages, change)
 
@@ -89,114 +88,8 @@ class Fanout:
         candidates = self._names.candidates(asked.kind, asked.name)
         if not candidates:
             return None
-        return await self._looked_up(asked, candidates, caller)
-
-    async def _looked_up(
-        self, asked: rewrite.Named, candidates: Iterable[str], caller: Caller
-    ) -> Called | None:
-        """What of the servers' lists a name means; None when none has it, or several do."""
-        method = _LIST_OF[asked.kind]
-        found: set[tuple[str, str]] = set()
-        open_ones = [name for name in candidates if is_asked(caller, name, method)]
-        pages = await asyncio.gather(*(self._all(name, method, caller) for name in open_ones))
-        for name, listed in zip(open_ones, pages, strict=True):
-            for page in listed:
-                key = LISTS[method].name
-                found.update(
-                    (name, entry.own_name)
-                    for entry in page.entries
-                    if entry.item[key] == asked.name
-                )
-        if len(found) != 1:
-            return None
-        target, own = found.pop()
-        return Called(asked.kind, target, own)
-
-    async def _all(self, name: str, method: str, caller: Caller) -> list[Page]:
-        """All pages of a server. Raises: as `_failed` says."""
-        pages: list[Page] = []
-        cursor = ""
-        while len(pages) < _PAGES_MAX:
-            page = self._listing.find(name, method, cursor, caller.era, caller.principal)
-            if page is None:
-                page = await self._page(name, method, cursor, caller)
-            pages.append(page)
-            cursor = page.cursor
-            if not cursor:
-                break
-        return pages
-
-    async def _page(self, name: str, method: str, cursor: str, caller: Caller) -> Page:
-        params: Json = {"cursor": cursor} if cursor else {}
-        if caller.era == "modern":
-            params["_meta"] = dict(caller.meta)
-        asked = {
-            "jsonrpc": "2.0",
-            "id": f"agw-resolve-{method}",
-            "method": method,
-            "params": params,
-        }
-        answers = Answers({}, {})
-        messages = (await self._lanes.request(name, asked, caller)).messages
-        try:
-            while (inbound := await messages.next()) is not None:
-                found = inbound.message
-                if isinstance(found.get("result"), dict):
-                    answers.results[name] = found["result"]
-                elif isinstance(found.get("error"), dict):
-                    answers.failures[name] = failure_of(found)
-        finally:
-            messages.close()
-        answers.settle((name,), fails_open=False)
-        result = answers.results.get(name, {})
-        return self._listing.take(name, method, cursor, caller.era, caller.principal, result)
-
-    # --- lists ----------------------------------------------------------------------------
-
-    async def _listed(self, message: Json, caller: Caller) -> Messages:
-        method: str = message["method"]
-        asked, identity = self._cursors(message, caller), message["id"]
-        evaluation = self._rules.evaluation(caller.request)
-        pages: dict[str, Page] = {}
-        for name, cursor in asked.items():
-            page = self._listing.find(name, method, cursor, caller.era, caller.principal)
-            if page is not None:
-                pages[name] = page
-
-        def finish(answers: Answers) -> Json:
-            fails_open = self._terms.fails_open or bool(pages)
-            for name, result in answers.settle(tuple(asked), fails_open=fails_open):
-                if name not in pages:
-                    pages[name] = self._listing.take(
-                        name, method, asked[name], caller.era, caller.principal, result
-                    )
-            result = merged(
-                method,
-                [pages[name] for name in asked if name in pages],
-                self._names,
-                evaluation,
-                is_modern=caller.era == "modern",
-                server_info=self._terms.server_info,
-            )
-            return jsonrpc.result(identity, result)
-
-        missing = [name for name in asked if name not in pages]
-        if not missing:
-            return Ready.of(finish(Answers({}, {})))
-        sent = {name: _with_cursor(message, asked[name]) for name in missing}
-        return await self._asking.gathered(sent, caller, finish)
-
-    def _cursors(self, message: Json, caller: Caller) -> dict[str, str]:
-        """Whom to ask, and from where on."""
-        method: str = message["method"]
-        cursor = message.get("params", {}).get("cursor")
-        if cursor is None:
-            return {name: "" for name in self._names.targets if is_asked(caller, name, method)}
-        if not self._names.is_several:
-            if not isinstance(cursor, str):
-                raise JsonRpcError(INVALID_PARAMS, "Invalid params: cursor")
-            return {self._names.targets[0]: cursor}
-        return cursors.decode(method, cursor, self._names.targets)
+        own = await self._pages.owner(asked.kind, asked.name, candidates, caller)
+        return None if own is None else Called(asked.kind, *own)
 
     # --- all servers ----------------------------------------------------------------------
 
@@ -236,22 +129,3 @@ class Fanout:
             await self._lanes.send(name, message, caller)
         except (Refused, SidecarError) as error:
             answers.failures[name] = error
-
-
-_LIST_OF: Final[Mapping[Kind, str]] = {
-    "tool": "tools/list",
-    "prompt": "prompts/list",
-    "resource": "resources/list",
-    "template": "resources/templates/list",
-    "task": "tasks/list",
-}
-
-
-def _with_cursor(message: Json, cursor: str) -> Json:
-    params = message.get("params", {})
-    if params.get("cursor") == cursor or (not cursor and "cursor" not in params):
-        return message
-    params = {key: value for key, value in params.items() if key != "cursor"}
-    if cursor:
-        params["cursor"] = cursor
-    return {**message, "params": params}

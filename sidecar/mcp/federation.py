@@ -89,7 +89,7 @@ class Federation:
         # Fast path: nothing to be looked at.
         if only:
             about(only)
-            return (await self.lanes.request(only, message, caller)).messages
+            return (await self.lanes.request(only, message, caller, may_poll=True)).messages
         if method == "server/discover":
             return await self._greeter.discover(message, caller)
         if method == "subscriptions/listen":

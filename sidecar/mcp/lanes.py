@@ -41,6 +41,8 @@ Later = Callable[[Callable[[], Coroutine[Any, Any, None]]], bool]
 _INITIALIZED: Final[Json] = {"jsonrpc": "2.0", "method": "notifications/initialized"}
 _OWN_ID: Final = "agw-initialize"
 _GONE: Final = 404
+_POLLED: Final = "2025-11-25"
+"""The version whose clients know a stream that ends before the answer (SEP-1699)."""
 _TRIES: Final = 4
 """Of one message: a dead owner may be followed by another, and that by a lost session."""
 T = TypeVar("T")
@@ -138,7 +140,10 @@ class Lanes:
         headers = caller.headers
         if name in self._trusted:
             headers = Headers((*headers, *caller.credentials))
-        return Outbound(message, caller.era, version, caller.request, headers, caller.scope, held)
+        client = caller.live.claims.client if caller.live is not None else None
+        return Outbound(
+            message, caller.era, version, caller.request, headers, caller.scope, held, client
+        )
 
     async def open(self, name: str, message: Json, caller: Caller) -> Opened:
         """Begin a session at a server. Raises: UpstreamError, Refused."""
@@ -153,12 +158,21 @@ class Lanes:
             raise UpstreamError(502, "UpstreamFailure", f"MCP target {name} gave no answer")
         return Opened(taken, answered.held, is_json=answered.messages.is_json)
 
-    async def request(self, name: str, message: Json, caller: Caller) -> Answered:
-        """Send a request. Raises: UpstreamError, Refused."""
+    async def request(
+        self, name: str, message: Json, caller: Caller, *, may_poll: bool = False
+    ) -> Answered:
+        """Send a request. `may_poll`: what comes goes to the client as it is, so that it can take
+        up by itself a stream that the server ends. Raises: UpstreamError, Refused."""
         if caller.live is None and caller.era == "legacy":
             return await self._passing(name, message, caller)
         target = self.targets[name]
-        return await self._again(name, message, caller, target.request)
+        is_polled = may_poll and caller.version == _POLLED
+
+        async def request(outbound: Outbound) -> Answered:
+            outbound.is_polled = is_polled
+            return await target.request(outbound)
+
+        return await self._again(name, message, caller, request)
 
     async def send(self, name: str, message: Json, caller: Caller) -> None:
         """Send what has no answer. Raises: UpstreamError, Refused."""
@@ -176,6 +190,7 @@ class Lanes:
         target = self.targets[name]
 
         async def listen(outbound: Outbound) -> Messages | None:
+            outbound.is_polled = caller.version == _POLLED
             return await target.listen(outbound, last_event_id)
 
         return await self._again(name, _NOTHING, caller, listen)
@@ -281,7 +296,7 @@ def initialize(identity: Id, version: str, client: Json | None) -> Json:
     params = client or {
         "protocolVersion": version,
         "capabilities": {},
-        "clientInfo": {"name": "agentgateway", "version": own_version()},
+        "clientInfo": own_info(),
     }
     return {"jsonrpc": "2.0", "id": identity, "method": "initialize", "params": params}
 
@@ -290,6 +305,11 @@ def initialize(identity: Id, version: str, client: Json | None) -> Json:
 def own_version() -> str:
     """The gateway's. Read from disk once."""
     return package_version()
+
+
+def own_info() -> Json:
+    """How the gateway names itself where it asks for itself."""
+    return {"name": "agentgateway", "version": own_version()}
 
 
 def initialized() -> Json:

@@ -18,7 +18,7 @@ from typing import Final, final
 from sidecar.jsonrpc import Json
 from sidecar.mcp.lists import Page, prepare
 from sidecar.mcp.names import Names
-from sidecar.mcp.pins import Pins
+from sidecar.mcp.pinned import PinnedTools
 from sidecar.mcp.tools import Control
 from sidecar.mcp.upstream.base import Era
 from sidecar.telemetry.clock import Clock
@@ -47,20 +47,21 @@ class _Kept:
 class Listing:
     """The pages of one backend, in one worker."""
 
-    __slots__ = ("_clock", "_controls", "_kept", "_legacy_ttl_ms", "_names", "_pins")
+    __slots__ = ("_clock", "_controls", "_kept", "_legacy_ttl_ms", "_names", "pins")
 
     def __init__(
         self,
         names: Names,
         controls: Mapping[str, Control],
-        pins: Mapping[str, Pins],
+        pins: Mapping[str, PinnedTools],
         legacy_ttl_ms: int,
         clock: Clock,
     ) -> None:
         """`legacy_ttl_ms`: how long pages of legacy servers are kept; 0: not at all."""
         self._names = names
         self._controls = controls
-        self._pins = pins
+        self.pins = pins
+        """Of servers whose tools are pinned."""
         self._legacy_ttl_ms = legacy_ttl_ms
         self._clock = clock
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
@@ -88,7 +89,7 @@ class Listing:
             result,
             self._names,
             control=self._controls.get(target) if is_tools else None,
-            pins=self._pins.get(target) if is_tools else None,
+            pins=self.pins.get(target) if is_tools else None,
         )
         whose, ttl_ms = self._allowed(era, who, result)
         if ttl_ms > 0 and method != "tasks/list":
@@ -109,7 +110,9 @@ class Listing:
     def hear(self, target: str, message: Json) -> None:
         """A message of a server: drop what it says has changed."""
         methods = _CHANGED.get(message.get("method", ""))
-        if methods is None or not self._kept:
+        if methods is None:
             return
+        if (pins := self.pins.get(target)) is not None and "tools/list" in methods:
+            pins.changed()
         for key in [key for key in self._kept if key[0] == target and key[1] in methods]:
             del self._kept[key]

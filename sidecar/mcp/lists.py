@@ -14,16 +14,22 @@ servers that of the configuration. A name that could mean two servers' things is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, Protocol, final
 
 from sidecar.errors import UpstreamError
 from sidecar.jsonrpc import Json
 from sidecar.mcp.cursors import encode
 from sidecar.mcp.merge import SERVER_INFO, cache_hints
 from sidecar.mcp.names import Kind, Names
-from sidecar.mcp.pins import Pins
 from sidecar.mcp.rules import Evaluation
 from sidecar.mcp.tools import Control
+
+
+class Approved(Protocol):
+    """Which tools clients may know of (mcp.pins, mcp.pinned)."""
+
+    def kept(self, tools: list[Json]) -> list[Json]:
+        """Those of a page."""
 
 
 class Shape(NamedTuple):
@@ -79,7 +85,7 @@ def prepare(
     names: Names,
     *,
     control: Control | None = None,
-    pins: Pins | None = None,
+    pins: Approved | None = None,
 ) -> Page:
     """The page that a server answered. `control` and `pins` are for tools only.
 
@@ -133,13 +139,12 @@ def merged(
     *,
     is_modern: bool,
     server_info: Json,
-    ambiguous: frozenset[str] = frozenset(),
     is_partial: bool = False,
 ) -> Json:
     """The result for one client. With one target it is that one's, as far as nothing is hidden.
 
-    `pages`: in the order of the configuration. `ambiguous`: client's names that several servers
-    have, where whole lists are known (`names.Index`); those within the pages are found here.
+    `pages`: in the order of the configuration. A client's name that several of them have is left
+    out, so names that do not tell their server need the pages of whole lists.
     `is_partial`: a server was skipped as it failed (failOpen), so nobody may keep the result.
     Raises: UpstreamError for cursors that are too long.
     """
@@ -149,9 +154,9 @@ def merged(
     items: list[Json] = []
     for page in pages:
         items += page.items if evaluation is None else _permitted(shape.kind, page, evaluation)
-    if ambiguous or any(page.has_bare_names for page in pages):
+    if any(page.has_bare_names for page in pages):
         # Also what is hidden from this client makes a name ambiguous, for calls find it too.
-        clashes = ambiguous | _clashes(shape.name, pages)
+        clashes = _clashes(shape.name, pages)
         items = [item for item in items if item[shape.name] not in clashes]
     result: Json = {shape.key: items}
     cursor = encode(method, {page.target: page.cursor for page in pages if page.cursor})

@@ -290,6 +290,8 @@ class Asking:
         gone = OwnerGone(self._owner, sent=True)
         if not self._reply.done():
             self._reply.set_exception(gone)
+            # Looked at, for whoever asked may have been cancelled in the same turn.
+            self._reply.exception()
         if self._inbox is not None:
             self._inbox.finish(gone)
 

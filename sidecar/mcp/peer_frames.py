@@ -9,15 +9,25 @@ from typing import Any
 
 from sidecar.errors import UpstreamError
 from sidecar.http.headers import Headers
-from sidecar.http.message import Connection, FixedBody, Request
+from sidecar.http.message import FixedBody, Request
+from sidecar.mcp.era import MODERN
+from sidecar.mcp.peer_facts import connection_of, connection_told, facts_of, put_facts
 from sidecar.mcp.upstream.base import Held, Inbound, Messages, Outbound, Refused, Scope
 from sidecar.telemetry.w3c import TraceContext
 
 Frame = dict[str, Any]
 
 
-def asked(op: str, key: str, outbound: Outbound, last_event_id: bytes = b"") -> Frame:
-    """A question: `op` is the method of Target."""
+def asked(
+    op: str,
+    key: str,
+    outbound: Outbound,
+    last_event_id: bytes = b"",
+    *,
+    with_facts: bool = True,
+) -> Frame:
+    """A question: `op` is the method of Target. `with_facts`: whether the owner's policies may
+    ask for what ours learnt."""
     scope, held = outbound.scope, outbound.held
     return {
         "op": op,
@@ -27,8 +37,9 @@ def asked(op: str, key: str, outbound: Outbound, last_event_id: bytes = b"") -> 
         "version": outbound.version,
         "held": [held.upstream_id, held.version, held.pin],
         "message": outbound.message,
+        "client": outbound.client if held.version == MODERN else None,
         "headers": _texts(outbound.headers),
-        "of": _request(outbound.of),
+        "of": _request(outbound.of, with_facts=with_facts),
         "last": last_event_id.decode("latin-1"),
     }
 
@@ -44,6 +55,7 @@ def outbound_of(frame: Frame) -> Outbound:
         _headers(frame["headers"]),
         Scope(kind, bytes.fromhex(key), owner),
         held_of(frame["held"]),
+        frame["client"],
     )
 
 
@@ -100,20 +112,16 @@ def _headers(texts: list[list[str]]) -> Headers:
     return Headers((name.encode("latin-1"), value.encode("latin-1")) for name, value in texts)
 
 
-def _request(request: Request) -> Frame:
+def _request(request: Request, *, with_facts: bool) -> Frame:
     """What the owner's target may need of the client's request: where it came from, its trace."""
-    connection, trace = request.connection, request.trace
+    trace = request.trace
     return {
         "line": [request.method, request.scheme, request.authority, request.target],
         "headers": _texts(request.headers),
-        "from": [
-            connection.peer_host,
-            connection.peer_port,
-            connection.local_host,
-            connection.local_port,
-        ],
+        "from": connection_told(request.connection),
         "at": request.started_ns,
         "trace": _trace(trace) if isinstance(trace, TraceContext) else None,
+        "facts": facts_of(request) if with_facts else None,
     }
 
 
@@ -132,9 +140,10 @@ def _request_of(told: Frame) -> Request:
         "HTTP/1.1",
         _headers(told["headers"]),
         FixedBody(),
-        Connection(*told["from"]),
+        connection_of(told["from"]),
         told["at"],
     )
+    put_facts(made, told.get("facts") or {})
     trace = told["trace"]
     if trace is not None:
         trace_id, span_id, parent_id = (int(number, 16) for number in trace[:3])

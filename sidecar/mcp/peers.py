@@ -27,6 +27,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, final
+from zlib import crc32
 
 from sidecar.errors import ConfigError, UpstreamError
 from sidecar.mcp import peer_frames
@@ -47,10 +48,16 @@ class Peers:
     """This worker's socket, and its way to those of the others."""
 
     def __init__(
-        self, directory: str, worker: int, target_of: Callable[[str], Target | None]
+        self,
+        directory: str,
+        worker: int,
+        target_of: Callable[[str], Target | None],
+        workers: int = 1,
     ) -> None:
-        """`directory`: made by the supervisor, 0700. `target_of`: the local target of a key."""
+        """`directory`: made by the supervisor, 0700. `target_of`: the local target of a key.
+        `workers`: how many there are."""
         self.worker = worker
+        self.workers = workers
         self._directory = Path(directory)
         self._target_of = target_of
         self._listening: socket.socket | None = None
@@ -82,9 +89,12 @@ class Peers:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path(self.worker))
 
-    async def request(self, owner: int, key: str, outbound: Outbound) -> Answered:
+    async def request(
+        self, owner: int, key: str, outbound: Outbound, *, with_facts: bool = True
+    ) -> Answered:
         """See base.Target. Raises: OwnerGone besides."""
-        asking, reply = await self._ask(owner, peer_frames.asked("request", key, outbound))
+        frame = peer_frames.asked("request", key, outbound, with_facts=with_facts)
+        asking, reply = await self._ask(owner, frame)
         return Answered(asking.messages(), peer_frames.held_of(reply["held"]))
 
     async def send(self, owner: int, key: str, outbound: Outbound) -> None:
@@ -181,25 +191,55 @@ class Peers:
 class OwnedTarget:
     """A target whose state lives in one worker: here, or asked for there. See base.Target."""
 
-    __slots__ = ("_here", "_key", "_peers", "name")
+    __slots__ = ("_has_homes", "_here", "_key", "_peers", "_salt", "_with_facts", "name")
 
-    def __init__(self, here: Target, key: str, peers: Peers) -> None:
-        """`here`: the target itself, `key` what its table and `target_of` know it by."""
+    def __init__(
+        self,
+        here: Target,
+        key: str,
+        peers: Peers,
+        *,
+        with_facts: bool = True,
+        has_homes: bool = False,
+    ) -> None:
+        """`here`: the target itself, `key` what its table and `target_of` know it by.
+
+        `with_facts`: whether it has policies, to which what ours learnt may matter. `has_homes`:
+        whether all modern requests of a principal go to one worker, whichever they came to."""
+        self._has_homes = has_homes and peers.workers > 1
+        self._salt = crc32(key.encode())
         self.name = here.name
         self._here = here
         self._key = key
         self._peers = peers
+        self._with_facts = with_facts
 
     async def request(self, outbound: Outbound) -> Answered:
         """See base.Target. Raises: OwnerGone besides."""
-        owner = outbound.scope.owner
+        owner = self._owner(outbound)
         if owner == self._peers.worker:
             return await self._here.request(outbound)
-        return await self._peers.request(owner, self._key, outbound)
+        try:
+            return await self._peers.request(
+                owner, self._key, outbound, with_facts=self._with_facts
+            )
+        except OwnerGone as error:
+            if error.sent or owner == outbound.scope.owner:
+                raise
+        # Its home is being replaced: what was sealed there is lost, and all else is served.
+        return await self._here.request(outbound)
+
+    def _owner(self, outbound: Outbound) -> int:
+        """The worker that has the state."""
+        if self._has_homes and outbound.era == "modern":
+            # What a process says to one request (`requestState`, a change of its lists) it alone
+            # can go on with, and the client's next request may come to any worker.
+            return crc32(outbound.scope.key, self._salt) % self._peers.workers
+        return outbound.scope.owner
 
     async def send(self, outbound: Outbound) -> None:
         """See base.Target. Raises: OwnerGone besides."""
-        owner = outbound.scope.owner
+        owner = self._owner(outbound)
         if owner == self._peers.worker:
             await self._here.send(outbound)
         else:

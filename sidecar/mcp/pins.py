@@ -66,15 +66,26 @@ class Pins:
     mapping from names to digests.
     """
 
-    __slots__ = ("_approved", "_changes", "_learned", "_learns", "_refuses", "_states", "_told")
+    __slots__ = (
+        "_approved",
+        "_changes",
+        "_learned",
+        "_learns",
+        "_refused",
+        "_refuses",
+        "_states",
+        "_told",
+    )
 
     def __init__(self, config: ToolPins, content: bytes | None = None) -> None:
         self._refuses = config.on_change == "refuse"
         self._learns = config.file is not None
         """Trust on first use: the first definition of a tool is the approved one."""
-        given = config.definitions if config.file is None else _read(content)
+        given = config.definitions if config.file is None else parse(content)
         self._approved = dict(given or {})
         self._learned: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
+        """Learned, and not written down."""
         self._states: dict[str, State] = {}
         self._changes: list[Change] = []
         self._told: dict[str, str] = {}
@@ -110,21 +121,32 @@ class Pins:
         told, self._changes = self._changes, []
         return told
 
+    def relearn(self) -> None:
+        """Try once more with what could not be written down."""
+        self._refused = {}
+
     def learned(self) -> dict[str, str]:
         """Tools seen for the first time since the last call, to be added to the file."""
         learned, self._learned = self._learned, {}
         return learned
 
-    def adopt(self, pins: Mapping[str, str]) -> None:
-        """Take over what another process learned. What is approved already stays: whoever saw a
-        tool first decides, and the next list shows which tools that leaves out."""
-        for name, approved in pins.items():
-            self._approved.setdefault(name, approved)
+    def replace(self, pins: Mapping[str, str]) -> None:
+        """Approve what the file says by now: whoever wrote a tool into it first decided. The next
+        list shows which tools that leaves out."""
+        self._approved = dict(pins)
+
+    def forget(self, learned: Mapping[str, str]) -> None:
+        """What was learned could not be written down, so it is not approved: another process may
+        have seen another definition."""
+        for name in learned:
+            self._approved.pop(name, None)
+        self._refused = dict(learned)
 
     def _see(self, tool: Json) -> State:
         name, now = tool["name"], digest(tool)
         approved = self._approved.get(name)
-        if approved is None and self._learns and len(self._approved) < MAX_PINS:
+        may_learn = self._learns and self._refused.get(name) != now
+        if approved is None and may_learn and len(self._approved) < MAX_PINS:
             self._approved[name] = self._learned[name] = approved = now
         state: State = "new" if approved is None else "approved" if approved == now else "changed"
         if name not in self._states and len(self._states) >= MAX_PINS:
@@ -137,7 +159,8 @@ class Pins:
         return state
 
 
-def _read(content: bytes | None) -> dict[str, str]:
+def parse(content: bytes | None) -> dict[str, str]:
+    """The definitions of a file; none when there is no file. Raises: ConfigError."""
     if content is None:
         return {}
     try:

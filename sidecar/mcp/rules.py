@@ -146,7 +146,7 @@ class Evaluation:
     def check(
         self, kind: Kind, target: str, name: str, arguments: Mapping[str, object] | None = None
     ) -> Verdict:
-        """Whether it may be used. `arguments`: of a call of a tool, as the client gave them."""
+        """Whether it may be used. `arguments`: of a call of a tool, the fixed ones in place."""
         if self._reads_arguments and not isinstance(arguments or {}, Mapping):
             # Rules can say nothing of what has no names; a deny would let it pass.
             return DENIED

@@ -3,8 +3,9 @@
 An extension. Source: spec/mcp_a2a.md section 5.3, wishes 2 and 9 (agentgateway #963).
 
 API: `Control(config)`, one a target that has `tools`. `listed(tool)` for each item of a list;
-`own_name(name)` and `arguments(own_name, given)` for a call. Rules and pins see the server's own
-names and definitions, so they come before `listed` and after `own_name`.
+`own_name(name)`, `seen(own_name, given)` for rules and `arguments(own_name, given)` for a call.
+Rules and pins see the server's own names and definitions, so they come before `listed` and after
+`own_name`.
 
 A renamed tool has its new name only. It wins over a tool that the server itself calls so, which is
 left out: what a client calls must not depend on what the server thinks of next.
@@ -87,6 +88,13 @@ class Control:
         if own is None:
             own = None if name in self._rename else name
         return own if own is not None and self.offers(own) else None
+
+    def seen(self, own_name: str, given: Json | None) -> Json | None:
+        """The arguments that rules judge: the fixed ones in place, whatever the client says."""
+        change = self._changes.get(own_name)
+        if change is None or not change.fixed or not isinstance(given or {}, dict):
+            return given
+        return {**(given or {}), **change.fixed}
 
     def arguments(self, own_name: str, given: Json | None) -> Json | None:
         """The arguments to call with; `given` itself when nothing changes.

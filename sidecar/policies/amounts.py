@@ -7,6 +7,7 @@ Source: spec/llm.md section 4.5.
 
 from __future__ import annotations
 
+import re
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Final, Literal
 
@@ -20,6 +21,8 @@ _BETWEEN: Final = b" | "
 _KEY_BYTES: Final = 40
 _NANO: Final = 9
 _LONGEST: Final = 64
+_TEXT: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
+"""A number as JSON has it. Decimal takes more: underscores, blanks, other digits, 1e400."""
 _NANO_USD: Final = 1e9
 _USUAL_USD: Final = 1e4
 """Below it the product with 1e9 is off by less than 0.001."""
@@ -41,7 +44,7 @@ def whole(value: object, unit: int, *, is_exact: bool = False) -> int | None:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
-    if isinstance(value, str) and len(value) > _LONGEST:
+    if isinstance(value, str) and (len(value) > _LONGEST or not _TEXT.fullmatch(value)):
         return None
     try:
         # By its shortest text: 0.1 is meant to be a tenth.

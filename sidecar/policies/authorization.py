@@ -25,12 +25,13 @@ class Config(PolicyConfig):
 class Authorization:
     """Refuses with 403. Rules that read the body make the pipeline refuse bodies past its bound."""
 
-    __slots__ = ("_permits", "needs_request_body")
+    __slots__ = ("_permits", "needs_request_body", "variables")
 
     def __init__(self, config: Config, services: Services) -> None:
         rules = RuleSet(config.rules, services)
         self._permits = rules.permits
         self.needs_request_body = rules.needs_request_body
+        self.variables = rules.variables
 
     def on_request(self, request: Request) -> None:
         """Raises: RequestError 403."""

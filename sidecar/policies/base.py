@@ -5,6 +5,7 @@ Source: house style, section "A policy or a provider is one file".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -15,6 +16,7 @@ from shm.rates import RateTable
 from sidecar.cel.engine import Engine
 from sidecar.http.message import Request, Response
 from sidecar.policies.callouts import Callouts, Nowhere
+from sidecar.policies.remote_keys import KeptKeys
 from sidecar.state.leases import Leases
 from sidecar.telemetry.clock import Clock
 
@@ -42,6 +44,10 @@ class Services:
     a reload and in every worker, another for each place."""
     callouts: Callouts = field(default_factory=Nowhere)
     """Other services that a policy may call."""
+    keys: KeptKeys | None = None
+    """Keys that are fetched from issuers of tokens; None where policies are only checked."""
+    a2a_ended: Callable[[Request], None] | None = None
+    """Counts an A2A request at its end; None where policies are only checked."""
 
 
 @runtime_checkable

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Final, Literal, Self, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Final, Literal, NamedTuple, Self, final
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -94,15 +94,12 @@ class Settlement:
     __slots__ = ("_due", "_now", "_table", "_taken")
 
     def __init__(
-        self,
-        table: RateTable | Leases,
-        now: Callable[[], int],
-        taken: Iterable[tuple[Counter, Ask]],
+        self, table: RateTable | Leases, now: Callable[[], int], due: Sequence[Pair]
     ) -> None:
         self._table = table
         self._now = now
-        self._due = [(counter, ask) for counter, ask in taken if counter.is_tokens]
-        self._taken: dict[Counter, int] = {}
+        self._due = due
+        self._taken: Mapping[Counter, int] = _NOTHING
         """What was taken beforehand."""
 
     async def anticipate(self, request: Request) -> None:
@@ -138,16 +135,14 @@ class Settlement:
 
     def at_response(self, request: Request, response: Response) -> None:
         """Charge what the response's head or body tells, as the backend gave it."""
-        due, self._due = self._due, []
-        for counter, ask in due:
+        for counter, ask in self._due:
             if counter.is_due_at_response:
                 self._charge(ask, counter.used(request, response))
-            else:
-                self._due.append((counter, ask))
+        self._due = [pair for pair in self._due if not pair[0].is_due_at_response]
 
     def __call__(self, request: Request, response: Response | None) -> None:
         """The exchange is over: charge what is known only now."""
-        due, self._due = self._due, []
+        due, self._due = self._due, ()
         for counter, ask in due:
             # A client that left before there was a response has used nothing that one could tell.
             if not counter.is_due_at_response:
@@ -169,7 +164,8 @@ def judge(request: Request, asks: Sequence[Ask], verdicts: Sequence[Verdict]) ->
     if len(asks) == 1:
         ask, verdict = asks[0], verdicts[0]
     else:
-        ask, verdict = min(zip(asks, verdicts, strict=True), key=_tightness)
+        verdict = min(verdicts, key=_tightness)
+        ask = asks[verdicts.index(verdict)]
     if verdict.allowed:
         limit_headers.tell(request, ask.limit.capacity, verdict.remaining, verdict.next_ns)
         return
@@ -182,9 +178,8 @@ def judge(request: Request, asks: Sequence[Ask], verdicts: Sequence[Verdict]) ->
     raise RequestError(429, REASON, EXCEEDED, headers=headers)
 
 
-def _tightness(pair: tuple[Ask, Verdict]) -> tuple[bool, int, int]:
+def _tightness(verdict: Verdict) -> tuple[bool, int, int]:
     """Orders verdicts: refusals before all, the longest wait first; then by what is left."""
-    _, verdict = pair
     return verdict.allowed, -verdict.retry_ns, verdict.remaining
 
 
@@ -192,19 +187,33 @@ def _tightness(pair: tuple[Ask, Verdict]) -> tuple[bool, int, int]:
 class Group:
     """Buckets that are asked together."""
 
-    __slots__ = ("counters", "fixed", "has_tokens")
+    __slots__ = ("_by", "_known", "counters", "fixed")
 
     def __init__(self, counters: Sequence[Counter]) -> None:
         self.counters = tuple(counters)
-        self.has_tokens = any(counter.is_tokens for counter in counters)
-        asks = tuple(one.fixed for one in counters if one.fixed is not None)
-        self.fixed: Asked | None = (self.counters, asks) if len(asks) == len(counters) else None
+        asks = [(one, one.fixed) for one in counters if one.fixed is not None]
+        self.fixed = asked_of(asks) if len(asks) == len(counters) else None
         """What is asked of every request, when that is always the same."""
+        self._by = _shared_by(self.counters)
+        self._known: dict[str, Asked] = {}
 
     def asked(self, request: Request) -> Asked:
         """What to ask for this request. Raises: RequestError."""
-        pairs = [(one, ask) for one in self.counters if (ask := one.ask(request)) is not None]
-        return tuple(one for one, _ in pairs), tuple(ask for _, ask in pairs)
+        if self.fixed is not None:
+            return self.fixed
+        # Fast path: a text that decides over all of it, and came before.
+        text = None if self._by is None else self._by.text(request)
+        found = None if text is None else self._known.get(text)
+        if found is not None:
+            return found
+        made = asked_of(
+            [(one, ask) for one in self.counters if (ask := one.ask(request)) is not None]
+        )
+        if text is not None and len(text) <= _CACHED_KEY_BYTES:
+            if len(self._known) >= _CACHED_KEYS:
+                self._known.clear()
+            self._known[text] = made
+        return made
 
 
 @final
@@ -213,15 +222,16 @@ class Counter:
 
     __slots__ = (
         "_cost",
-        "_descriptor",
         "_known",
         "_leases",
         "_limit",
         "_missing",
         "_place",
         "_table",
+        "descriptor",
         "fails_open",
         "fixed",
+        "has_fixed_cost",
         "is_due_at_response",
         "is_tokens",
         "needs_request_body",
@@ -243,7 +253,7 @@ class Counter:
         self.is_tokens = bucket.type == "tokens"
         self.fails_open = bucket.failure_mode == "failOpen"
         sources = [bucket.key] if isinstance(bucket.key, str) else bucket.key
-        self._descriptor = None if sources is None else Descriptor(sources, services, "key")
+        self.descriptor = None if sources is None else Descriptor(sources, services, "key")
         source = bucket.cost or (_DEFAULT_TOKENS if self.is_tokens else None)
         cost = (
             None
@@ -259,17 +269,19 @@ class Counter:
         if self.needs_response_body and not self.is_due_at_response:
             raise ConfigError("cost", "`response.body` and `llm` cannot be used together")
         self.needs_request_body = any(
-            one is not None and one.needs_request_body for one in (cost, self._descriptor)
+            one is not None and one.needs_request_body for one in (cost, self.descriptor)
         )
-        is_fixed = self._descriptor is None and (self.is_tokens or cost is None)
+        self.has_fixed_cost = self.is_tokens or cost is None
+        """Whether each request is asked for the same."""
+        is_fixed = self.descriptor is None and self.has_fixed_cost
         self.fixed = self._ask_for(()) if is_fixed and self._table is not None else None
         """The one question of a bucket without expressions."""
 
     def ask(self, request: Request) -> Ask | None:
         """What to ask for this request; None: nothing. Raises: RequestError."""
         values: tuple[bytes, ...] = ()
-        if self._descriptor is not None:
-            found = self._descriptor.values(request)
+        if self.descriptor is not None:
+            found = self.descriptor.values(request)
             if found is not None:
                 values = found
             elif self._missing == "skip":
@@ -277,17 +289,21 @@ class Counter:
             elif self._missing == "reject":
                 raise RequestError(429, REASON, EXCEEDED)
         ask = self._known.get(values) or self._ask_for(values)
-        if self._cost is None or self.is_tokens:
+        if self._cost is None or self.has_fixed_cost:
             return ask
-        return ask._replace(cost=_whole(_value(self._cost, request), 1))
+        try:
+            value = self._cost.value(request)
+        except (CelError, RequestError):
+            value = None
+        return ask._replace(cost=_whole(value, 1))
 
     def _ask_for(self, values: tuple[bytes, ...]) -> Ask:
         table = self._table
         assert table is not None
         key = table.key(b"localRateLimit", self._place, *values)
         label = self._place
-        if self._descriptor is not None:
-            label += b" " + (self._descriptor.shown(values, key) if values else b"(no key)")
+        if self.descriptor is not None:
+            label += b" " + (self.descriptor.shown(values, key) if values else b"(no key)")
         name = b""
         if self._leases is not None:
             name = self._leases.name(b"localRateLimit", self._place, *values)
@@ -302,18 +318,50 @@ class Counter:
     def used(self, request: Request, response: Response | None) -> int:
         """What a request has used, in tokens; 0 when that cannot be told."""
         assert self._cost is not None
-        return _whole(_value(self._cost, request, response), 0)
+        try:
+            value = self._cost.value(request, response)
+        except (CelError, RequestError):
+            return 0
+        # Fast path: what providers count in.
+        if type(value) is int and 0 <= value <= MAX_TOKENS:
+            return value
+        return _whole(value, 0)
 
 
-Asked = tuple[Sequence[Counter], Sequence[Ask]]
-"""Buckets and, one for each, what they are asked."""
+Pair = tuple[Counter, Ask]
+"""A bucket, and what it is asked."""
+_NOTHING: Final[Mapping[Counter, int]] = {}
 
 
-def _value(cost: Expression, request: Request, response: Response | None = None) -> object:
-    try:
-        return cost.value(request, response)
-    except (CelError, RequestError):
+@final
+class Asked(NamedTuple):
+    """What one request asks."""
+
+    counters: tuple[Counter, ...]
+    asks: tuple[Ask, ...]
+    """One for each."""
+    due: tuple[Pair, ...]
+    """Those that are charged later."""
+
+
+def asked_of(pairs: Sequence[Pair]) -> Asked:
+    """Of these buckets this."""
+    counters, asks = tuple(one for one, _ in pairs), tuple(ask for _, ask in pairs)
+    return Asked(counters, asks, tuple(pair for pair in pairs if pair[0].is_tokens))
+
+
+def _shared_by(counters: Sequence[Counter]) -> Descriptor | None:
+    """The descriptor that says what all buckets are asked; None when there is none."""
+    first = counters[0].descriptor if counters else None
+    if first is None:
         return None
+    is_shared = all(
+        one.has_fixed_cost
+        and one.descriptor is not None
+        and one.descriptor.sources == first.sources
+        for one in counters
+    )
+    return first if is_shared else None
 
 
 def _whole(value: object, otherwise: int) -> int:

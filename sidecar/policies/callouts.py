@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 
 from sidecar.errors import ConfigError, UpstreamError
 from sidecar.http.headers import Headers
-from sidecar.http.message import FixedBody, Request, Response
+from sidecar.http.message import Connection, FixedBody, Request, Response
 from sidecar.policies.schema import PolicyConfig
+from sidecar.telemetry.clock import Clock
 
 Subtype = Literal["Http", "ExtAuthz", "ExtProc", "Guardrail", "RateLimit", "Oidc"]
 """What a call is for, as metrics and spans name it."""
@@ -124,6 +125,27 @@ def outgoing(method: str, target: str, headers: Headers, body: bytes, *, of: Req
     )
     made.trace = of.trace
     return made
+
+
+def unprompted(
+    method: str,
+    target: str,
+    headers: tuple[tuple[bytes, bytes], ...],
+    clock: Clock,
+    body: bytes = b"",
+) -> Request:
+    """A request of the gateway's own, for which no client waits, in no trace."""
+    return Request(
+        method,
+        "http",
+        "",
+        target,
+        "HTTP/1.1",
+        Headers(headers),
+        FixedBody(body),
+        Connection("", 0, "", 0),
+        clock.monotonic_ns(),
+    )
 
 
 @final

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, final
 
-from sidecar.cel.engine import Program
+from sidecar.cel.engine import CelError, Program
 from sidecar.errors import ConfigError
 from sidecar.http.message import Request
+from sidecar.policies import fields
 from sidecar.policies.base import Services
 from sidecar.policies.expressions import Expression, shared_plan
 
@@ -40,12 +41,16 @@ class Descriptor:
     Raises: ConfigError with a path below the policy's entry.
     """
 
-    __slots__ = ("_expressions", "_plan", "is_secret", "needs_request_body")
+    __slots__ = ("_expressions", "_learnt", "_plan", "is_secret", "needs_request_body", "sources")
 
     def __init__(self, sources: Sequence[str], services: Services, path: str) -> None:
         if not 1 <= len(sources) <= MAX_PARTS:
             raise ConfigError(path, f"1 to {MAX_PARTS} expressions")
+        self.sources = tuple(sources)
+        """The same of two descriptors: so are their values."""
         self._expressions = tuple(Expression(source, services, path) for source in sources)
+        only = self._expressions[0]
+        self._learnt = only if len(sources) == 1 and only.is_learnt else None
         self._plan = shared_plan(self._expressions)
         self.is_secret = any(reads_secret(one.program) for one in self._expressions)
         """Whether the values may hold a credential, so that they are never stored or shown."""
@@ -56,6 +61,13 @@ class Descriptor:
 
         Raises: RequestError for an ambiguous path.
         """
+        # Fast path: most limits are kept by the name of an API key, or by a claim.
+        if self._learnt is not None:
+            try:
+                only = fields.encoded(self._learnt.value(request))
+            except CelError:
+                return None
+            return None if only is None else (only,)
         variables = self._plan.activation(request)
         made: list[bytes] = []
         for expression in self._expressions:
@@ -64,6 +76,16 @@ class Descriptor:
                 return None
             made.append(value)
         return tuple(made)
+
+    def text(self, request: Request) -> str | None:
+        """The one value, where that is a text which somebody has learnt; None: see `values`."""
+        if self._learnt is None:
+            return None
+        try:
+            value = self._learnt.value(request)
+        except CelError:
+            return None
+        return value if type(value) is str else None
 
     def shown(self, values: Sequence[bytes], digest: bytes) -> bytes:
         """The values for people to read. `digest`: a keyed hash, which stands for secret ones."""

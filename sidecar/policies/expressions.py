@@ -16,9 +16,11 @@ from sidecar.http.message import Request, Response
 from sidecar.policies import fields
 from sidecar.policies.base import Services
 
-_LLM: Final = "llm"
-_OF_LLM: Final = re.compile(r"llm((?:\.[A-Za-z]+){1,2})")
-"""What a call of a model has used or cost: by far the most frequent expressions of limits."""
+_LEARNT: Final = re.compile(r"(llm|apiKey|jwt)((?:\.[A-Za-z]+){1,2})")
+"""Who the client is, and what a call of a model has used or cost: by far the most frequent
+expressions of limits."""
+_SECRETS: Final = frozenset(("apiKey.key", "jwt.rawToken"))
+_PLAIN: Final = frozenset((str, int, float))
 
 Activation = Mapping[str, object]
 """Variables and their values at one moment, enough for all expressions of the plan that made it."""
@@ -36,6 +38,8 @@ class Expression:
     __slots__ = (
         "_keys",
         "_plan",
+        "_root",
+        "is_learnt",
         "names_response",
         "needs_request_body",
         "needs_response_body",
@@ -63,17 +67,21 @@ class Expression:
         self.true_in = program.truth
         """`true_in(activation)`: whether it is true; an error or another type is not."""
         self._plan = Plan((program,))
-        found = _OF_LLM.fullmatch(source.strip())
-        self._keys = None if found is None else found[1].split(".")[1:]
+        found = _LEARNT.fullmatch(source.strip())
+        self.is_learnt = found is not None and found[0] not in _SECRETS
+        """Whether it does no more than name a field of what policies or the model gateway learnt,
+        so that `value` is quick."""
+        self._root = found[1] if found is not None else ""
+        self._keys = found[2].split(".")[1:] if found is not None else ()
 
     def value(self, request: Request, response: Response | None = None) -> object:
         """The value as plain Python. Raises: CelError; RequestError for an ambiguous path."""
-        # Fast path: a number that stands where the expression says.
-        if self._keys is not None:
-            held = request.state.get(_LLM)
+        # Fast path: a number or a text that stands where the expression says.
+        if self.is_learnt:
+            held = request.state.get(self._root)
             for key in self._keys:
                 held = held.get(key) if isinstance(held, dict) else None
-            if type(held) is int or type(held) is float:
+            if type(held) in _PLAIN:
                 return held
         return self.program.eval(self._plan.activation(request, response))
 

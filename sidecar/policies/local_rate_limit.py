@@ -20,6 +20,7 @@ from typing import Annotated, Final, final
 
 from pydantic import Discriminator, RootModel, Tag
 
+from shm.bucket import UNKNOWN
 from shm.errors import ShmError
 from shm.rates import Ask, Verdict
 from sidecar.errors import ConfigError, RequestError
@@ -33,6 +34,7 @@ from sidecar.policies.buckets import (
     Counter,
     Group,
     Settlement,
+    asked_of,
     judge,
 )
 from sidecar.policies.conditional import Choice, alternatives
@@ -124,75 +126,71 @@ class LocalRateLimit:
         group = self._only or self._choice.pick(request)
         if group is None:
             return
-        asked = group.fixed or group.asked(request)
+        asked = group.asked(request)
         verdicts: Sequence[Verdict] = ()
-        while asked[1]:
+        while asked.asks:
             verdicts = self._taken(asked)
-            if all(verdict.known for verdict in verdicts):
+            if _are_known(verdicts):
                 break
             asked = self._without_unknown(asked, verdicts)
-        if asked[1] and verdicts:
-            self._admit(request, group, asked, verdicts)
+        if asked.asks and verdicts:
+            self._admit(request, asked, verdicts)
 
     async def _on_request_leased(self, request: Request) -> None:
         """As `_on_request`, from leases. Raises: RequestError, also 503 without Redis."""
         group = self._only or self._choice.pick(request)
         if group is None:
             return
-        asked = group.fixed or group.asked(request)
+        asked = group.asked(request)
         verdicts: Sequence[Verdict] = ()
-        while asked[1]:
+        while asked.asks:
             verdicts = await self._leased(asked)
-            if all(verdict.known for verdict in verdicts):
+            if _are_known(verdicts):
                 break
             asked = self._without_unknown(asked, verdicts)
-        if asked[1] and verdicts:
-            self._admit(request, group, asked, verdicts)
+        if asked.asks and verdicts:
+            self._admit(request, asked, verdicts)
 
     def _guard_leased(self, request: Request) -> None:
         """As `_on_request_leased`, of leases in hand. Raises: LeaseError when they do not do."""
         group = self._only or self._choice.pick(request)
         if group is None:
             return
-        asked = group.fixed or group.asked(request)
-        if not asked[1]:
+        asked = group.asked(request)
+        if not asked.asks:
             return
         assert self._leases is not None
         try:
-            verdicts = self._leases.take_now(asked[1])
+            verdicts = self._leases.take_now(asked.asks)
         except ShmError as error:
             raise LeaseError("shared memory failed") from error
-        if verdicts is None or not all(verdict.known for verdict in verdicts):
+        if verdicts is None or not _are_known(verdicts):
             raise LeaseError("is to be renewed")
-        self._admit(request, group, asked, verdicts)
+        self._admit(request, asked, verdicts)
 
-    def _admit(
-        self, request: Request, group: Group, asked: Asked, verdicts: Sequence[Verdict]
-    ) -> None:
+    def _admit(self, request: Request, asked: Asked, verdicts: Sequence[Verdict]) -> None:
         """Refuse, or see to what is charged later. Raises: RequestError 429."""
-        judge(request, asked[1], verdicts)
-        if group.has_tokens:
+        judge(request, asked.asks, verdicts)
+        if asked.due:
             table = self._leases or self._table
             assert table is not None
-            settlement = Settlement(table, self._now, zip(*asked, strict=True))
+            settlement = Settlement(table, self._now, asked.due)
             request.endings += (settlement,)
             request.state[STATE] = settlement
 
     async def _leased(self, asked: Asked) -> Sequence[Verdict]:
         """What the leases say; nothing when they cannot say and that means no limit."""
-        counters, asks = asked
         assert self._leases is not None
         try:
-            return await self._leases.take_all(asks)
+            return await self._leases.take_all(asked.asks)
         except LeaseError as error:
             raise RequestError(503, REASON, f"{FAILED}: {error}") from error
         except ShmError as error:
-            return self._failed(counters, error)
+            return self._failed(asked.counters, error)
 
     def _taken(self, asked: Asked) -> Sequence[Verdict]:
         """What the table says; nothing when it cannot say and that means no limit."""
-        counters, asks = asked
-        table = self._table
+        asks, table = asked.asks, self._table
         assert table is not None
         try:
             # Fast path: most policies have one bucket.
@@ -200,7 +198,7 @@ class LocalRateLimit:
                 return (table.take(asks[0], self._now()),)
             return table.take_all(asks, self._now())
         except ShmError as error:
-            return self._failed(counters, error)
+            return self._failed(asked.counters, error)
 
     def _failed(self, counters: Sequence[Counter], error: ShmError) -> Sequence[Verdict]:
         """Nothing, when that means no limit. Raises: RequestError 500."""
@@ -213,12 +211,12 @@ class LocalRateLimit:
         """What is still to be asked when the table had no room for some. Raises: RequestError."""
         self._warn("the table of rate limits is full (config.state.rateKeys)%s", "")
         kept: list[tuple[Counter, Ask]] = []
-        for counter, ask, verdict in zip(*asked, verdicts, strict=True):
+        for counter, ask, verdict in zip(asked.counters, asked.asks, verdicts, strict=True):
             if verdict.known:
                 kept.append((counter, ask))
             elif not counter.fails_open:
                 raise RequestError(500, REASON, FAILED)
-        return tuple(one for one, _ in kept), tuple(ask for _, ask in kept)
+        return asked_of(kept)
 
     def _warn(self, message: str, detail: object) -> None:
         # Once: it would come with every request. The table's metrics tell how often.
@@ -237,6 +235,10 @@ def _listed(buckets: Sequence[Bucket], services: Services) -> list[Counter]:
         except ConfigError as problem:
             raise nested(f"[{number}]", problem) from problem
     return made
+
+
+def _are_known(verdicts: Sequence[Verdict]) -> bool:
+    return UNKNOWN not in verdicts
 
 
 def _on_response(request: Request, response: Response) -> None:

@@ -11,14 +11,18 @@ from typing import Any, Literal, TypeVar
 
 from sidecar.errors import ConfigError
 from sidecar.policies import (
+    a2a,
     api_key,
     authorization,
     budgets,
     buffer,
     cors,
+    csrf,
     delay,
     direct_response,
+    jwt_auth,
     local_rate_limit,
+    mcp_authentication,
     network_authorization,
     remote_rate_limit,
     request_header_modifier,
@@ -42,14 +46,18 @@ T = TypeVar("T")
 KINDS: Mapping[str, PolicyKind] = {
     kind.key: kind
     for kind in (
+        a2a.KIND,
         api_key.KIND,
         authorization.KIND,
         budgets.KIND,
         buffer.KIND,
         cors.KIND,
+        csrf.KIND,
         delay.KIND,
         direct_response.KIND,
+        jwt_auth.KIND,
         local_rate_limit.KIND,
+        mcp_authentication.KIND,
         network_authorization.KIND,
         remote_rate_limit.KIND,
         request_header_modifier.KIND,
@@ -70,7 +78,8 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
         # First: a preflight carries no credentials, and whoever is refused below must be able to
         # read that refusal in a browser.
         "cors",
-        # Tells who the client is, which all below may ask.
+        # These tell who the client is, which all below may ask.
+        "jwtAuth",
         "apiKey",
         # Judges before anything is done for the client. Whoever tells who that is comes before.
         "authorization",
@@ -80,7 +89,13 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
     "route": (
         # As in the gateway phase. (The timeout's deadline runs already; it has no hook.)
         "cors",
+        "jwtAuth",
+        # After it: a token that both would take is the former's.
+        "mcpAuthentication",
         "apiKey",
+        # Past credentials that the head holds, so that nobody without them makes us hold a body;
+        # before rules, limits and transformations, which may ask what is called.
+        "a2a",
         "authorization",
         # The precondition, on the request as the client sent it.
         "retry",
@@ -94,6 +109,8 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
         # Past authorization, so that nobody unknown makes us hold a body; before whatever reads it.
         "buffer",
         "transformations",
+        # By section 3.2 this late: it costs nothing, and what is refused above needs no judgement.
+        "csrf",
         # Static changes have the last word over computed ones.
         "requestHeaderModifier",
         # The prefix it replaces is that of the path as it is by now.
@@ -140,7 +157,8 @@ RESPONSE_ORDER: tuple[tuple[Phase, str], ...] = (
 HOOKLESS: Mapping[Phase, frozenset[str]] = {
     "gateway": frozenset(),
     "route": frozenset(("timeout", "requestMirror", "responseHeaderModifier")),
-    "backend": frozenset(("requestMirror", "responseHeaderModifier")),
+    # `a2a` runs in the route phase wherever it is set; what it does to a call is the backend's.
+    "backend": frozenset(("a2a", "requestMirror", "responseHeaderModifier")),
 }
 """Policies that a phase may have beside those with request hooks."""
 
@@ -178,6 +196,9 @@ def build(phase: Phase, payloads: Mapping[str, Any], services: Services) -> Chai
             text = f"conditional {key} are not supported on backend-targeted policies"
             raise ConfigError(key, text)
         made[key] = make(key, payload, services)
+        if phase == "gateway" and "a2a" in getattr(made[key], "variables", ()):
+            # A denial could never be true there, and would let everybody in.
+            raise ConfigError(key, "`a2a` is known on routes, not before one is chosen")
     return _chain(phase, made) if made else EMPTY
 
 

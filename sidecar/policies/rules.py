@@ -43,7 +43,7 @@ Effect = Literal["allow", "deny", "require"]
 class RuleSet:
     """Rules of all levels as one set. `roots`: the only variables they may name, None for any."""
 
-    __slots__ = ("_allow", "_deny", "_plan", "_require", "needs_request_body")
+    __slots__ = ("_allow", "_deny", "_plan", "_require", "needs_request_body", "variables")
 
     def __init__(
         self, rules: Sequence[AnyRule], services: Services, roots: frozenset[str] | None = None
@@ -65,6 +65,8 @@ class RuleSet:
             compiled[effect].append(expression)
         everything = [item for items in compiled.values() for item in items]
         self.needs_request_body = any(item.needs_request_body for item in everything)
+        self.variables = frozenset[str]().union(*(item.variables for item in everything))
+        """Root names that the rules read."""
         self._plan = shared_plan(everything) if everything else None
         self._deny = tuple(item.true_in for item in compiled["deny"])
         self._require = tuple(item.true_in for item in compiled["require"])

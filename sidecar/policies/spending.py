@@ -16,7 +16,7 @@ through reloads, whatever else changes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 
 from shm.budgets import Ask, BudgetTable, Refused, Reservation
@@ -28,14 +28,14 @@ from sidecar.policies.amounts import shown
 from sidecar.policies.base import Services
 from sidecar.policies.budget_counter import REASON, Counter
 from sidecar.policies.schema import nested
-from sidecar.state.leases import LeaseError, Leases
-from sidecar.telemetry.clock import Clock
+from sidecar.state.leases import LeaseError
 
 _log = logging.getLogger("budget")
 MAX_BUDGETS: Final = 16
 """Of one list."""
 _STATE: Final = "budgets"
 _FAILED: Final = "budget failed"
+_NOTHING: Final[Mapping[int, int]] = {}
 
 
 @final
@@ -43,45 +43,45 @@ class Spending:
     """Budgets made ready: the hooks of a policy, and what they hold."""
 
     __slots__ = (
-        "_clock",
         "_counters",
         "_has_warned",
-        "_leases",
         "_table",
-        "_ttl_ns",
+        "clock",
         "is_guard",
+        "leases",
         "needs_request_body",
         "needs_response_body",
         "on_request",
         "on_response",
+        "ttl_ns",
     )
 
     def __init__(self, budgets: Sequence[Budget], services: Services, of: bytes = b"") -> None:
         """`of`: whose budgets they are, beside what each one's `key` says. Raises: ConfigError."""
         self._table = services.budgets
-        self._leases = services.leases
-        self._clock = services.clock
+        self.leases = services.leases
+        self.clock = services.clock
         self._has_warned = False
         self._counters = _counters(budgets, services, of)
-        self._ttl_ns = max(budget.reservation_timeout_ns for budget in budgets)
+        self.ttl_ns = max(budget.reservation_timeout_ns for budget in budgets)
         self.needs_request_body = any(one.needs_request_body for one in self._counters)
         self.needs_response_body = any(one.needs_response_body for one in self._counters)
         reads_response = any(one.is_told_by_response for one in self._counters)
         self.on_response = _on_response if reads_response else None
-        self.is_guard = self._leases is None and not (
+        self.is_guard = self.leases is None and not (
             reads_response or self.needs_request_body or self.needs_response_body
         )
-        self.on_request = self._on_request if self._leases is None else self._on_request_leased
+        self.on_request = self._on_request if self.leases is None else self._on_request_leased
 
     def _on_request(self, request: Request) -> Response | None:
         """Hold the estimates, or refuse. Raises: RequestError 500 by failure mode."""
         asked = self._asked(request)
         if not asked:
             return None
-        table, now_ns = self._table, self._clock.time_ns()
+        table, now_ns = self._table, self.clock.time_ns()
         assert table is not None
         try:
-            made = table.reserve_all([ask for _, ask in asked], now_ns, self._ttl_ns)
+            made = table.reserve_all([ask for _, ask in asked], now_ns, self.ttl_ns)
         except ShmError as error:
             self._failed(asked, error)
             return None
@@ -92,10 +92,10 @@ class Spending:
         asked = self._asked(request)
         if not asked:
             return None
-        leases, now_ns = self._leases, self._clock.time_ns()
+        leases, now_ns = self.leases, self.clock.time_ns()
         assert leases is not None
         try:
-            made = await leases.reserve_all([ask for _, ask in asked], now_ns, self._ttl_ns)
+            made = await leases.reserve_all([ask for _, ask in asked], now_ns, self.ttl_ns)
         except LeaseError as error:
             raise RequestError(503, REASON, f"{_FAILED}: {error}") from error
         except ShmError as error:
@@ -120,7 +120,7 @@ class Spending:
             return asked[made.number][0].refusal(request, made.standing, now_ns)
         held = [(one, hold) for (one, _), hold in zip(asked, made, strict=True)]
         assert self._table is not None
-        settlement = Settlement(self._table, self._leases, self._clock, held, self._ttl_ns)
+        settlement = Settlement(self, self._table, held)
         request.endings += (settlement,)
         request.state[_STATE] = settlement
         return None
@@ -156,40 +156,25 @@ def _on_response(request: Request, response: Response) -> None:
 class Settlement:
     """What the budgets of one request are still to be charged. See message.Ending."""
 
-    __slots__ = (
-        "_charges",
-        "_clock",
-        "_expected",
-        "_held",
-        "_leases",
-        "_table",
-        "_told",
-        "_ttl_ns",
-    )
+    __slots__ = ("_expected", "_held", "_of", "_table", "_told")
 
     def __init__(
-        self,
-        table: BudgetTable,
-        leases: Leases | None,
-        clock: Clock,
-        held: list[tuple[Counter, Reservation]],
-        ttl_ns: int,
+        self, of: Spending, table: BudgetTable, held: Sequence[tuple[Counter, Reservation]]
     ) -> None:
+        self._of = of
         self._table = table
-        self._leases = leases
-        self._ttl_ns = ttl_ns
-        self._expected: list[Reservation] = []
+        self._expected: Sequence[Reservation] = ()
         """What is held beside the estimates of the budgets themselves."""
-        self._charges = table if leases is None else leases
-        self._clock = clock
         self._held = held
-        self._told: dict[int, int] = {}
+        self._told: Mapping[int, int] = _NOTHING
 
     def at_response(self, request: Request, response: Response) -> None:
         """Note what the response's head or body tells, as the backend gave it."""
-        for index, (counter, _) in enumerate(self._held):
-            if counter.is_told_by_response:
-                self._told[index] = counter.spent(request, response)
+        self._told = {
+            index: counter.spent(request, response)
+            for index, (counter, _) in enumerate(self._held)
+            if counter.is_told_by_response
+        }
 
     async def anticipate(self, request: Request) -> Response | None:
         """Hold what the request is likely to cost, beyond what is held. See base.Anticipating.
@@ -205,13 +190,14 @@ class Settlement:
         ]
         if not asked:
             return None
-        now_ns = self._clock.time_ns()
+        of = self._of
+        now_ns = of.clock.time_ns()
         asks = [ask for _, ask in asked]
         try:
-            if self._leases is not None:
-                made = await self._leases.reserve_all(asks, now_ns, self._ttl_ns)
+            if of.leases is not None:
+                made = await of.leases.reserve_all(asks, now_ns, of.ttl_ns)
             else:
-                made = self._table.reserve_all(asks, now_ns, self._ttl_ns)
+                made = self._table.reserve_all(asks, now_ns, of.ttl_ns)
         except LeaseError as error:
             raise RequestError(503, REASON, f"{_FAILED}: {error}") from error
         except ShmError as error:
@@ -225,8 +211,8 @@ class Settlement:
 
     def __call__(self, request: Request, response: Response | None) -> None:
         """The exchange is over: charge, and give back what was held."""
-        held, self._held = self._held, []
-        expected, self._expected = self._expected, []
+        held, self._held = self._held, ()
+        expected, self._expected = self._expected, ()
         for index, (counter, reservation) in enumerate(held):
             if counter.is_told_by_response:
                 actual = self._told.get(index, 0)
@@ -245,10 +231,12 @@ class Settlement:
                 _log.error("what was held is given back at its time: %s", error)
 
     def _settle(self, counter: Counter, reservation: Reservation, actual: int) -> None:
+        of = self._of
         if not actual:
             self._table.refund(reservation)
             return
-        standing = self._charges.commit(reservation, actual, self._clock.time_ns())
+        charges = of.leases or self._table
+        standing = charges.commit(reservation, actual, of.clock.time_ns())
         # Said once a window, by the request that crosses the limit; each charge for who asks.
         if standing.exceeded and standing.spent - actual < standing.limit:
             counter.tell(logging.WARNING, reservation, standing)

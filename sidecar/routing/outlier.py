@@ -103,7 +103,7 @@ class Outliers:
     caller's to see to.
     """
 
-    __slots__ = ("_eviction", "_unhealthy")
+    __slots__ = ("_eviction", "_unhealthy", "judges_status")
 
     def __init__(
         self,
@@ -112,6 +112,16 @@ class Outliers:
     ) -> None:
         self._eviction = eviction
         self._unhealthy = unhealthy
+        self.judges_status = unhealthy is is_unhealthy
+        """Whether it is the status alone that tells, of what is not gRPC."""
+
+    def record_success(self, endpoint: Endpoint, latency_seconds: float) -> None:
+        """As `record` of an outcome that is healthy for certain."""
+        state = endpoint.state
+        state.latency_seconds = smoothed(state.latency_seconds, latency_seconds)
+        # Fast path: there is nothing to forgive.
+        if state.is_troubled:
+            state.update(_forgiven)
 
     def record(
         self,
@@ -128,10 +138,7 @@ class Outliers:
         """
         state = endpoint.state
         if not self._unhealthy(outcome):
-            state.latency_seconds = smoothed(state.latency_seconds, outcome.latency_seconds)
-            # Fast path: there is nothing to forgive.
-            if state.is_troubled:
-                state.update(_forgiven)
+            self.record_success(endpoint, outcome.latency_seconds)
             return False
         # Latency is left alone: failures tend to be quick and would make it attractive.
         eviction = self._eviction

@@ -1,1 +1,1 @@
-"""A simulator of model providers: it speaks their wire formats, and makes its answers up."""
+"""Simulators of model providers and of an MCP server: real wire formats, answers made up."""

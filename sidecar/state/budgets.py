@@ -6,6 +6,7 @@ Source: design section 5. Both may know of the same budget; the later state coun
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from shm.budgets import BudgetTable
 from shm.errors import ShmError
 from sidecar.state import journal
 from sidecar.state.journal import Journal, JournalError
+from sidecar.state.journal_lock import claim
 
 _log = logging.getLogger("sidecar.state.budgets")
 BUDGET_KEYS: Final = 10_000
@@ -30,6 +32,8 @@ class Budgets:
     journal: Path | None
     is_left: bool
     """Whether the table stays when this process ends."""
+    lock: int | None = None
+    """The descriptor that keeps the journal from other gateways."""
 
     def beat(self) -> None:
         """Renew the sign of life of a table that a crash would leave."""
@@ -49,6 +53,8 @@ class Budgets:
             self.table.leave()
         else:
             self.table.close()
+        if self.lock is not None:
+            os.close(self.lock)
 
     def _is_written(self) -> bool:
         writer = self.writer()
@@ -81,6 +87,19 @@ def open_budgets(
         table = BudgetTable.open(kept, keys, from_living=from_living)
         return Budgets(table, None, is_left=True)
     place = Path(path).absolute()
+    lock = claim(place, journal.PLACE, from_living=from_living)
+    try:
+        table = _journalled(place, kept, keys, from_living=from_living)
+    except BaseException:
+        if lock is not None:
+            os.close(lock)
+        raise
+    # A predecessor that was to be taken over may live on, if this start fails.
+    return Budgets(table, place, is_left=is_kept or from_living, lock=lock)
+
+
+def _journalled(place: Path, kept: str, keys: int, *, from_living: bool) -> BudgetTable:
+    """The table of what a crash left and what was written."""
     contents = journal.read(place)
     secret = contents.secret if contents is not None else b""
     table = BudgetTable.open(kept, keys, secret, from_living=from_living)
@@ -93,5 +112,4 @@ def open_budgets(
         # It was not ours to lose: what a crash left is still there for the next try.
         table.leave()
         raise
-    # A predecessor that was to be taken over may live on, if this start fails.
-    return Budgets(table, place, is_left=is_kept or from_living)
+    return table

@@ -26,7 +26,7 @@ from shm.errors import ShmError
 from shm.leases import BUDGET, LOW, SHORT, Answer, LeaseTable, Message, Spending, Taken
 from sidecar.errors import SidecarError
 from sidecar.state import redis_scripts
-from sidecar.state.redis import RedisError, RedisLink, RedisSettings
+from sidecar.state.redis import DOWN, RedisError, RedisLink, RedisSettings
 from sidecar.telemetry.clock import Clock
 
 _log = logging.getLogger("sidecar.state.leases")
@@ -126,7 +126,7 @@ class Leases:
             }
             if not await self._wait(lacking, until):
                 break
-        if not self.link.is_down:
+        if not self._is_away:
             return [one.verdict for one in self._table.take_all(asks, *self._times())]
         results = self._table.take_all(asks, *self._times(), alone=self._goes_on())
         return [one.verdict for one in results]
@@ -162,7 +162,7 @@ class Leases:
             lacking = {ask.key: max(ask.amount, 1)}
             if not await self._wait(lacking, until):
                 break
-        if self.link.is_down:
+        if self._is_away:
             made, _ = self._reserved(asks, wall_ns, ttl_ns, alone=self._goes_on())
         return self._told(asks, made)
 
@@ -207,6 +207,11 @@ class Leases:
         return standing._replace(spent=spent, limit=limit, exceeded=spent >= limit)
 
     # --- renewal ------------------------------------------------------------------------------
+
+    @property
+    def _is_away(self) -> bool:
+        """Whether Redis failed, here or for who asks in our stead: one process does at a time."""
+        return self.link.is_down or self._table.marked == DOWN
 
     def _goes_on(self) -> bool:
         """True: as if this gateway were alone. Raises: LeaseError for failClosed."""
@@ -356,6 +361,8 @@ class Leases:
             # Its next message says so to Redis, also if that is away now.
             return self._budgets.reset(key, self._clock.time_ns())
         name = f"{self._settings.prefix}:r:{slot.name.hex()}"
+        # First what was taken here: else it would be missing of the full bucket.
+        await self.report(key)
         await self.link.call(redis_scripts.RESET, name, ())
         self._table.forgive(key)
         return True

@@ -91,9 +91,10 @@ for name, member in pairs(members) do
     end
   end
 end
-if me then
-  local before = me.a
-  if me.d < now then
+if me or hint < 0 then
+  -- A member that was never answered has granted itself what it has taken.
+  local before = me and me.a or 0
+  if me and me.d < now then
     level = level + math.max(me.a - me.u, 0)
     before = math.min(me.a, me.u)
   end
@@ -101,7 +102,7 @@ if me then
   local floor = math.min(level, 0)
   level = level - change
   if change > 0 then level = math.max(level, floor) end
-elseif not (is_new and hint >= 0) then
+elseif not is_new then
   level = level - math.max(allowance - used, 0)
 end
 if used > allowance then

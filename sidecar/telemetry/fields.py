@@ -211,7 +211,8 @@ HEAD_FIELDS = (
 )
 
 _A2A_FIELDS = (
-    Field("a2a.method", _of_state("a2a", "method")),
+    # As the client spelt it, as the reference logs it; rules see one name for all spellings.
+    Field("a2a.method", _first(_of_state("a2a", "wireMethod"), _of_state("a2a", "method"))),
     Field("a2a.response.outcome", _of_state("a2a", "outcome")),
     Field("a2a.response.error_code", _of_state("a2a", "errorCode")),
     Field("a2a.result.kind", _of_state("a2a", "resultKind")),

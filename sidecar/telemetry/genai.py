@@ -35,6 +35,8 @@ _MAX_COMBINATIONS: Final = 256
 
 Labels = tuple[str, str, str]
 """Provider, model asked for, model that answered."""
+Names = tuple[object, object, object]
+"""The same as they stand among the facts: None where one is not known."""
 
 
 @final
@@ -94,7 +96,7 @@ class GenAiMetrics:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._guards: dict[tuple[str, str], Counter] = {}
-        self._known: dict[tuple[RouteFacts, Labels], _Cells] = {}
+        self._known: dict[tuple[RouteFacts, Names], _Cells] = {}
 
     def guarded(self, phase: str, action: str) -> None:
         """Count a prompt guard's judgement: Request, Response; Allow, Mask, Reject, FailOpen."""
@@ -116,11 +118,7 @@ class GenAiMetrics:
 
         `catalog_status`: Exact, Unpriced, Missing or NoCatalog; "" when nobody looked.
         """
-        names = (
-            str(llm.get("provider") or UNKNOWN),
-            str(llm.get("requestModel") or UNKNOWN),
-            str(llm.get("responseModel") or UNKNOWN),
-        )
+        names = (llm.get("provider"), llm.get("requestModel"), llm.get("responseModel"))
         cells = self._known.get((facts, names)) or self._found(facts, names)
         for key, observe in cells.tokens:
             count = llm.get(key)
@@ -139,11 +137,13 @@ class GenAiMetrics:
         if catalog_status:
             cells.looked_up(catalog_status)
 
-    def _found(self, facts: RouteFacts, names: Labels) -> _Cells:
+    def _found(self, facts: RouteFacts, names: Names) -> _Cells:
         if len(self._known) >= _MAX_COMBINATIONS:
             names = (names[0], OTHER, OTHER)
         key = (facts, names)
         cells = self._known.get(key)
         if cells is None:
-            cells = self._known[key] = _Cells(self._registry, names, facts)
+            provider, asked, answered = (str(name or UNKNOWN) for name in names)
+            labels = (provider, asked, answered)
+            cells = self._known[key] = _Cells(self._registry, labels, facts)
         return cells

@@ -39,6 +39,8 @@ _LEVELS = {
     "off": _OFF,
 }
 _LEVELS_PATH = "config.logging.level"
+_INDISCREET = ("httpx", "httpcore")
+"""Libraries that tell whole URLs, queries included, and headers."""
 _HOSTILE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]",
 )
@@ -202,6 +204,8 @@ class Logs:
             if isinstance(handler, _Handler):
                 root.removeHandler(handler)
         root.addHandler(self._handler)
+        for name in _INDISCREET:
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.reset_levels()
 
     def uninstall(self) -> None:

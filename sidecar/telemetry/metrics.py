@@ -456,6 +456,10 @@ class GatewayMetrics:
         """Whether a worker runs."""
         self._registry.gauge("worker_up", (("worker", str(worker)),)).set(1 if up else 0)
 
+    def catalog_fetched(self, result: str) -> None:
+        """A look at a catalogue of prices by its URL: `changed`, `unchanged` or `failed`."""
+        self._registry.counter("cost_catalog_fetches_total", (("result", result),)).add(1)
+
     def table_occupancy(self, table: str, used: int, capacity: int) -> None:
         """Slots of a shared-memory table."""
         labels = (("table", table),)

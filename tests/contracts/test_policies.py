@@ -21,6 +21,7 @@ from tests.support.messages import request, response, services
 SECRET = "s3cr3t-\nvalue"
 
 SAMPLES: dict[str, Any] = {
+    "a2a": {"card": {"publicUrl": "https://a.example"}, "versions": ["1.0"]},
     "apiKey": {
         "keys": [{"key": "k-one", "metadata": {"name": "ada"}, "allowedModels": ["gpt-*"]}],
         "location": {"header": {"name": "X-Team"}},
@@ -39,8 +40,15 @@ SAMPLES: dict[str, Any] = {
     ],
     "buffer": {"request": {"maxBytes": 10}, "response": {"failureMode": "failOpen"}},
     "cors": {"allowOrigins": ["https://*.a.example"], "allowHeaders": ["X-Team"], "maxAge": "1m"},
+    "csrf": {"additionalOrigins": ["https://app.example"]},
     "delay": {"duration": "request.headers['x-team'] == 'a' ? 0 : 0"},
     "directResponse": {"conditional": [{"condition": "request.method == 'PUT'", "status": 200}]},
+    "jwtAuth": {
+        "issuer": "https://idp.example",
+        "jwks": {"keys": []},
+        "location": {"header": {"name": "X-Team"}},
+        "mode": "strict",
+    },
     # Nothing is counted: what a bucket says differs from one request to the next.
     "localRateLimit": {
         "conditional": [
@@ -52,6 +60,13 @@ SAMPLES: dict[str, Any] = {
                 "key": "request.headers['x-team']",
             }
         ]
+    },
+    "mcpAuthentication": {
+        "issuer": "https://idp.example",
+        "audiences": ["https://mcp.example/mcp"],
+        "resourceMetadata": {"scopesSupported": ["read"]},
+        "jwks": {"keys": []},
+        "authorizationLocation": {"header": {"name": "X-Team"}},
     },
     "networkAuthorization": {"rules": ["source.address == '10.0.0.9'"]},
     "remoteRateLimit": {
@@ -73,15 +88,24 @@ SAMPLES: dict[str, Any] = {
 }
 
 LEAKS: dict[str, Any] = {
+    "a2a": {"card": {"publicUrl": f"https://u:{SECRET}@a.example"}},
     # Each with the secret where a value may stand that is refused.
     "apiKey": {"keys": [{"key": SECRET}, {"key": SECRET}]},
     "authorization": {"rules": [{"allow": "true", "deny": SECRET}]},
     "budgets": [{"name": SECRET}],
     "buffer": {"request": {"failureMode": SECRET}},
     "cors": {"allowOrigins": [SECRET]},
+    "csrf": {"additionalOrigins": [SECRET]},
     "delay": {"duration": ["x", SECRET]},
     "directResponse": {"status": SECRET},
+    "jwtAuth": {"issuer": "https://idp.example", "jwks": SECRET},
     "localRateLimit": {"conditional": [{"maxTokens": SECRET}]},
+    "mcpAuthentication": {
+        "issuer": "https://idp.example",
+        "audiences": ["a"],
+        "resourceMetadata": {},
+        "clientSecret": SECRET,
+    },
     "networkAuthorization": {"rules": [{"allow": "true", "deny": SECRET}]},
     "remoteRateLimit": {"host": "127.0.0.1:1", "domain": "d", "descriptors": [SECRET]},
     "requestHeaderModifier": {"set": {"authorization": SECRET}},

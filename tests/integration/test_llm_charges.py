@@ -54,6 +54,17 @@ ANSWERS: dict[str, Json] = {
         "usage": {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3},
     },
     "unsaid": {"object": "chat.completion", "model": "unsaid", "choices": []},
+    "silent": {
+        "object": "chat.completion",
+        "model": "silent",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "z" * 21}}],
+    },
+    "summed": {
+        "object": "chat.completion",
+        "model": "summed",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"}}],
+        "usage": {"total_tokens": 20},
+    },
 }
 
 
@@ -140,7 +151,7 @@ def gateway(upstream: Upstream) -> Iterator[GatewayProcess]:
     }
     catalogue = {"providers": {"openai": {"models": {"three": {"rates": {"input": "10"}}}}}}
     catalogue["providers"]["openai"]["models"]["three"]["rates"]["output"] = "10"
-    names = ("embed", "unsaid", "fail-500", "short", "long", "mute", "whole")
+    names = ("embed", "unsaid", "silent", "summed", "fail-500", "short", "long", "mute", "whole")
     config = {
         "config": {"modelCatalog": [{"inline": catalogue}]},
         "frontendPolicies": {"accessLog": {"add": {"guessed": "llm.estimated"}}},
@@ -154,6 +165,7 @@ def gateway(upstream: Upstream) -> Iterator[GatewayProcess]:
                 model("count", "anthropic"),
                 model("three", tokenize=True),
                 model("counted-unsaid", tokenize=True, model="unsaid"),
+                {**model("silent-detected", model="silent"), "passthrough": "detect"},
                 model("counted-fail", tokenize=True, model="fail-500"),
                 model("counted-count", "anthropic", tokenize=True, model="count"),
                 model("counted-short", tokenize=True, model="short"),
@@ -297,13 +309,41 @@ def test_what_came_of_nothing_is_given_back(gateway: GatewayProcess) -> None:
     assert left(gateway, "failed") == LIMIT
 
 
-def test_an_answer_without_usage_costs_the_estimate(gateway: GatewayProcess) -> None:
-    headers = {"x-user": "unsaid", "x-client": "unsaid"}
-    assert ask("counted-unsaid", headers=headers).status == 200
-    wait_used(gateway, "unsaid", ESTIMATE)
-    assert left(gateway, "unsaid") == LIMIT - ESTIMATE
-    assert ask("unsaid", headers={"x-user": "unsaid-2"}).status == 200
-    wait_used(gateway, "unsaid-2", 0)
+@pytest.mark.parametrize(
+    ("model", "path", "charged"),
+    [
+        ("counted-unsaid", "/v1/chat/completions", ESTIMATE),
+        # Nine characters are three tokens, 21 are six.
+        ("unsaid", "/v1/chat/completions", 3),
+        ("silent", "/v1/chat/completions", 3 + 6),
+        # Converted, the provider's answer counts.
+        ("silent", "/v1/messages", 3 + 6),
+        ("silent", "/v1/responses", 3 + 6),
+        ("summed", "/v1/chat/completions", 20),
+        # Nobody knows where its prompt is: all names and texts of it are 32 characters.
+        ("silent-detected", "/v1/other", 8 + 6),
+    ],
+)
+def test_an_answer_without_usage_costs_the_estimate(
+    gateway: GatewayProcess, model: str, path: str, charged: int
+) -> None:
+    name = f"{model}-{len(path)}"
+    more: Json = {"input": PROMPT, "seed": 98} if path == "/v1/responses" else {"seed": 98}
+    if path == "/v1/other":
+        more = {}
+    got = ask(model, path, headers={"x-user": name, "x-client": name}, **more)
+    assert got.status == 200, got.body
+    wait_used(gateway, name, charged)
+    assert left(gateway, name) == LIMIT - charged
+
+
+def test_pictures_and_tools_are_prompt(gateway: GatewayProcess) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9999}}
+    turns = [{"role": "user", "content": [{"type": "text", "text": PROMPT}, picture]}]
+    tool = {"type": "function", "function": {"name": "f" * 100}}
+    headers = {"x-user": "pictures"}
+    assert ask("unsaid", headers=headers, messages=turns, tools=[tool]).status == 200
+    wait_used(gateway, "pictures", 119)
 
 
 # --- clients that leave -----------------------------------------------------------------------

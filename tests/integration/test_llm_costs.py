@@ -5,6 +5,8 @@ Source: spec/llm.md sections 2.1, 4.5, 4.7 and 5.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,3 +241,44 @@ def test_a_catalogue_file_is_read_again_when_it_changes(
         replace_with(rates("5"))
         own.wait_applied(revision + 2)
         assert cost() == 200
+
+
+def test_a_catalogue_is_fetched(upstreams: tuple[Upstream, Upstream]) -> None:
+    """What is known outlives a changed file, and the process that fetched it."""
+    (port,) = free_ports(1)
+    models = {"gpt-test-0125": {"rates": {"input": "10", "output": "10"}}}
+    prices = orjson.dumps({"providers": {"openai": {"models": models}}})
+    held = [Answer(200, [], prices)]
+    name = "agentgateway_gen_ai_client_cost_usd_total"
+    looks = "agentgateway_cost_catalog_fetches_total"
+    params = {"baseUrl": f"http://{upstreams[0].address}/v1"}
+    model = {"name": "m", "provider": "openAI", "params": params}
+    with Upstream(lambda seen: held[0]) as server:
+        source = {"url": f"http://{server.address}/prices.json?token=t0p"}
+        config: dict[str, Any] = {
+            "config": {"modelCatalog": [{"inline": "{}"}, source]},
+            "llm": {"port": port, "models": [model]},
+        }
+        with GatewayProcess(config) as own:
+
+            def assert_priced(times: int) -> None:
+                body = orjson.dumps({"model": "m", "messages": []})
+                headers = {"content-type": "application/json"}
+                got = fetch(port, "/v1/chat/completions", "POST", headers=headers, body=body)
+                assert got.status == 200
+                own.wait_metric(name, times * 400e-6)
+
+            own.wait_line("new prices")
+            own.wait_metric(looks, 1, result="changed")
+            own.wait_applied(own.dump()["revision"])
+            assert_priced(1)
+            held[:] = [Answer(200, [], b"<html>")]
+            own.reload({**config, "frontendPolicies": {"http": {"maxBufferSize": 12345}}})
+            assert_priced(2)
+            killed = own.control_pid()
+            os.kill(killed, signal.SIGKILL)
+            own.wait_replaced([killed])
+            line = own.wait_line("prices at")
+            assert "prices.json: the catalogue: not JSON" in line
+            assert "t0p" not in own.log()
+            assert_priced(3)

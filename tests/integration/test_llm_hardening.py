@@ -65,6 +65,12 @@ def provider(seen: Seen) -> Answer:
     if model == "short":
         # More is announced than comes: the other half is closed.
         return Answer(200, [*JSON, ("content-length", "5000")], iter([b'{"choices":']))
+    if model == "deep":
+        levels = b"[" * 500 + b"]" * 500
+        made = b'{"model":"m","choices":[],"x":%b}' % levels
+        if body.get("stream"):
+            return Answer(200, EVENTS, [_event("a"), b"data: " + made + b"\n\n"])
+        return Answer(200, JSON, made)
     if body.get("stream"):
         return Answer(200, EVENTS, iter(COMPLETION_STREAM))
     return Answer(200, JSON, orjson.dumps(COMPLETION))
@@ -155,6 +161,36 @@ def test_46_the_last_of_equal_keys_is_the_one_that_everybody_sees(
     assert "first" not in seen.body.decode()
 
 
+@pytest.mark.parametrize("levels", [225, 300, 1000])
+@pytest.mark.parametrize("model", ["m", "claude"])
+def test_46_what_can_be_read_but_not_written_again(
+    gateway: GatewayProcess, model: str, levels: int
+) -> None:
+    tool = b'{"type":"function","function":{"name":"f","parameters":%b}}'
+    deep = b'{"a":' * levels + b"1" + b"}" * levels
+    raw = orjson.dumps(chat(model))[:-1] + b',"tools":[' + tool % deep + b"]}"
+    assert_too_deep(post(PORT, raw), 400)
+    # Only who converts a call looks into its arguments.
+    function = {"name": "f", "arguments": deep.decode()}
+    call = {"id": "c", "type": "function", "function": function}
+    turns = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "x"},
+    ]
+    got = post(PORT, orjson.dumps({**chat(model), "messages": turns}))
+    if model == "claude" and levels > 225:
+        assert_too_deep(got, 400)
+    else:
+        assert got.status == 200
+
+
+def assert_too_deep(got: Got, status: int) -> None:
+    assert got.status == status, got.body
+    error = orjson.loads(got.body)["error"]
+    assert "too deeply" in error["message"] or "fewer levels" in error["message"]
+
+
 @pytest.mark.parametrize("model", ["m", "claude"])
 @pytest.mark.parametrize(
     "content",
@@ -221,6 +257,18 @@ def test_48_bombs_of_providers_are_no_answers(
     got = post(PORT, orjson.dumps(chat(name)), path)
     assert got.status == 502
     assert orjson.loads(got.body)["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_46_answers_that_nest_too_deeply(gateway: GatewayProcess, stream: bool) -> None:
+    got = post(PORT, orjson.dumps(chat("deep", stream=stream)), "/v1/messages")
+    if stream:
+        assert got.status == 200
+        assert b"event: error\n" in got.body
+        assert b"nested too deeply" in got.body
+    else:
+        assert got.status == 502
+        assert orjson.loads(got.body)["error"]["message"]
 
 
 def test_an_answer_that_ends_early_is_none(gateway: GatewayProcess) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import Server, ServerConnection, serve
 
@@ -60,7 +62,14 @@ def gateway(server: Server) -> Iterator[GatewayProcess]:
         }
     }
     routes = {"/v1/realtime": "realtime"}
-    route = {"policies": {"ai": {"routes": routes}}, "backends": [backend]}
+    budget = {
+        "name": "used",
+        "limit": {"unit": "Tokens", "amount": 40},
+        "window": {"rolling": "36500d"},
+        "key": 'request.headers["x-user"]',
+        "onMissingKey": "skip",
+    }
+    route = {"policies": {"ai": {"routes": routes}, "budgets": [budget]}, "backends": [backend]}
     rules = {"regex": {"rules": [{"builtin": "ssn"}]}}
     refused = {"regex": {"action": "reject", "rules": [{"pattern": "secret"}]}}
     guards = {"streaming": "Enabled", "request": [rules, refused], "response": [rules, refused]}
@@ -68,10 +77,15 @@ def gateway(server: Server) -> Iterator[GatewayProcess]:
         "matches": [{"path": {"pathPrefix": "/guarded"}}],
         "policies": {
             "ai": {"routes": {**routes, "/v1/realtime": "realtime"}, "promptGuard": guards},
+            "budgets": [budget],
         },
         "backends": [backend],
     }
-    config = {"binds": [{"port": PORT, "listeners": [{"routes": [guarded, route]}]}]}
+    added = {"guessed": "llm.estimated", "payer": 'request.headers["x-user"]'}
+    config = {
+        "binds": [{"port": PORT, "listeners": [{"routes": [guarded, route]}]}],
+        "frontendPolicies": {"accessLog": {"add": added}},
+    }
     with GatewayProcess(config) as made:
         yield made
 
@@ -90,6 +104,61 @@ def test_realtime(gateway: GatewayProcess) -> None:
             event = json.dumps({"type": "input_audio_buffer.append", "audio": "A" * size})
             client.send(event)
             assert client.recv(timeout=10) == event
+
+
+def turn(sent: int, received: int, cached: int = 0) -> dict[str, Any]:
+    """What ends a turn."""
+    usage = {
+        "input_tokens": sent,
+        "output_tokens": received,
+        "total_tokens": sent + received,
+        "input_token_details": {"text_tokens": 1, "audio_tokens": 2, "cached_tokens": cached},
+        "output_token_details": {"text_tokens": 1, "audio_tokens": 2},
+    }
+    return {"type": "response.done", "response": {"id": "r", "usage": usage}}
+
+
+@pytest.mark.parametrize("prefix", ["", "/guarded"])
+def test_a_session_costs_the_sum_of_its_turns(gateway: GatewayProcess, prefix: str) -> None:
+    url = f"ws://127.0.0.1:{PORT}{prefix}/v1/realtime?model=gpt-realtime"
+    payer = f"payer{prefix.replace('/', '-')}"
+    # The client offers compression, which nobody could look into.
+    with connect(url, additional_headers={"x-user": payer}) as client:
+        client.recv(timeout=10)
+
+        def echo(event: dict[str, Any]) -> None:
+            client.send(json.dumps(event))
+            assert json.loads(client.recv(timeout=10)) == event
+
+        echo({"type": "response.output_audio_transcript.delta", "delta": "hello"})
+        echo(turn(10, 5, cached=4))
+        echo({"type": "session.updated", "session": {"model": "gpt-realtime-2025-08-28"}})
+        echo(turn(20, 6))
+        # A turn that never ends: eight characters are two tokens, but there were three events.
+        for _ in range(3):
+            echo({"type": "response.output_audio_transcript.delta", "delta": "abc"})
+    gateway.wait_line(f"payer={payer}")
+    line = gateway.wait_line(f"payer={payer}")
+    assert "gen_ai.usage.input_tokens=30" in line
+    assert "gen_ai.usage.output_tokens=14" in line
+    assert "gen_ai.response.model=gpt-realtime-2025-08-28" in line
+    assert "guessed=true" in line
+    assert "agw.ai.usage.cost.total=" in line
+    until = time.monotonic() + 20
+    while used(gateway, payer) != "44":
+        assert time.monotonic() < until, gateway.log()
+        time.sleep(0.01)
+    with pytest.raises(InvalidStatus) as refused:
+        connect(url, additional_headers={"x-user": payer})
+    assert refused.value.response.status_code == 429
+
+
+def used(gateway: GatewayProcess, of: str) -> str | None:
+    """What a budget's key was charged."""
+    url = f"http://127.0.0.1:{gateway.admin_port}/api/budgets/status"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        rows = json.load(answer)["budgets"]
+    return next((row["usage"]["used"] for row in rows if row["apiKeyName"] == of), None)
 
 
 def test_a_guarded_session(gateway: GatewayProcess) -> None:

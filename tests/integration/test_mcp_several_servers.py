@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -299,6 +300,62 @@ def test_tools_as_the_operator_wants_them() -> None:
             assert client.request("tools/call", name="echo").status == 400
 
 
+@pytest.mark.parametrize("reaction", ["hide", "refuse"])
+def test_44_a_tool_that_changes_is_kept_from_clients(tmp_path: Path, reaction: str) -> None:
+    server = McpServer("one", tools=("echo", "read"), descriptions={"read": "Reads."})
+    with Upstream(server) as up:
+        (port,) = free_ports(1)
+        target = {
+            "name": "one",
+            "mcp": {"host": f"http://{up.address}/mcp"},
+            "pin": {"file": str(tmp_path / "pins.json"), "onChange": reaction},
+        }
+        config = mcp_config(port, target)
+        with GatewayProcess(config) as gateway:
+            client = McpClient(port)
+            client.initialize()
+            # Nobody has seen a list yet.
+            assert client.text("read") == "one: read {}"
+            server.descriptions["read"] = "Reads, and tells others."
+            for _ in range(8):
+                assert names(client.result("tools/list")) == ["echo"]
+            got = client.request("tools/call", name="read")
+            text = messages(got)[0]["error"]["message"]
+            assert text == (
+                "Unknown tool: read"
+                if reaction == "hide"
+                else "Tool read is not available: its definition changed and is not approved yet"
+            )
+            assert client.text("echo") == "one: echo {}"
+            gateway.wait_line("tool read is kept from clients")
+            found = {"server": "one", "state": "changed"}
+            gateway.wait_metric("agentgateway_mcp_unapproved_tools_total", 1, **found)
+        with GatewayProcess(config):
+            client = McpClient(port)
+            client.initialize()
+            assert names(client.result("tools/list")) == ["echo"]
+            server.descriptions["read"] = "Reads."
+            assert names(client.result("tools/list")) == ["echo", "read"]
+            assert client.text("read") == "one: read {}"
+
+
+def test_definitions_that_are_written_down() -> None:
+    server = McpServer("one", tools=("echo", "read"))
+    with Upstream(server) as up:
+        (port,) = free_ports(1)
+        target = {
+            "name": "one",
+            "mcp": {"host": f"http://{up.address}/mcp"},
+            "pin": {"definitions": {"echo": "0" * 64}},
+        }
+        with GatewayProcess(mcp_config(port, target)):
+            client = McpClient(port)
+            client.initialize()
+            assert client.result("tools/list")["tools"] == []
+            for name in ("echo", "read"):
+                assert client.request("tools/call", name=name).status == 400
+
+
 def test_public_lists_are_kept_until_they_change() -> None:
     one, two = McpServer("one", is_public=True), McpServer("two", is_public=True)
     with federation(one, two, workers=1) as (client, _, _):
@@ -307,6 +364,51 @@ def test_public_lists_are_kept_until_they_change() -> None:
             assert (listed["ttlMs"], listed["cacheScope"]) == (60_000, "public")
         asked = [call for call in one.calls if call["method"] == "tools/list"]
         assert len(asked) == 1
+
+
+@pytest.mark.parametrize("mode", ["failOpen", "failClosed"])
+def test_kept_lists_hide_no_failure(mode: str) -> None:
+    one, two = McpServer("one", is_public=True), McpServer("two")
+    with federation(one, two, workers=1, failureMode=mode) as (client, _, _):
+        assert client.modern("tools/list").status == 200
+        two.broken = True
+        got = client.modern("tools/list")
+        if mode == "failClosed":
+            assert got.status == 502
+            return
+        listed = messages(got)[0]["result"]
+        assert {name.partition("_")[0] for name in names(listed)} == {"one"}
+        # Nobody may keep what lacks a server.
+        assert (listed["ttlMs"], listed["cacheScope"]) == (0, "private")
+
+
+def test_never_tells_clashes_of_all_pages() -> None:
+    one = McpServer("one", tools=("a", "b", "c"), page=1)
+    two = McpServer("two", tools=("d", "c"), page=1)
+    with federation(one, two, prefixMode="never") as (client, _, _):
+        client.initialize()
+        listed = client.result("tools/list")
+        assert names(listed) == ["a", "b", "d"]
+        assert "nextCursor" not in listed
+
+
+def test_rules_see_fixed_arguments() -> None:
+    rule = {"deny": "mcp.tool.arguments.b != 2", "readsArguments": True}
+    with Upstream(McpServer("one")) as up:
+        (port,) = free_ports(1)
+        target = {
+            "name": "one",
+            "mcp": {"host": f"http://{up.address}/mcp"},
+            "tools": {"override": {"echo": {"arguments": {"b": 2}}}},
+        }
+        policies = {"mcpAuthorization": {"rules": [rule]}}
+        with GatewayProcess(mcp_config(port, target, policies=policies)):
+            client = McpClient(port)
+            client.initialize()
+            assert client.text("echo", a=1) == 'one: echo {"a": 1, "b": 2}'
+            # What the client says of it is not what is judged, and refused all the same.
+            got = client.request("tools/call", name="echo", arguments={"b": 3})
+            assert "unknown argument" in messages(got)[0]["error"]["message"]
 
 
 def test_messages_reach_their_own_session() -> None:

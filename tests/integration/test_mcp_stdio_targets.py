@@ -140,6 +140,19 @@ def test_reloads_leave_the_process() -> None:
         assert set(before) <= set(children(port))
 
 
+def test_processes_of_a_target_that_is_gone_end() -> None:
+    (port,) = free_ports(1)
+    config = mcp_config(port, stdio("local", port), stdio("other", port))
+    targets = config["binds"][0]["listeners"][0]["routes"][0]["backends"][0]["mcp"]["targets"]
+    with GatewayProcess(config, workers=2) as process:
+        client = McpClient(port)
+        client.initialize()
+        assert len(children(port)) == 2
+        del targets[0]
+        process.reload(config)
+        wait_until(lambda: len(children(port)) == 1)
+
+
 def test_program_that_is_not_there() -> None:
     (port,) = free_ports(1)
     target = {"name": "none", "stdio": {"cmd": "/nonexistent/program"}}

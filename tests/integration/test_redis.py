@@ -22,6 +22,8 @@ from typing import Any, Self
 import pytest
 import yaml
 
+from shm.segment import segment_name, unlink
+from sidecar.state.tables import kept_instance
 from tests.support.client import fetch
 from tests.support.gateway import GatewayProcess, free_ports, run_until_exit
 from tests.support.models import openai
@@ -77,6 +79,8 @@ class Load:
 
     def __init__(self, ports: list[int]) -> None:
         self.came: dict[int, Counter[int | str]] = {port: Counter() for port in ports}
+        self.refused: Counter[int] = Counter()
+        """By port, how many answers in a row were 429."""
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._ask, args=(port,))
@@ -91,6 +95,7 @@ class Load:
             except OSError:
                 outcome = "failed"
             self.came[port][outcome] += 1
+            self.refused[port] = self.refused[port] + 1 if outcome == 429 else 0
 
     def wait(self, is_enough: Callable[[Self], bool]) -> None:
         until = time.monotonic() + WAIT_SECONDS
@@ -207,6 +212,8 @@ def test_the_budget_of_an_api_key_over_two_gateways(tmp_path: Path) -> None:
         # The one that crosses the limit passes; asked one by one, there is one at each gateway.
         assert 25 <= came[200] <= 27
         assert used(gateways) == 40 * came[200]
+    for port in ports:
+        unlink(segment_name(kept_instance(tmp_path / str(port)), "leases", kept=True))
 
 
 @pytest.mark.parametrize("way", ["kill", "hold"])
@@ -221,7 +228,8 @@ def test_open_without_redis_each_goes_on_alone(way: str) -> None:
         with Load(ports) as load:
             load.wait(lambda one: one.count(200) >= 40)
             getattr(redis, way)()
-            load.wait(lambda one: all(each[429] > 20 for each in one.came.values()))
+            # Some are refused before it is known that nobody will answer; these come in between.
+            load.wait(lambda one: all(one.refused[port] > 40 for port in ports))
         assert load.came[ports[0]]["failed"] == load.came[ports[1]]["failed"] == 0
         # Each took at most what Redis had left when it last answered, and its leases.
         assert load.count(503) == 0
@@ -235,7 +243,12 @@ def test_open_without_redis_each_goes_on_alone(way: str) -> None:
             redis.start()
         for gateway in gateways:
             gateway.wait_metric("agentgateway_state_redis_connected", 1)
-        assert fetch(ports[0]).status == 429
+        # Control is back before its first report: until the other one has said what it took, some
+        # may be granted. Never more than the bound of docs/redis.md.
+        more = 0
+        while fetch(ports[0]).status == 200:
+            more += 1
+            assert load.count(200) + more <= 2 * LIMIT
 
 
 def test_closed_without_redis_leases_serve_and_then_503() -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from shm.budgets import BudgetLimit, BudgetTable
 from shm.errors import SegmentInUseError, SegmentMissingError
 from shm.layout import GENERATION_OFFSET
+from shm.leases import LeaseTable
 from shm.rates import Ask, Limit, RateTable
 from shm.segment import segment_name, sweep, unlink
 from shm.sessions import NOBODY, SessionTable
@@ -30,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 def instance() -> Iterator[str]:
     instance = f"test-kept-{os.getpid()}"
     yield instance
-    for table in ("rates", "sessions"):
+    for table in ("rates", "sessions", "budgets", "leases"):
         unlink(segment_name(instance, table, kept=True))
 
 
@@ -127,11 +129,68 @@ def test_sessions_are_kept_too(instance: str) -> None:
     table.close()
 
 
-def test_a_table_for_other_numbers_is_replaced_and_that_is_said(instance: str) -> None:
+def test_a_table_for_other_numbers_takes_over_and_says_so(instance: str) -> None:
     killed_instance(instance, take)
     table = RateTable.open(instance, 10_000)
     assert "slots of 96 bytes, wanted" in table.table.refusal
-    assert take(table) == 99
+    assert table.table.refusal.endswith("; 1 entries were moved, 0 had no room")
+    assert take(table) == 58
+    table.close()
+
+
+def test_what_has_no_room_in_a_smaller_table_is_told(instance: str) -> None:
+    def supervise() -> None:
+        table = RateTable.open(instance, 5000)
+        for number in range(5000):
+            table.take(Ask(table.key(b"%d" % number), b"", LIMIT, 40), NOW)
+        table.leave()
+
+    assert exit_code(fork(supervise)) == 0
+    table = RateTable.open(instance, 100)
+    used = table.stats().used
+    assert 100 <= used < 5000
+    assert f"; {used} entries were moved, {5000 - used} had no room" in table.table.refusal
+    table.close()
+
+
+def test_sessions_and_leases_move_too(instance: str) -> None:
+    def supervise() -> None:
+        sessions = SessionTable.open(instance, 100)
+        sessions.begin(sessions.key(b"session"), NOBODY, b"value", 10**9, NOW)
+        leases = LeaseTable.open(instance, 100, bytes(32))
+        leases.take_all([Ask(b"k" * 16, b"one", LIMIT, 1, b"n" * 16)], NOW, NOW, alone=True)
+        sessions.leave()
+        leases.leave()
+
+    assert exit_code(fork(supervise)) == 0
+    sessions = SessionTable.open(instance, 10_000)
+    session = sessions.get(sessions.key(b"session"), NOW)
+    assert session is not None
+    assert session.value == b"value"
+    leases = LeaseTable.open(instance, 10_000, bytes(32))
+    (slot,) = leases.rows()
+    assert (slot.used, slot.label.rstrip(b"\0")) == (1, b"one")
+    sessions.close()
+    leases.close()
+
+
+def test_budgets_move_with_their_keys_and_without_the_holds_of_the_dead(instance: str) -> None:
+    limit = BudgetLimit(100, 0, blocks=True)
+
+    def supervise() -> None:
+        table = BudgetTable.open(instance, 100)
+        for amount in (7, 50):
+            made = table.reserve(table.key(b"k"), b"team", limit, amount, NOW, NOW)
+            assert made is not None
+            if amount == 7:
+                table.commit(made, 7, NOW)
+        table.leave()
+
+    assert exit_code(fork(supervise)) == 0
+    table = BudgetTable.open(instance, 20_000)
+    (row,) = table.rows()
+    assert (row.key, row.label, row.spent, row.reserved) == (table.key(b"k"), b"team", 7, 0)
+    assert "1 entries were moved" in table.table.refusal
     table.close()
 
 

@@ -108,23 +108,25 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_echo_command_ends_by_signal(number: signal.Signals) -> None:
-    port, models = free_ports(2)
-    command = [*DEMO, "--port", str(port), "--models-port", str(models)]
+    port, models, tools = free_ports(3)
+    command = [*DEMO, "--port", str(port), "--models-port", str(models), "--tools-port", str(tools)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert f"127.0.0.1:{port}".encode() in process.stdout.readline()
         assert f"127.0.0.1:{models}".encode() in process.stdout.readline()
+        assert f"127.0.0.1:{tools}/mcp".encode() in process.stdout.readline()
         process.send_signal(number)
         assert process.wait(20) == 0
 
 
-@pytest.mark.parametrize("option", ["--port", "--models-port"])
+@pytest.mark.parametrize("option", ["--port", "--models-port", "--tools-port"])
 @pytest.mark.parametrize("gateway", [[], ["--gateway"]])
 async def test_command_says_that_its_port_is_taken(gateway: list[str], option: str) -> None:
     server = EchoServer(asyncio.get_running_loop())
     server.start(0)
-    echo, models = free_ports(2)
-    command = [*DEMO, "--port", str(echo), "--models-port", str(models), *gateway]
+    echo, models, tools = free_ports(3)
+    command = [*DEMO, "--port", str(echo), "--models-port", str(models)]
+    command += ["--tools-port", str(tools), *gateway]
     command[command.index(option) + 1] = str(server.port)
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, stderr=asyncio.subprocess.PIPE
@@ -136,9 +138,9 @@ async def test_command_says_that_its_port_is_taken(gateway: list[str], option: s
 
 
 def test_gateway_before_the_upstreams() -> None:
-    echo, models, gateway, admin, stats, readiness = free_ports(6)
+    echo, models, tools, gateway, admin, stats, readiness = free_ports(7)
     command = [*DEMO, "--gateway", "--port", str(echo), "--gateway-port", str(gateway)]
-    command += ["--models-port", str(models)]
+    command += ["--models-port", str(models), "--tools-port", str(tools)]
     env = {
         **os.environ,
         "ADMIN_ADDR": f"127.0.0.1:{admin}",
@@ -160,15 +162,18 @@ def test_gateway_before_the_upstreams() -> None:
             f"http://127.0.0.1:{gateway}/sse?events=2", timeout=10
         ) as answer:
             assert answer.read() == EVENTS
-        assert b'"content":" hello"' in run_printed(process.stderr)
+        assert b'"content":" hello"' in run_printed(process.stderr, b"/v1/chat/completions")
+        assert b'"text":"5"' in run_printed(process.stderr, b"/mcp")
         process.send_signal(signal.SIGINT)
         process.stderr.read()  # to the end: nobody keeps it open
         assert process.wait(20) == 0
 
 
-def run_printed(lines: IO[bytes]) -> bytes:
-    """What the printed command of a chat gives when it is pasted into a shell."""
-    while b"/v1/chat/completions" not in (line := lines.readline()):
+def run_printed(lines: IO[bytes], path: bytes) -> bytes:
+    """What the printed command gives when it is pasted into a shell."""
+    while path not in (line := lines.readline()):
         assert line
-    command = line.decode().rstrip().removesuffix("\\") + lines.readline().decode()
+    command = line.decode()
+    while command.endswith("\\\n"):
+        command = command.removesuffix("\\\n") + lines.readline().decode()
     return subprocess.run(["sh", "-c", command], capture_output=True, timeout=20, check=True).stdout

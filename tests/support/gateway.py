@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,29 +21,38 @@ from typing import Any, Self
 import orjson
 import yaml
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 ROOT = Path(__file__).resolve().parents[2]
-_given: set[int] = set()
-"""A port is free again when `free_ports` returns, and could else be two addresses of one test."""
+_PORTS = range(10_000, 32_500)
+"""Below those that Linux gives to outgoing connections, which could else take one in between."""
+
+
+def _own_ports() -> Iterator[int]:
+    """Ports of this runner in any order, over and over: runners side by side never share one."""
+    runners = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    runner = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = list(_PORTS[runner::runners])
+    random.SystemRandom().shuffle(ports)
+    return itertools.cycle(ports)
+
+
+_ports = _own_ports()
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, all different, and none given out before."""
-    sockets: list[socket.socket] = []
+    """Ports nobody listens on now, all different; none comes again before all others did."""
     ports: list[int] = []
-    try:
-        while len(ports) < count:
-            sockets.append(socket.socket())
-            sockets[-1].bind(("127.0.0.1", 0))
-            port = sockets[-1].getsockname()[1]
-            if port not in _given:
-                _given.add(port)
-                ports.append(port)
-        return ports
-    finally:
-        for sock in sockets:
-            sock.close()
+    for port in itertools.islice(_ports, len(_PORTS)):
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise OSError(f"no {count} free ports in {_PORTS}")
 
 
 class GatewayProcess:

@@ -42,25 +42,25 @@ class Kept(EventStore):
         return stream
 
 
-@server.tool()
+@server.tool(description="Says the text.")
 async def echo(text: str) -> str:
     return text
 
 
-@server.tool()
+@server.tool(description="Reports progress.")
 async def progress(ctx: Context) -> str:
     for done in range(3):
         await ctx.report_progress(done, 2)
     return "done"
 
 
-@server.tool()
+@server.tool(description="Asks for a name.")
 async def ask(ctx: Context) -> str:
     answer = await ctx.elicit("who?", Name)
     return answer.data.name if answer.action == "accept" else answer.action
 
 
-@server.tool()
+@server.tool(description="Ends its stream before it answers.")
 async def poll(ctx: Context) -> str:
     # Behind a message of its own, for a stream that ends before its first event has no id.
     await ctx.report_progress(0, 1)
@@ -68,7 +68,7 @@ async def poll(ctx: Context) -> str:
     return "polled"
 
 
-@server.tool()
+@server.tool(description="Ends the server.")
 async def die() -> str:
     os._exit(9)
 

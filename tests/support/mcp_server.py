@@ -38,6 +38,10 @@ class McpServer:
     page: int = 100
     is_public: bool = False
     event_ids: bool = False
+    descriptions: dict[str, str] = field(default_factory=dict)
+    """Of tools, where there are any."""
+    broken: bool = False
+    """Answers 500 to every POST."""
     sessions: set[str] = field(default_factory=set)
     ended: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -45,6 +49,8 @@ class McpServer:
     listeners: list[queue.Queue[Any]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
     told: list[str] = field(default_factory=list)
+    subscribed: list[dict[str, Any]] = field(default_factory=list)
+    """What modern clients listen to."""
 
     def __call__(self, seen: Seen) -> Answer:
         if seen.method == "DELETE":
@@ -55,9 +61,13 @@ class McpServer:
             return self._listen(seen)
         message = json.loads(seen.body)
         self.calls.append(message)
+        if self.broken:
+            return Answer(500)
         meta = message.get("params", {}).get("_meta") or {}
-        if "io.modelcontextprotocol/protocolVersion" in meta:
+        if self.modern and (not self.legacy or "io.modelcontextprotocol/protocolVersion" in meta):
             return self._modern(message, seen)
+        if (seen.get("mcp-protocol-version") or "2025-11-25") > "2025-11-25":
+            return self._error(message, -32600, "Bad Request: unsupported version", 400)
         return self._legacy(message, seen)
 
     def forget(self) -> None:
@@ -112,8 +122,6 @@ class McpServer:
         return self._answer(message, seen)
 
     def _initialize(self, message: dict[str, Any]) -> Answer:
-        if not self.legacy:
-            return self._error(message, -32601, "Method not found")
         headers = [_JSON]
         if self.has_sessions:
             session = uuid.uuid4().hex
@@ -134,9 +142,14 @@ class McpServer:
         return made
 
     def _modern(self, message: dict[str, Any], seen: Seen) -> Answer:
-        method = message["method"]
-        if not self.modern or seen.get("mcp-method") != method:
+        method, params = message["method"], message.get("params", {})
+        if method in ("initialize", "ping", "logging/setLevel", "resources/subscribe"):
+            return self._error(message, -32601, "Method not found", 404)
+        if seen.get("mcp-method") != method:
             return self._error(message, -32020, "Header mismatch", 400)
+        region = params.get("arguments", {}).get("region")
+        if region is not None and seen.get("mcp-param-region") != region:
+            return self._error(message, -32020, "Header mismatch: Mcp-Param-Region", 400)
         if method == "server/discover":
             result = {
                 "supportedVersions": [MODERN],
@@ -148,11 +161,29 @@ class McpServer:
             return Answer(200, [_JSON], _result(message, result))
         if method == "subscriptions/listen":
             return self._subscribe(message)
+        if method == "tools/call" and params["name"] == "ask":
+            return self._input(message)
         return self._answer(message, seen)
+
+    def _input(self, message: dict[str, Any]) -> Answer:
+        """The tool `ask` as the modern era has it."""
+        params = message["params"]
+        answers = params.get("inputResponses")
+        if answers is None:
+            question = {"method": "elicitation/create", "params": {"message": "who?"}}
+            result = {
+                "resultType": "input_required",
+                "inputRequests": {"who": question},
+                "requestState": "opaque",
+            }
+            return Answer(200, [_JSON], _result(message, result))
+        said = answers["who"].get("content", answers["who"].get("action"))
+        return self._text(message, f"{self.name}: {said} {params.get('requestState')}")
 
     def _subscribe(self, message: dict[str, Any]) -> Answer:
         mine: queue.Queue[Any] = queue.Queue()
         tag = {"io.modelcontextprotocol/subscriptionId": message["id"]}
+        self.subscribed.append(message["params"]["notifications"])
 
         def events() -> Iterator[bytes]:
             params = {"notifications": message["params"]["notifications"], "_meta": tag}
@@ -173,7 +204,7 @@ class McpServer:
         if method in ("ping", "logging/setLevel", "resources/subscribe"):
             return Answer(200, [_JSON], _result(message, {}))
         if method == "tools/list":
-            return self._page(message, "tools", [_tool(name) for name in self.tools])
+            return self._page(message, "tools", [self._tool(name) for name in self.tools])
         if method == "prompts/list" and self.has_prompts:
             return self._page(message, "prompts", [{"name": "greet"}])
         if method == "resources/list":
@@ -188,6 +219,10 @@ class McpServer:
             return self._call(message, params["name"], params.get("arguments", {}), seen)
         return self._error(message, -32601, "Method not found")
 
+    def _tool(self, name: str) -> dict[str, Any]:
+        said = self.descriptions.get(name)
+        return _tool(name) if said is None else {**_tool(name), "description": said}
+
     def _page(self, message: dict[str, Any], key: str, items: list[Any]) -> Answer:
         start = int(message.get("params", {}).get("cursor", "0"))
         result: dict[str, Any] = {key: items[start : start + self.page]}
@@ -196,7 +231,11 @@ class McpServer:
         return self._result(message, result)
 
     def _result(self, message: dict[str, Any], result: dict[str, Any]) -> Answer:
-        hints = {"ttlMs": 60_000, "cacheScope": "public"} if self.is_public else {}
+        hints: dict[str, Any] = {}
+        if self.is_public:
+            hints = {"ttlMs": 60_000, "cacheScope": "public"}
+        elif not self.legacy:
+            hints = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
         return Answer(200, [_JSON], _result(message, {**result, **hints}))
 
     def _call(self, message: dict[str, Any], tool: str, given: Any, seen: Seen) -> Answer:
@@ -210,6 +249,7 @@ class McpServer:
 
     def _events(self, message: dict[str, Any], tool: str) -> Iterator[bytes]:
         if tool == "hang":
+            yield b": under way\n\n"
             self.released.wait(20)
             return
         if tool == "stream":
@@ -221,7 +261,7 @@ class McpServer:
             self.asked["q7"] = queue.Queue()
             ask = {"jsonrpc": "2.0", "id": "q7", "method": "elicitation/create", "params": {}}
             yield self._event(ask, "s1")
-            said = self.asked["q7"].get(timeout=20)["result"]["content"]
+            said = self.asked["q7"].get(timeout=20).get("result", {}).get("content", "refused")
         result = {"content": [{"type": "text", "text": f"{self.name}: {said}"}]}
         yield self._event({"jsonrpc": "2.0", "id": message["id"], "result": result}, "s2")
 
@@ -234,7 +274,9 @@ class McpServer:
 
 
 def _tool(name: str) -> dict[str, Any]:
-    return {"name": name, "inputSchema": {"type": "object", "properties": {"a": {}, "b": {}}}}
+    region = {"type": "string", "x-mcp-header": "Region"}
+    properties = {"a": {}, "b": {}, **({"region": region} if name == "region" else {})}
+    return {"name": name, "inputSchema": {"type": "object", "properties": properties}}
 
 
 def _result(message: dict[str, Any], result: dict[str, Any]) -> bytes:

@@ -31,6 +31,8 @@ class Service(Model):
     """`network/ip`."""
     ports: PortMap = Field(default_factory=dict)
     """The ports."""
+    app_protocols: dict[str, str] = Field(default_factory=dict)
+    """Port of the service → what is spoken there, as `agentgateway.dev/a2a`."""
 
 
 class Workload(Model):

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from sidecar.config.model.base import Choice, Model, NotYet
+from sidecar.config.model.base import Choice, Model
 from sidecar.config.model.callout import Callout, CalloutPolicies
 from sidecar.config.model.mcp_tools import ToolControl, ToolPins
 from sidecar.config.scalars import Duration, Expression, FileInlineOrRemote, HeaderOrPseudo, Port
@@ -80,7 +80,10 @@ class McpOpenApi(McpEndpoint):
     """An HTTP API whose operations become tools."""
 
     api_schema: Annotated[FileInlineOrRemote, Field(alias="schema")]
-    """The OpenAPI document."""
+    """The OpenAPI document (3.0 or later), as JSON or YAML."""
+    output_schemas: bool | None = None
+    """Ours: whether the schemas of JSON objects that the API answers are told to clients, and its
+    answers checked by them. Default true."""
 
 
 class McpTarget(Choice):
@@ -102,7 +105,7 @@ class McpTarget(Choice):
     """How it is reached."""
     tools: ToolControl | None = None
     """Ours: which of its tools are offered, and as what."""
-    pin: Annotated[ToolPins | None, NotYet("pinned tools")] = None
+    pin: ToolPins | None = None
     """Ours: definitions of its tools that were approved."""
 
 

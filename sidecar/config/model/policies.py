@@ -10,11 +10,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Discriminator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from sidecar.config.model.a2a import A2aPolicy
 from sidecar.config.model.ai import AIPolicy
 from sidecar.config.model.auth import ApiKeys, BasicAuth, JwtAuth, McpAuthentication, Oidc
 from sidecar.config.model.base import Choice, Model, NotYet, branch, by_shape
 from sidecar.config.model.budgets import BudgetsPolicy
-from sidecar.config.model.callout import BackendAuthPolicy, Empty, Tunnel
+from sidecar.config.model.callout import BackendAuthPolicy, Tunnel
 from sidecar.config.model.connection import (
     BackendHTTP,
     BackendTCP,
@@ -49,13 +50,11 @@ from sidecar.config.model.traffic import (
 )
 from sidecar.config.scalars import Expression, Port
 
-JWT = NotYet("JWT authentication")
 OIDC = NotYet("OIDC login")
 BASIC = NotYet("basic authentication")
 EXT_AUTHZ = NotYet("external authorization")
 EXT_PROC = NotYet("external processing")
 MCP = NotYet("MCP gateway")
-A2A = NotYet("A2A")
 TUNNEL = NotYet("tunnel through a proxy")
 
 
@@ -64,7 +63,7 @@ class GatewayPolicies(Model):
 
     oidc: Annotated[Oidc | None, OIDC] = None
     """Login of browsers."""
-    jwt_auth: Annotated[JwtAuth | None, JWT] = None
+    jwt_auth: JwtAuth | None = None
     """Tokens."""
     authorization: RuleSet | None = None
     """Rules over the request; they add to those of other levels."""
@@ -97,7 +96,7 @@ class RoutePolicies(GatewayPolicies):
     """Copies of requests."""
     direct_response: DirectResponsePolicy | None = None
     """An answer of the gateway's own."""
-    csrf: Annotated[Csrf | None, NotYet("CSRF protection")] = None
+    csrf: Csrf | None = None
     """Refusal of cross-site requests."""
     buffer: Buffer | None = None
     """Whole bodies."""
@@ -113,13 +112,13 @@ class RoutePolicies(GatewayPolicies):
     """Limits that another service keeps."""
     budgets: BudgetsPolicy | None = None
     """Ours: limits of what is spent."""
-    mcp_authentication: Annotated[McpAuthentication | None, MCP] = None
+    mcp_authentication: McpAuthentication | None = None
     """OAuth for MCP clients."""
     mcp_authorization: McpRuleSet | None = None
     """Rules over MCP methods."""
     mcp_guardrails: Annotated[McpGuardrails | None, MCP] = None
     """Guards of MCP messages."""
-    a2a: Annotated[Empty | None, A2A] = None
+    a2a: A2aPolicy | None = None
     """Agent-to-agent traffic."""
     ai: AIPolicy | None = None
     """LLM traffic."""
@@ -178,7 +177,7 @@ class BackendPolicies(Model):
     """Rules over MCP methods."""
     mcp_guardrails: Annotated[McpGuardrails | None, MCP] = None
     """Guards of MCP messages."""
-    a2a: Annotated[Empty | None, A2A] = None
+    a2a: A2aPolicy | None = None
     """Agent-to-agent traffic."""
     inference_routing: Annotated[InferenceRouting | None, NotYet("inference routing")] = None
     """An endpoint picker."""

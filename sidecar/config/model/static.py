@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Annotated, ClassVar, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, ClassVar, Final, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, Discriminator, Field
+from pydantic import AfterValidator, Discriminator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from sidecar.config.model.base import NOT_YET, Choice, Model, NotYet, branch, by_shape
@@ -44,6 +44,15 @@ class DnsConfig(Model):
     """Default: the system's."""
 
 
+def _between(least: str, most: str) -> Callable[[str], str]:
+    def checked(value: str) -> str:
+        if not duration_ns(least) <= duration_ns(value) <= duration_ns(most):
+            raise ValueError(f"must be {least} to {most}")
+        return value
+
+    return checked
+
+
 class Rates(Model):
     """Prices in USD for 1,000,000 tokens, as decimal text."""
 
@@ -61,6 +70,12 @@ class Rates(Model):
     """Default: as input."""
     output_audio: str | None = None
     """Default: as output."""
+    cache_write_1h: Annotated[str | None, Field(alias="cacheWrite1h")] = None
+    """Of prompts written to a cache for an hour (ours). Default: as cacheWrite."""
+    input_image: str | None = None
+    """Ours. Default: as input."""
+    output_image: str | None = None
+    """Ours. Default: as output."""
 
 
 class RateTier(Model):
@@ -72,6 +87,15 @@ class RateTier(Model):
     """The prices."""
 
 
+class ServiceTier(Model):
+    """Prices of a service tier (ours)."""
+
+    rates: Rates = Field(default_factory=Rates)
+    """Those that differ from the usual ones."""
+    tiers: list[RateTier] = Field(default_factory=list)
+    """Those of its long prompts."""
+
+
 class CatalogModel(Model):
     """A model's prices."""
 
@@ -81,6 +105,8 @@ class CatalogModel(Model):
     """Those of long prompts."""
     tags: list[str] = Field(default_factory=list)
     """What it can do."""
+    service_tiers: dict[str, ServiceTier] = Field(default_factory=dict)
+    """By the name that providers answer with: batch, flex, priority (ours)."""
 
 
 class CatalogProvider(Model):
@@ -97,10 +123,23 @@ class Catalog(Model):
     """By name."""
 
 
+def _web_url(value: str) -> str:
+    # Without the value: what is wrong with it may be that it holds a password.
+    try:
+        parts = urlsplit(value)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_right = is_right and parts.port != 0 and "@" not in parts.netloc
+    except ValueError:
+        is_right = False
+    if not is_right:
+        raise ValueError("expected https://host/path or http://host/path, without a user")
+    return value
+
+
 class CatalogSource(Choice):
     """Where a catalogue is."""
 
-    CHOICES: ClassVar[frozenset[str]] = frozenset(("file", "inline"))
+    CHOICES: ClassVar[frozenset[str]] = frozenset(("file", "inline", "url"))
 
     file: FilePath | None = None
     """A JSON file, watched."""
@@ -112,6 +151,16 @@ class CatalogSource(Choice):
         | None
     ) = None
     """The catalogue itself, or its JSON text."""
+    url: Annotated[str, AfterValidator(_web_url)] | None = None
+    """A JSON file on a web server, fetched at the start and again and again (ours)."""
+    refresh: Annotated[Duration, AfterValidator(_between("1m", "720h"))] | None = None
+    """How often `url` is fetched (ours). Default 1h."""
+
+    @model_validator(mode="after")
+    def _refreshes_a_url(self) -> Self:
+        if self.refresh is not None and self.url is None:
+            raise ValueError("`refresh` is for `url` only: files are watched")
+        return self
 
 
 class DatabaseConfig(Model):
@@ -270,6 +319,9 @@ class HboneConfig(Model):
     """Default 5 minutes."""
 
 
+_REDIS_QUERY: Final = frozenset(("db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
+
+
 def _redis_url(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -282,18 +334,13 @@ def _redis_url(value: object) -> object:
         is_right = False
     if not is_right:
         raise ValueError("expected redis://host:port/db, rediss://… or unix:///path")
+    names = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    if not names <= _REDIS_QUERY or parts.fragment:
+        # What the library knows besides would undo what we promise: verified TLS, calls sent once.
+        raise ValueError(f"behind ? only: {', '.join(sorted(_REDIS_QUERY))}")
     if find_spec("redis") is None:
         raise ValueError("needs a library: pip install redis")
     return value
-
-
-def _between(least: str, most: str) -> Callable[[str], str]:
-    def checked(value: str) -> str:
-        if not duration_ns(least) <= duration_ns(value) <= duration_ns(most):
-            raise ValueError(f"must be {least} to {most}")
-        return value
-
-    return checked
 
 
 class StateConfig(Model):

@@ -5,7 +5,6 @@ Source: OpenAI API reference (chat); spec llm sections 0 (step 7), 4.1 and 5.2.
 
 from __future__ import annotations
 
-import re
 from typing import Final, final
 
 from sidecar.llm.chat import loose
@@ -30,7 +29,7 @@ _KINDS: Final = {
 }
 _TEXT_KEYS: Final = ("text", "refusal")
 _REASONING_KEYS: Final = ("reasoning_content", "reasoning")
-_RENAMED: Final = re.compile(r"gpt-")
+_RENAMED: Final = "gpt-"
 
 
 # --- requests -------------------------------------------------------------------------------
@@ -55,7 +54,7 @@ def touch_up(body: Json, *, is_openai: bool, needs_usage: bool = False) -> None:
             body["stream_options"] = {"include_usage": True}
         elif needs_usage or "include_usage" not in options:
             body["stream_options"] = {**options, "include_usage": True}
-    if is_openai and "max_tokens" in body and _RENAMED.match(loose.text(body.get("model"))):
+    if is_openai and "max_tokens" in body and loose.text(body.get("model")).startswith(_RENAMED):
         limit = body.pop("max_tokens")
         body.setdefault("max_completion_tokens", limit)
 
@@ -99,21 +98,22 @@ def _message_parts(message: Json) -> list[TextPart]:
 
 def read_usage(usage: Json, into: Usage) -> None:
     """OpenAI's usage object; cached tokens are counted in its `prompt_tokens`."""
-    sent = loose.obj(usage.get("prompt_tokens_details"))
-    received = loose.obj(usage.get("completion_tokens_details"))
-    into.input_tokens = loose.count(usage.get("prompt_tokens"))
-    into.input_text_tokens = loose.count(sent.get("text_tokens"))
-    into.input_image_tokens = loose.count(sent.get("image_tokens"))
-    into.input_audio_tokens = loose.count(sent.get("audio_tokens"))
-    into.output_tokens = loose.count(usage.get("completion_tokens"))
-    into.output_text_tokens = loose.count(received.get("text_tokens"))
-    into.output_image_tokens = loose.count(received.get("image_tokens"))
-    into.output_audio_tokens = loose.count(received.get("audio_tokens"))
-    into.total_tokens = loose.count(usage.get("total_tokens"))
-    into.reasoning_tokens = loose.count(received.get("reasoning_tokens"))
-    into.cache_creation_input_tokens = loose.count(sent.get("cache_write_tokens"))
-    cached = sent.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))  # DeepSeek's name
-    into.cached_input_tokens = loose.count(cached)
+    count, said = loose.count, usage.get
+    sent = loose.obj(said("prompt_tokens_details")).get
+    received = loose.obj(said("completion_tokens_details")).get
+    into.input_tokens = count(said("prompt_tokens"))
+    into.input_text_tokens = count(sent("text_tokens"))
+    into.input_image_tokens = count(sent("image_tokens"))
+    into.input_audio_tokens = count(sent("audio_tokens"))
+    into.output_tokens = count(said("completion_tokens"))
+    into.output_text_tokens = count(received("text_tokens"))
+    into.output_image_tokens = count(received("image_tokens"))
+    into.output_audio_tokens = count(received("audio_tokens"))
+    into.total_tokens = count(said("total_tokens"))
+    into.reasoning_tokens = count(received("reasoning_tokens"))
+    into.cache_creation_input_tokens = count(sent("cache_write_tokens"))
+    cached = sent("cached_tokens", said("prompt_cache_hit_tokens"))  # DeepSeek's name
+    into.cached_input_tokens = count(cached)
 
 
 def _calls(message: Json) -> list[Json]:

@@ -20,6 +20,9 @@ def read_usage(usage: Json, into: Usage) -> None:
     into.total_tokens = loose.count(usage.get("totalTokens"))
     into.cache_creation_input_tokens = loose.count(usage.get("cacheWriteInputTokens"))
     into.cached_input_tokens = loose.count(usage.get("cacheReadInputTokens"))
+    kept = (one for one in loose.objects(usage.get("cacheDetails")) if one.get("ttl") == "1h")
+    long = loose.total(*(loose.count(one.get("inputTokens")) for one in kept))
+    into.long_cache_creation_input_tokens = long or None
 
 
 @final

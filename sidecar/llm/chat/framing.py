@@ -13,6 +13,7 @@ from sidecar.errors import UpstreamError
 from sidecar.http.eventstream import EventStreamDecoder, Frame
 from sidecar.http.sse import MAX_EVENT_BYTES, SseDecoder
 from sidecar.llm.convert.base import StreamEvent
+from sidecar.llm.shape import nests_too_deeply
 
 Framing = Literal["sse", "eventstream"]
 DONE: Final = b"[DONE]"
@@ -68,6 +69,8 @@ def _event(name: bytes, data: bytes) -> StreamEvent:
         raise UpstreamError(502, "UpstreamFailure", "a stream event is not JSON") from exc
     if not isinstance(value, dict):
         raise UpstreamError(502, "UpstreamFailure", "a stream event is not a JSON object")
+    if nests_too_deeply(data, value):
+        raise UpstreamError(502, "UpstreamFailure", "a stream event is nested too deeply")
     return StreamEvent(name.decode(errors="replace"), value)
 
 

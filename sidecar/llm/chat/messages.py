@@ -102,6 +102,10 @@ def read_usage(usage: Json, into: Usage) -> None:
         value = loose.count(usage.get(source))
         if value is not None:
             setattr(into, target, value)
+    kept = loose.obj(usage.get("cache_creation"))
+    if kept:
+        long = loose.count(kept.get("ephemeral_1h_input_tokens"))
+        into.long_cache_creation_input_tokens = long or None
     into.total_tokens = loose.total(into.input_tokens, into.output_tokens)
     into.service_tier = loose.name(usage.get("service_tier")) or into.service_tier
 

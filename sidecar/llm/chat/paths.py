@@ -43,13 +43,15 @@ _MODEL: Final = re.compile(
 )
 _SAFE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
 MAX_MODEL_CHARS: Final = 256
+_REMEMBERED: Final = 1024
+_REMEMBERED_CHARS: Final = 256
 
 
 @final
 class RouteTypes:
     """A `routes` map: path suffix → format. The longest suffix that fits wins, `*` comes last."""
 
-    __slots__ = ("_default", "_suffixes")
+    __slots__ = ("_default", "_known", "_suffixes")
 
     def __init__(self, routes: Mapping[str, str]) -> None:
         """`routes` empty: everything is chat completions, as in routing mode without a map."""
@@ -58,9 +60,21 @@ class RouteTypes:
             (suffix, routes[suffix]) for suffix in sorted(suffixes, key=len, reverse=True)
         )
         self._default = routes.get("*", "completions")
+        self._known: dict[str, str] = {}
 
     def resolve(self, path: str) -> str:
         """The format of a path (without its query)."""
+        found = self._known.get(path)
+        if found is None:
+            found = self._resolved(path)
+            # Paths come from clients: the memory of them is bounded.
+            if len(path) <= _REMEMBERED_CHARS:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[path] = found
+        return found
+
+    def _resolved(self, path: str) -> str:
         for suffix, name in self._suffixes:
             if path.endswith(suffix):
                 return name

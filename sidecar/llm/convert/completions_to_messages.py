@@ -13,7 +13,7 @@ import orjson
 from sidecar.llm.convert import media, provider_error
 from sidecar.llm.convert.base import Context, Conversion, Json
 from sidecar.llm.convert.completions_from_messages import CompletionStream, response_of
-from sidecar.llm.convert.thinking import think
+from sidecar.llm.convert.thinking import settle_sampling, think
 from sidecar.llm.shape import (
     joined_text,
     to_list,
@@ -66,6 +66,7 @@ def _request(body: Json, context: Context) -> Json:
         del out["stream"]
     _stop(body, out)
     _tools(body, out, context)
+    settle_sampling(out, context)
     think(out, body.get("reasoning_effort"), context)
     _response_format(body, out)
     if body.get("user") is not None:

@@ -16,7 +16,7 @@ from sidecar.llm.convert.bedrock_media import Documents
 from sidecar.llm.convert.bedrock_tools import ToolNames
 from sidecar.llm.convert.claude_models import is_adaptive_only
 from sidecar.llm.convert.prompt_caching import MAX_POINTS, add_cache_points, cache_point
-from sidecar.llm.convert.thinking import MIN_BUDGET, effort_of
+from sidecar.llm.convert.thinking import MIN_BUDGET, effort_of, settle_sampling
 from sidecar.llm.shape import (
     parse_object,
     to_list,
@@ -172,6 +172,8 @@ class ConverseRequest:
 
     def finish(self) -> Json:
         """The body. Raises: RequestError 400."""
+        settle_sampling(self._inference, self._context, "topP")
+        settle_sampling(self._extra, self._context)
         self._settle_thinking()
         body = self._body
         body["messages"] = self._messages

@@ -17,7 +17,7 @@ from sidecar.llm.convert import responses_request as source
 from sidecar.llm.convert.base import Context, Conversion, Json
 from sidecar.llm.convert.completions_to_messages import DEFAULT_MAX_TOKENS, system_of, text_block
 from sidecar.llm.convert.responses_from_messages import ResponseStream, response_of
-from sidecar.llm.convert.thinking import budget_of, think
+from sidecar.llm.convert.thinking import budget_of, settle_sampling, think
 from sidecar.llm.shape import joined_text, to_objects, to_optional_count, to_text
 
 MAX_CACHE_MARKS: Final = 4
@@ -65,6 +65,7 @@ class _Request:
         effort = source.effort(self._body)
         maximum = to_optional_count(self._body.get("max_output_tokens"), "max_output_tokens")
         out["max_tokens"] = maximum or DEFAULT_MAX_TOKENS + (budget_of(effort) or 0)
+        settle_sampling(out, self._context)
         think(out, effort, self._context)
 
     # --- input ---

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.llm.convert.base import Context, Json
-from sidecar.llm.convert.claude_models import is_adaptive_only
+from sidecar.llm.convert.claude_models import is_adaptive_only, takes_one_sampler
 from sidecar.llm.shape import to_object
 
 BUDGETS: Final = {
@@ -65,6 +65,24 @@ def think(out: Json, effort: object, context: Context) -> None:
     if thinking is not None:
         out["thinking"] = thinking
         settle_thinking(out, context)
+
+
+def settle_sampling(holder: Json, context: Context, top_p: str = "top_p") -> None:
+    """Edit where sampling settings are: leave out those that the model refuses.
+
+    `top_p`: its key there; `temperature` and `top_k` have one name everywhere.
+    """
+    if is_adaptive_only(context.model):
+        for key in ("temperature", top_p, "top_k"):
+            # 1 is what they do anyway.
+            if holder.pop(key, None) not in (None, 1):
+                context.drop("top_p" if key == top_p else key)
+    elif takes_one_sampler(context.model) and "temperature" in holder and top_p in holder:
+        # Whoever sets both hardly means the one that does nothing.
+        if holder["temperature"] == 1:
+            del holder["temperature"]
+        elif holder.pop(top_p) != 1:
+            context.drop("top_p with temperature")
 
 
 def settle_thinking(out: Json, context: Context) -> None:

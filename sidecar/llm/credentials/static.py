@@ -66,6 +66,9 @@ class StaticKeys:
     def __init__(self, puts: Sequence[Put], *, explicit_place: bool) -> None:
         self._puts = tuple(puts)
         self.explicit_place = explicit_place
+        self.replaces = not any(isinstance(put, partial) and put.func is _cookie for put in puts)
+        """Whether what a request holds makes no difference to what is written: a cookie stands
+        among the client's own."""
 
     def apply_nowait(self, request: Outgoing) -> bool:
         """See Credential."""

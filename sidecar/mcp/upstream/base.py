@@ -63,6 +63,10 @@ class Outbound:
     """Headers of the client to pass on: neither hop-by-hop, nor of MCP, nor credentials."""
     scope: Scope
     held: Held = field(default_factory=Held)
+    client: Json | None = None
+    """`params` of the client's `initialize`, where a session is served; None when not known."""
+    is_polled: bool = False
+    """Whether the client itself takes up a stream that the server ends before the answer."""
 
 
 @final
@@ -71,8 +75,11 @@ class Inbound:
     """One message from a server."""
 
     message: Json
+    """Empty for an event that says but an id, or how long to wait; only who polls gets these."""
     event_id: bytes = b""
     """Of the server's event stream; b"" when it named none."""
+    retry_ms: int | None = None
+    """What this event asks a client to wait before it takes the stream up again."""
 
 
 class Messages(Protocol):

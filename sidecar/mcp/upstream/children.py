@@ -199,11 +199,15 @@ class Children:
         if child is not None:
             await asyncio.shield(self.stop(child))
 
-    async def retire(self, keys: frozenset[str]) -> None:
-        """End the servers of all targets but these, as a configuration without them wants it."""
+    async def retire(self, keys: frozenset[str], *, is_urgent: bool = True) -> None:
+        """End the servers of all targets but these, as a configuration without them wants it.
+
+        `is_urgent`: also those that somebody waits for.
+        """
         self._failures = {key: value for key, value in self._failures.items() if key in keys}
         self._logs = {key: value for key, value in self._logs.items() if key in keys}
-        await _all(self.stop(child) for child in self._matching(lambda key: key[0] not in keys))
+        gone = self._matching(lambda key: key[0] not in keys)
+        await _all(self.stop(child) for child in gone if is_urgent or not child.is_busy)
 
     async def close(self) -> None:
         """End all, and the keeper."""

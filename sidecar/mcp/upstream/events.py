@@ -31,6 +31,7 @@ MAX_FUTILE: Final = 5
 """Connections in a row without a new event, after which a stream counts as broken."""
 _MAX_ID_BYTES: Final = 4096
 _SHOWN: Final = ("", "message")
+_NO_MESSAGE: Final[Json] = {}
 
 
 def broken(name: str, what: str) -> UpstreamError:
@@ -81,7 +82,8 @@ class EventMessages:
 
     With `asked` the stream ends behind the answer to that request, else with the server's stream.
     A stream that is cut, and had told ids of its events, is taken up behind the last one, after
-    the time that the server asked for.
+    the time that the server asked for. One that the server ends is left to a client that polls
+    (SEP-1699): the server wants to be rid of the connection, and the client is told all it needs.
     """
 
     __slots__ = (
@@ -92,6 +94,7 @@ class EventMessages:
         "_idle",
         "_is_closed",
         "_is_done",
+        "_is_polled",
         "_items",
         "_last_id",
         "_limit",
@@ -111,8 +114,10 @@ class EventMessages:
         linger: Linger,
         resume: Resume | None = None,
         limit_bytes: int = MAX_EVENT_BYTES,
+        *,
+        is_polled: bool = False,
     ) -> None:
-        """`resume`: None for a stream that ends where it ends."""
+        """`resume`: None for a stream that ends where it ends. `is_polled`: see Outbound."""
         self.is_json = False
         self.retry_ms: int | None = None
         self._name = name
@@ -127,6 +132,7 @@ class EventMessages:
         self._last_id = b""
         self._futile = 0
         self._is_done = False
+        self._is_polled = is_polled
         self._is_closed = False
 
     async def next(self) -> Inbound | None:
@@ -186,6 +192,8 @@ class EventMessages:
             # The first event of a stream that can be resumed is an id without data.
             if event.data and event.event.decode("latin-1") in _SHOWN:
                 self._offer(event.data, event.id)
+            elif self._is_polled and not event.data:
+                self._items.append(Inbound(_NO_MESSAGE, event.id, event.retry_ms))
             if self._is_done:
                 self._leave()
                 return
@@ -213,6 +221,9 @@ class EventMessages:
         body, self._body = self._body, None
         if body is not None:
             body.close()
+        if self._is_polled and self._last_id and error is None:
+            self._is_done = True
+            return
         if self._resume is not None and self._last_id:
             return
         if self._asked is None:

@@ -18,6 +18,7 @@ from sidecar.telemetry.w3c import TraceContext, traceparent
 
 _JSON: Final = (b"content-type", b"application/json")
 _ACCEPT: Final = (b"accept", b"application/json, text/event-stream")
+_PLAIN: Final = (b"accept-encoding", b"identity")
 _ACCEPT_STREAM: Final = (b"accept", b"text/event-stream")
 _OURS: Final = frozenset(
     (
@@ -61,6 +62,7 @@ def asked(
 def _headers(outbound: Outbound, accept: Field) -> Headers:
     headers = Headers(field for field in outbound.headers if field[0] not in _OURS)
     headers.append(accept)
+    headers.append(_PLAIN)
     if outbound.version:
         headers.append((b"mcp-protocol-version", outbound.version.encode("latin-1")))
     if outbound.era == "legacy" and outbound.held.upstream_id:

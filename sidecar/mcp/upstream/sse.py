@@ -35,9 +35,9 @@ from sidecar.mcp.upstream.streamable import (
     DEFAULT_LIMITS,
     Limits,
     Lingerers,
-    check_coding,
     content_type,
     greeting_held,
+    plain,
     refused,
 )
 
@@ -151,12 +151,12 @@ class SseTarget:
         """Open the stream and wait for its endpoint. Raises: UpstreamError, Refused."""
         request = asked("GET", outbound, self._authority, self._path)
         response, pin = await self._send(request, self._limits.head_seconds, outbound.held.pin)
+        plain(response, self.name)
         if response.status != 200:
             raise await refused(response, self._limits.idle_seconds)
         try:
             if content_type(response.headers) != b"text/event-stream":
                 raise broken(self.name, "answered GET with what is no event stream")
-            check_coding(response.headers, self.name)
             connection = SseConnection(self.name, response.body, pin, self._limits)
 
             async def post(message: Json) -> None:
@@ -188,6 +188,7 @@ class SseTarget:
         target = await asyncio.shield(connection.post_to)
         request = posted(outbound, self._authority, target)
         response, _ = await self._send(request, self._limits.head_seconds, connection.pin)
+        plain(response, self.name)
         if not 200 <= response.status < 300:
             raise await refused(response, self._limits.idle_seconds)
         self._lingerers.add(response.body)

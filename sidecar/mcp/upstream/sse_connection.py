@@ -225,10 +225,10 @@ class SseConnections:
         """Close the connection of a scope, if there is one."""
         self._drop((key, scope.kind, scope.key))
 
-    def retire(self, keys: frozenset[str]) -> None:
-        """Close those of all targets but these."""
-        for key in list(self._connections):
-            if key[0] not in keys:
+    def retire(self, keys: frozenset[str], *, is_urgent: bool = True) -> None:
+        """Close those of all targets but these. `is_urgent`: also those that somebody waits on."""
+        for key, connection in list(self._connections.items()):
+            if key[0] not in keys and (is_urgent or not connection.dialogue.waiting):
                 self._drop(key)
 
     def _drop(self, key: ConnectionKey) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, final
 
 from sidecar.errors import SidecarError, UpstreamError
+from sidecar.http.decoded import plain_body
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, Response, read_up_to
 from sidecar.http.sse import MAX_EVENT_BYTES
@@ -162,7 +163,10 @@ class StreamableTarget:
             return None
         body = await self._stream_of(response)
         resume = self._resumer(outbound)
-        return self._events(body, None, self._limits.listen_idle_seconds, resume)
+        # A stream that is taken up has its end; one that only listens has none.
+        is_polled = outbound.is_polled and last_event_id != b""
+        idle_seconds = self._limits.listen_idle_seconds
+        return self._events(body, None, idle_seconds, resume, is_polled=is_polled)
 
     async def end(self, outbound: Outbound) -> None:
         """See base.Target."""
@@ -181,6 +185,7 @@ class StreamableTarget:
     async def _posted(self, outbound: Outbound) -> tuple[Response, str]:
         request = posted(outbound, self._authority, self._path)
         response, pin = await self._send(request, self._limits.head_seconds, outbound.held.pin)
+        plain(response, self.name)
         if not 200 <= response.status < 300:
             raise await refused(response, self._limits.idle_seconds)
         return response, pin
@@ -190,15 +195,14 @@ class StreamableTarget:
         kind = content_type(response.headers)
         identity: Id = outbound.message["id"]
         if kind == b"text/event-stream":
-            check_coding(response.headers, self.name)
             resume = None
             if outbound.era == "legacy":
                 held = _held(response.headers, pin) if not outbound.held.upstream_id else None
                 resume = self._resumer(replace(outbound, held=held) if held else outbound)
-            return self._events(response.body, identity, self._limits.idle_seconds, resume)
+            idle_seconds, is_polled = self._limits.idle_seconds, outbound.is_polled
+            return self._events(response.body, identity, idle_seconds, resume, is_polled=is_polled)
         if kind != b"application/json" or response.status in (202, 204):
             raise broken(self.name, "answered a request with neither JSON nor an event stream")
-        check_coding(response.headers, self.name)
         raw = await self._whole(response.body)
         taken = answered(raw, identity, self.name)
         return Whole(taken, is_json=len(taken) == 1)
@@ -235,10 +239,14 @@ class StreamableTarget:
         identity: Id | None,
         idle_seconds: float,
         resume: Resume | None,
+        *,
+        is_polled: bool,
     ) -> EventMessages:
         limit = self._limits.event_bytes
         add = self._lingerers.add
-        return EventMessages(self.name, body, identity, idle_seconds, add, resume, limit)
+        return EventMessages(
+            self.name, body, identity, idle_seconds, add, resume, limit, is_polled=is_polled
+        )
 
     def _resumer(self, outbound: Outbound) -> Resume:
         async def resume(last_event_id: bytes) -> Body | None:
@@ -257,12 +265,12 @@ class StreamableTarget:
 
     async def _stream_of(self, response: Response) -> Body:
         """The body of an answer to GET. Raises: Refused, UpstreamError."""
+        plain(response, self.name)
         if not 200 <= response.status < 300:
             raise await refused(response, self._limits.idle_seconds)
         if content_type(response.headers) != b"text/event-stream":
             response.body.close()
             raise broken(self.name, "answered GET with what is no event stream")
-        check_coding(response.headers, self.name)
         return response.body
 
 
@@ -271,11 +279,12 @@ def content_type(headers: Headers) -> bytes:
     return (headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
 
 
-def check_coding(headers: Headers, name: str) -> None:
-    """Raises: UpstreamError for an answer that is compressed: it was not asked for."""
-    coding = headers.get(b"content-encoding")
-    if coding is not None and coding.strip().lower() not in (b"", b"identity"):
-        raise broken(name, "compressed its answer, which it was not asked to")
+def plain(response: Response, name: str) -> None:
+    """Take off what the body is compressed by, though nobody asked for that. Raises: UpstreamError.
+
+    What it stands for is bounded by its ratio, and by whoever reads it.
+    """
+    response.body = plain_body(response, f"MCP target {name}")
 
 
 async def refused(response: Response, seconds: float) -> Refused:

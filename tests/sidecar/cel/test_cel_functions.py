@@ -15,7 +15,8 @@ DATA: dict[str, Any] = {
     "vars": {"foo": "hello", "bar": "world", "nothing": None, "n": 5, "list": [1, "two", None]},
     "metadata": None,
 }
-FAILS = object()
+FAILS = CelError
+"""What `evaluate` gives for an expression that is refused or ends with an error."""
 
 
 def evaluate(source: str) -> object:

@@ -178,10 +178,33 @@ def test_cached_items_still_name_their_files() -> None:
 
 
 def test_collection_is_on_again_afterwards() -> None:
-    assert gc.isenabled()
-    refusals("a: 1")
-    load_text(ROUTES)
-    assert gc.isenabled()
+    was_enabled = gc.isenabled()
+    gc.enable()
+    try:
+        refusals("a: 1")
+        load_text(ROUTES)
+        assert gc.isenabled()
+    finally:
+        # Whatever another test left: this one is about what loading does.
+        if not was_enabled:
+            gc.disable()
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("{url: 'https://u:t0p@h/x'}", "expected https://host/path"),
+        ("{url: 'file:///etc/passwd'}", "expected https://host/path"),
+        ("{url: 'https://h:0/x'}", "expected https://host/path"),
+        ("{url: 'https://h/x', refresh: 59s}", "must be 1m to 720h"),
+        ("{file: x.json, refresh: 1h}", "`refresh` is for `url` only"),
+        ("{url: 'https://h/x', inline: '{}'}", "exactly one of"),
+    ],
+)
+def test_catalogues_that_cannot_be_fetched(source: str, problem: str) -> None:
+    (found,) = refusals(f"config: {{modelCatalog: [{source}]}}")
+    assert problem in found
+    assert "t0p" not in found
 
 
 def test_many_routes_load_in_time() -> None:

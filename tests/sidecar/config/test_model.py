@@ -131,12 +131,22 @@ def is_ours(path: str) -> bool:
         (".hostOverride", ".failureMode")
     ):  # of clouds: docs/guards.md
         return True
+    if any(f".a2a.{key}" in path for key in ("card", "pushNotifications", "versions")):
+        return True  # docs/policies/a2a.md
     if path.endswith((".readsArguments", ".requiredScope")):  # of mcpAuthorization
         return True
     if any(
         path.endswith(f".mcp.{key}")
         for key in ("maxNameLength", "listCacheTtl", "allowedOrigins", "mirroredHeaders")
     ) or path.endswith((".mcp.targets.[].pin", ".mcp.targets.[].tools")):
+        return True
+    if path.startswith(".config.modelCatalog.[].") and path.endswith((".url", ".refresh")):
+        return True  # docs/llm.md
+    if ".models." in path and (
+        "serviceTiers" in path or path.endswith((".cacheWrite1h", "putImage"))
+    ):
+        return True  # of prices: docs/llm.md
+    if path.endswith(".openapi.outputSchemas"):
         return True
     if path.endswith(("olicies.budgets", ".policy.budgets")):  # a policy of ours: docs/policies
         return True

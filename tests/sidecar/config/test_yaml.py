@@ -175,8 +175,14 @@ def test_place_of_nothing() -> None:
 
 
 def test_collection_is_on_again_after_a_fault() -> None:
-    faults("a: [")
-    assert gc.isenabled()
+    was_enabled = gc.isenabled()
+    gc.enable()
+    try:
+        faults("a: [")
+        assert gc.isenabled()
+    finally:
+        if not was_enabled:
+            gc.disable()
 
 
 JSON = st.recursive(

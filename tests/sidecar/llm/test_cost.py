@@ -18,6 +18,9 @@ from sidecar.llm.prices import Rates, parse, parse_text
 from sidecar.llm.usage import Usage
 
 NOW = 1_790_000_000
+RATE_NAMES = (
+    *("input", "output", "cacheRead", "cacheWrite", "reasoning", "inputAudio", "outputAudio"),
+)
 
 
 def one(rates: dict[str, str], **more: Any) -> dict[str, Any]:
@@ -142,6 +145,85 @@ def test_the_parts_are_the_total(counted: tuple[int, ...], rates: tuple[str, ...
 )
 def test_each_token_is_counted_once(usage: Usage, excludes: bool, expected: Tokens) -> None:
     assert tokens_of(usage, excludes_cache=excludes) == expected
+
+
+@pytest.mark.parametrize(
+    ("special", "usage", "part", "amount"),
+    [
+        (
+            {"cacheWrite1h": "20"},
+            Usage(cache_creation_input_tokens=10, long_cache_creation_input_tokens=4),
+            "cacheWrite",
+            6 * 5 + 4 * 20,
+        ),
+        # Without a rate of their own, and more of them than there are.
+        ({}, Usage(cache_creation_input_tokens=10, long_cache_creation_input_tokens=4), "", 10 * 5),
+        (
+            {"cacheWrite1h": "20"},
+            Usage(cache_creation_input_tokens=3, long_cache_creation_input_tokens=4),
+            "cacheWrite",
+            3 * 20,
+        ),
+        ({"inputImage": "7"}, Usage(input_tokens=10, input_image_tokens=8), "input", 2 + 8 * 7),
+        ({"inputImage": "0"}, Usage(input_tokens=10, input_image_tokens=8), "input", 2),
+        (
+            {"outputImage": "30"},
+            Usage(output_tokens=10, output_image_tokens=9, reasoning_tokens=1),
+            "output",
+            9 * 30,
+        ),
+    ],
+)
+def test_classes_that_few_have(
+    special: dict[str, str], usage: Usage, part: str, amount: int
+) -> None:
+    rates = {"input": "1", "output": "2", "cacheWrite": "5", "reasoning": "0"}
+    found = catalog(one(rates | special)).cost("openai", "m", usage, NOW, excludes_cache=True)
+    parts = found.parts()
+    assert parts["total"] == amount / 1e6
+    assert parts.keys() == {"total", *(name for name in RATE_NAMES)}
+    if part:
+        assert parts[part] == amount / 1e6
+
+
+def test_only_images_have_a_rate() -> None:
+    prices = catalog(one({"input": "1", "outputImage": "30"}))
+    drawn = Usage(input_tokens=1, output_tokens=5, output_image_tokens=5)
+    found = prices.cost("openai", "m", drawn, NOW, excludes_cache=False)
+    assert found.parts()["total"] == (1 + 5 * 30) / 1e6
+    said = Usage(input_tokens=1, output_tokens=6, output_image_tokens=5)
+    assert prices.cost("openai", "m", said, NOW, excludes_cache=False).status == "Unpriced"
+
+
+def test_service_tiers() -> None:
+    services = {
+        "flex": {"rates": {"input": "0.5"}},
+        "priority": {
+            "rates": {"input": "2", "output": "4"},
+            "tiers": [{"contextOver": 5, "rates": {"input": "3", "output": "3"}}],
+        },
+    }
+    first = one({"input": "1", "output": "2"}, serviceTiers=services)
+    second = one({}, serviceTiers={"flex": {"rates": {"output": "1"}}})
+    prices = catalog(first, second)
+
+    def total(tier: str | None, sent: int = 1) -> float:
+        usage = Usage(input_tokens=sent, output_tokens=1, service_tier=tier)
+        found = prices.cost("openai", "m", usage, NOW, excludes_cache=False)
+        return round(found.parts()["total"] * 1e6, 9)
+
+    assert [total(name) for name in (None, "default", "flex", "priority")] == [3, 3, 1.5, 6]
+    assert total("priority", 6) == 21
+    # As agentgateway, an entry is what it says: unknown keys are refused.
+    with pytest.raises(ConfigError, match=r"serviceTiers\.flex: unknown field `tags`"):
+        catalog(one({}, serviceTiers={"flex": {"tags": []}}))
+
+
+def test_rates_of_the_default_table() -> None:
+    found = DefaultPrices().find("anthropic", "claude-sonnet-4-5", NOW)
+    assert found is not None
+    assert found.rates.cache_write_1h == 6_000_000
+    assert found.rates.cache_write == 3_750_000
 
 
 def status(found: Catalog, answered: str | None, asked: str, provider: str = "openai") -> Any:

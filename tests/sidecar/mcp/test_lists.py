@@ -122,9 +122,14 @@ def test_what_is_hidden_clashes_too():
 
 
 def test_clashes_of_other_pages():
-    results = {"a": tools("x", "y"), "b": tools("z")}
-    result = joined("tools/list", results, NEVER, ambiguous=frozenset(("x",)))
-    assert listed(result) == ["y", "z"]
+    lists = {"a": (["x", "y"], ["v"]), "b": (["z"], ["x"])}
+    pages = [
+        prepare("tools/list", target, tools(*names), NEVER)
+        for target, pages in lists.items()
+        for names in pages
+    ]
+    result = merged("tools/list", pages, NEVER, None, is_modern=False, server_info={})
+    assert listed(result) == ["y", "v", "z"]
 
 
 def test_uris_without_a_scheme_may_clash():

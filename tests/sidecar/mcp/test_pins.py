@@ -133,10 +133,18 @@ def test_a_file_has_a_tool_a_line():
 
 def test_what_another_process_saw_first():
     made = pins(file="pins.json")
-    made.adopt({"read": digest(TOOL)})
+    assert made.kept([EVIL]) == [EVIL]
+    made.replace({"read": digest(TOOL)})
     assert made.kept([EVIL]) == []
-    made.adopt({"read": digest(EVIL)})
-    assert made.kept([EVIL]) == []
+
+
+def test_what_could_not_be_written_down():
+    made = pins(file="pins.json")
+    made.kept([TOOL])
+    made.forget(made.learned())
+    assert made.kept([TOOL]) == []
+    made.relearn()
+    assert made.kept([TOOL]) == [TOOL]
 
 
 def test_a_server_with_endless_tools(monkeypatch):

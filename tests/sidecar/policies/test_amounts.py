@@ -29,6 +29,12 @@ USD, TOKENS = 0, 1
         (0, USD, 0),
         *((bad, USD, None) for bad in (-1, float("nan"), float("inf"), "x", "", None, True, [1])),
         ("1" * 65, TOKENS, None),
+        ("1.5e-05", USD, 15_000),
+        ("2E3", TOKENS, 2000),
+        *(
+            (bad, TOKENS, None)
+            for bad in ("1e400", "1_0", " 1", "1\n", "+1", "-0", ".5", "1.", "\u0661")
+        ),
     ],
 )
 def test_whole(value: object, unit: int, counted: int | None) -> None:

@@ -168,7 +168,7 @@ def test_bodies(payloads, request_body, response_body):
 
 
 REFUSED = {
-    "not built": ("route", {"csrf": {}}, "csrf", "not supported yet"),
+    "not built": ("route", {"extProc": {}}, "extProc", "not supported yet"),
     "not in this phase": ("gateway", {"retry": {"codes": []}}, "retry", "gateway phase"),
     "backend phase": ("backend", {"cors": {}}, "cors", "backend phase"),
     "conditional on a backend": (

@@ -404,6 +404,69 @@ def test_what_was_taken_alone_is_charged_when_redis_is_back(redis: RedisServer) 
     play(settings_of(redis, wait_ns=200_000_000), scene)
 
 
+def told(one: Machine) -> bool:
+    """Whether Redis has answered about its bucket."""
+    slot = one.table.peek(one.ask().key)
+    return slot is not None and slot.told > 0
+
+
+@pytest.mark.parametrize("carries", [False, True])
+@pytest.mark.parametrize("comes_back", ["as it was", "empty"])
+def test_what_a_newcomer_took_alone_is_charged(
+    redis: RedisServer, comes_back: str, carries: bool
+) -> None:
+    limit = Limit(LIMIT.capacity, LIMIT.refill, LIMIT.interval_ns, carry_debt=carries)
+
+    async def scene(one: Machine, two: Machine) -> None:
+        if comes_back == "as it was":
+            assert await one.takes(20, one.ask(limit=limit)) == 20
+            redis.hold()
+        else:
+            redis.kill()
+        # It never heard of the bucket.
+        assert await two.takes(150, two.ask(limit=limit)) == 150
+        if comes_back == "as it was":
+            redis.go_on()
+        else:
+            redis.start()
+        until = asyncio.get_running_loop().time() + 20
+        while one.leases.link.is_down or two.leases.link.is_down or not told(two):
+            assert asyncio.get_running_loop().time() < until
+            for each in (one, two):
+                each.clock.ahead_ns += 6_000_000_000
+                await each.keeper.sweep()
+        left = 30 if comes_back == "as it was" else 50
+        assert left - 20 <= await one.takes(300, one.ask(limit=limit)) <= left
+
+    play(settings_of(redis, wait_ns=200_000_000), scene)
+
+
+def test_a_process_that_waits_for_another_learns_from_it_that_redis_is_away(
+    redis: RedisServer,
+) -> None:
+    async def scene(one: Machine, _: Machine) -> None:
+        assert await one.takes(1) == 1
+        peer = Leases(settings_of(redis), one.table, one.budgets, one.clock)
+        await peer.open()
+        try:
+            redis.hold()
+            with pytest.raises(RedisError):
+                await one.leases.reset(one.ask().key)
+            # The first process asks, and does not hear: the lease is claimed all the while.
+            slot = one.table.peek(one.ask().key)
+            assert slot is not None
+            assert one.table.begin(slot.key, (one.clock.monotonic_ns(), 0), 60_000_000_000)
+            assert not peer.link.is_down
+            large = one.ask(cost=slot.left + 1)
+            assert [verdict.allowed for verdict in await peer.take_all([large])] == [True]
+            assert not peer.link.is_down
+        finally:
+            redis.go_on()
+            await peer.close()
+
+    play(settings_of(redis, wait_ns=200_000_000), scene)
+
+
 def test_an_empty_redis_learns_what_was_spent(redis: RedisServer) -> None:
     async def scene(one: Machine, two: Machine) -> None:
         for each in (one, two):

@@ -193,3 +193,13 @@ def test_installing_twice_writes_once(read_lines):
     logs.install()
     logging.getLogger("sidecar").info("once")
     assert len(read_lines.lines()) == 1
+
+
+def test_libraries_that_tell_whole_urls_are_not_heard(read_lines):
+    logs = read_lines(level="trace")
+    logging.getLogger("httpx").info("GET https://host/?token=t0p")
+    logging.getLogger("httpcore.http11").debug("authorization: t0p")
+    logging.getLogger("httpx").warning("odd")
+    assert logs.levels() == "trace"
+    (line,) = read_lines.lines()
+    assert line.endswith("httpx\todd")

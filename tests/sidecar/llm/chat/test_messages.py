@@ -127,3 +127,16 @@ def test_texts_however_deep_they_are_nested() -> None:
     inner = head * 500 + b'{"type":"text","text":"x"}' + tail * 500
     body = orjson.loads(b'{"messages":[{"role":"user","content":[' + inner + b"]}]}")
     assert [(p.kind, p.text) for p in FORMAT.request_texts(body)] == [("toolOutput", "x")]
+
+
+def test_cache_writes_of_an_hour() -> None:
+    kept = {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 4}
+    answer = {
+        "type": "message",
+        "usage": {"input_tokens": 1, "cache_creation_input_tokens": 7, "cache_creation": kept},
+    }
+    usage = FORMAT.usage(answer)
+    assert usage.cache_creation_input_tokens == 7
+    assert usage.long_cache_creation_input_tokens == 4
+    answer["usage"] = {"cache_creation": {"ephemeral_1h_input_tokens": 0}}
+    assert FORMAT.usage(answer).as_dict() == {}

@@ -115,3 +115,11 @@ def test_converse() -> None:
             }
         ],
     }
+
+
+def test_cache_writes_of_an_hour_at_bedrock() -> None:
+    details = [{"ttl": "5m", "inputTokens": 3}, {"ttl": "1h", "inputTokens": 4}, {"ttl": "1h"}]
+    answer = {"usage": {"cacheWriteInputTokens": 7, "cacheDetails": details}}
+    usage = converse.FORMAT.usage(answer)
+    assert usage.cache_creation_input_tokens == 7
+    assert usage.long_cache_creation_input_tokens == 4

@@ -9,6 +9,7 @@ import pytest
 from sidecar.llm.convert import (
     completions_to_converse,
     completions_to_messages,
+    messages_to_converse,
     responses_to_converse,
     responses_to_messages,
 )
@@ -83,7 +84,7 @@ def test_efforts(effort: str, wanted: str) -> None:
     assert made["output_config"] == {"effort": wanted}
     assert made["max_tokens"] == 50
     assert "temperature" not in made
-    assert context.dropped == ["temperature with reasoning"]
+    assert context.dropped == ["temperature"]
 
 
 def test_no_effort_is_no_thinking() -> None:
@@ -142,4 +143,50 @@ def test_bedrock(conversion: Conversion, body: Json) -> None:
     assert fields == {"thinking": {"type": "adaptive"}, "output_config": {"effort": "xhigh"}}
     # Thinking counts as output, so there is room for both.
     assert made["inferenceConfig"] == {"maxTokens": 8192 + 4096}
-    assert context.dropped == ["top_p with reasoning"]
+    assert context.dropped == ["top_p"]
+
+
+@pytest.mark.parametrize(
+    ("conversion", "body"),
+    [
+        (completions_to_messages.CONVERSION, chat()),
+        (completions_to_converse.CONVERSION, chat()),
+        (messages_to_converse.CONVERSION, chat(max_tokens=9, top_k=3)),
+        (responses_to_messages.CONVERSION, {"model": "m", "input": "x"}),
+        (responses_to_converse.CONVERSION, {"model": "m", "input": "x"}),
+    ],
+    ids=("cm", "cc", "mc", "rm", "rc"),
+)
+@pytest.mark.parametrize(
+    ("model", "given", "kept", "dropped"),
+    [
+        ("claude-opus-4-7", {"temperature": 0.2, "top_p": 0.3}, {}, ["temperature", "top_p"]),
+        ("claude-opus-4-7", {"temperature": 1}, {}, []),
+        (
+            "claude-sonnet-4-5",
+            {"temperature": 0.2, "top_p": 0.3},
+            {"temperature": 0.2},
+            ["top_p with temperature"],
+        ),
+        ("claude-sonnet-4-5", {"temperature": 1, "top_p": 0.3}, {"top_p": 0.3}, []),
+        ("claude-sonnet-4-5", {"top_p": 0.3}, {"top_p": 0.3}, []),
+        (
+            "claude-sonnet-4-20250514",
+            {"temperature": 0.2, "top_p": 0.3},
+            {"temperature": 0.2, "top_p": 0.3},
+            [],
+        ),
+    ],
+)
+def test_sampling(
+    conversion: Conversion, body: Json, model: str, given: Json, kept: Json, dropped: list[str]
+) -> None:
+    made, context = sent(conversion, f"anthropic.{model}", body | given)
+    fields = {**made, **made.get("inferenceConfig", {})}
+    fields["top_p"] = fields.get("top_p", fields.get("topP"))
+    assert {key: fields.get(key) for key in ("temperature", "top_p")} == {
+        "temperature": None,
+        "top_p": None,
+    } | kept
+    extra = ["top_k"] if "top_k" in body and model == "claude-opus-4-7" else []
+    assert context.dropped == dropped + extra

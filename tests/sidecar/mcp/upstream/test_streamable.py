@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import zlib
+from collections.abc import Callable
 from typing import Any
 
+import brotli
 import pytest
 
 from sidecar.errors import UpstreamError
@@ -53,7 +57,8 @@ async def test_a_legacy_request_has_the_session_and_the_version() -> None:
     assert seen.headers["mcp-protocol-version"] == "2025-11-25"
     assert seen.headers["mcp-session-id"] == "up-1"
     assert seen.headers["x-team"] == "blue"
-    assert not {"mcp-method", "mcp-name", "accept-encoding"} & set(seen.headers)
+    assert seen.headers["accept-encoding"] == "identity"
+    assert not {"mcp-method", "mcp-name"} & set(seen.headers)
 
 
 async def test_a_modern_request_repeats_its_method_and_has_no_session() -> None:
@@ -164,11 +169,41 @@ async def test_documents_that_are_no_answer(body: bytes) -> None:
         (202, {}),
         (204, {}),
         (200, {"content_type": "application/json", "content_encoding": "gzip"}),
+        (200, {"content_type": "application/json", "content_encoding": "unheard-of"}),
     ],
 )
 async def test_answers_of_another_kind(status: int, headers: dict[str, str]) -> None:
     error = await failure(lambda exchange: exchange.whole(status, b"", **headers))
     assert error.status == 502
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("br", brotli.compress)],
+)
+async def test_an_answer_that_is_compressed(coding: str, pack: Callable[[bytes], bytes]) -> None:
+    """Nobody asked for it, and it is understood."""
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.json["method"] == "tools/list":
+            await exchange.stream(content_encoding=coding)
+            await exchange.chunk(pack(b"data: " + json.dumps(RESULT).encode() + b"\n\n"))
+            await exchange.finish()
+        else:
+            packed = pack(json.dumps(RESULT).encode())
+            head = {"content_type": "application/json", "content_encoding": coding}
+            await exchange.whole(200, packed, **head)
+
+    async with http_server(script) as sender:
+        for method in ("tools/call", "tools/list"):
+            answered = await target_of(sender).request(outbound(method, held=HELD))
+            assert await drained(answered.messages) == [RESULT]
+
+
+async def test_48_an_answer_that_stands_for_too_much() -> None:
+    bomb = gzip.compress(b" " * 20_000_000)
+    head = {"content_type": "application/json", "content_encoding": "gzip"}
+    assert (await failure(lambda exchange: exchange.whole(200, bomb, **head))).status == 502
 
 
 async def test_an_answer_that_is_too_long() -> None:

@@ -1,0 +1,1 @@
+"""What lets clients of one era of MCP use servers of the other one."""
