@@ -13,8 +13,10 @@ SOAK_REQUESTS ?= 10000000
 # What the benchmark compares with; nothing in it is younger than two weeks at the time of choice.
 LITELLM := 1.106.2
 LITELLM_BY := 2026-11-07
+# The newest that Python 3.11 can run.
+CONTEXTFORGE := 1.0.7.post20260921
 
-.PHONY: setup run test lint format unit bench bench-llm soak lock clean
+.PHONY: setup run test lint format unit bench bench-llm bench-mcp soak lock clean
 
 setup: $(READY)
 
@@ -52,10 +54,15 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.shm_bench
 	$(BIN)/python -m tests.bench.llm_bench
+	$(BIN)/python -m tests.bench.mcp_bench
 
 # With its section of docs/benchmarks.md; installs LiteLLM into .venv-litellm.
 bench-llm: $(READY)
 	$(BIN)/python -m tests.bench.llm_bench --write
+
+# The same for MCP; installs ContextForge into .venv-contextforge.
+bench-mcp: $(READY)
+	$(BIN)/python -m tests.bench.mcp_bench --write
 
 # Half an hour and more; fails when memory, files or threads grow.
 soak: $(READY)
@@ -69,8 +76,10 @@ lock:
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	echo 'litellm[proxy]==$(LITELLM)' | $(LOCK) --exclude-newer $(LITELLM_BY) - -o requirements-litellm.lock
+	echo 'mcp-contextforge-gateway==$(CONTEXTFORGE)' | $(LOCK) --exclude-newer $(LITELLM_BY) - \
+	  -o requirements-contextforge.lock
 	$(LOCK) --group build -c requirements-dev.lock -o requirements-build.lock
 
 clean:
-	rm -rf $(VENV) .venv-litellm tests/conformance/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-litellm .venv-contextforge tests/conformance/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

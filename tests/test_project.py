@@ -26,6 +26,7 @@ TEXT = {".py", ".md", ".toml", ".yaml", ".lock", ".golden", ""}
 
 # Distribution → what of it is imported. Each is a prefix of dotted names.
 MODULES = {
+    "bcrypt": ("bcrypt",),
     "backports.zstd": ("backports",),
     "botocore": ("botocore",),
     "brotli": ("brotli",),
@@ -59,6 +60,8 @@ MODULES = {
     "watchfiles": ("watchfiles",),
 }
 TEST_MODULES = {
+    "a2a-sdk": ("a2a",),
+    "uvicorn": ("uvicorn",),
     "anthropic": ("anthropic",),
     "google-genai": ("google.genai",),
     "openai": ("openai",),

@@ -86,11 +86,20 @@ def _guard(entry: Node, path: str, run: Run) -> Json:
             run.problem(f"{where}.backend", f"unknown backend {name}")
         else:
             simple_target(target, where, run)
+    _warn_keyless(entry.get("openAIModeration"), f"{path}.openAIModeration", run)
     made: Json = {}
     for key, value in entry.items():
         is_service = isinstance(value, dict) and value.get("policies")
         made[key] = _with_policies(value, f"{path}.{key}", run) if is_service else value
     return made
+
+
+def _warn_keyless(moderation: Node | None, path: str, run: Run) -> None:
+    """OpenAI wants a key, which is no part of the service's own fields."""
+    if moderation is None or moderation.get("hostOverride"):
+        return
+    if not (moderation.get("policies") or {}).get("backendAuth"):
+        run.warn(path, "OpenAI will refuse to judge without a key: policies.backendAuth has none")
 
 
 def _ai(payload: Node, path: str, run: Run) -> Json:

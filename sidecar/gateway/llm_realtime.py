@@ -179,7 +179,8 @@ class GuardedSession:
         wake = self._wake = loop.create_future()
         await asyncio.wait((self._reading, wake), return_when=asyncio.FIRST_COMPLETED)
         self._wake = None
-        if not self._reading.done():
+        # What the provider answers to a refusal may be there already: the refusal comes first.
+        if self._told or not self._reading.done():
             return None
         reading, self._reading = self._reading, None
         return reading.result()

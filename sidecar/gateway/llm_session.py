@@ -8,13 +8,14 @@ charged when it ends. Of a turn that was cut, what it had brought by then is est
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, final
+from typing import Final, Protocol, final
 
 import orjson
 
 from sidecar.errors import UpstreamError
-from sidecar.gateway.llm_facts import Record
+from sidecar.gateway.llm_facts import LlmState
 from sidecar.gateway.llm_realtime import EXTENSIONS, MAX_MESSAGE_BYTES
 from sidecar.http import websocket
 from sidecar.http.message import Response, Tunnel
@@ -29,7 +30,19 @@ _MARKS: Final = (b'"response.', b'"session.')
 """Is in each event that is of interest; most of the others are long."""
 
 
-def metered(response: Response, record: Record) -> None:
+class Follower(Protocol):
+    """Who wants to know what a session has used (llm_facts.Record)."""
+
+    state: LlmState
+
+    def follow(self, usage: Callable[[], Usage]) -> None:
+        """See there."""
+
+    def first_text(self) -> None:
+        """See there."""
+
+
+def metered(response: Response, record: Follower) -> None:
     """Count the session that a response begins, if it does. Raises: UpstreamError 502."""
     tunnel = response.tunnel
     if tunnel is None:
@@ -47,7 +60,7 @@ class MeteredSession:
 
     __slots__ = ("_decoder", "_far", "_is_broken", "_produced", "_reader", "_record")
 
-    def __init__(self, far: Tunnel, record: Record) -> None:
+    def __init__(self, far: Tunnel, record: Follower) -> None:
         self._far = far
         self._record = record
         self._decoder = websocket.Decoder(MAX_MESSAGE_BYTES, is_masked=False)

@@ -25,7 +25,8 @@ from sidecar.gateway.mcp_send import Sender
 from sidecar.gateway.mcp_serve import Admission, McpServe
 from sidecar.gateway.mcp_worker import McpWorker
 from sidecar.gateway.plan import Backend
-from sidecar.mcp.asking import Asking, Terms
+from sidecar.http.message import Request
+from sidecar.mcp.asking import Admit, Asking, Terms
 from sidecar.mcp.calls import Calls
 from sidecar.mcp.fanout import Fanout
 from sidecar.mcp.federation import Federation
@@ -43,8 +44,10 @@ from sidecar.mcp.upstream.sse import SseTarget
 from sidecar.mcp.upstream.stdio import StdioTarget
 from sidecar.mcp.upstream.streamable import StreamableTarget
 from sidecar.policies.base import Services
+from sidecar.policies.chain import hook_of
 from sidecar.policies.merge import merge
-from sidecar.policies.schema import nested
+from sidecar.policies.order import KINDS
+from sidecar.policies.schema import nested, parse
 from sidecar.telemetry.metrics import Histogram
 from sidecar.telemetry.trace import Tracer
 
@@ -100,12 +103,14 @@ class McpBackends:
             entry["name"]: self._bridged(entry, policies, f"mcp.targets[{index}]", key)
             for index, entry in enumerate(target["targets"])
         }
+        admit = limits(target, self._services, f"mcp/{base.label}")
         lanes = Lanes(made, sessions, worker.later, parts.trusted)
         asking = Asking(
             lanes,
             parts.calls.names,
             parts.listing(self._services, self._metrics.unapproved),
             parts.terms,
+            admit,
         )
         fanout = Fanout(asking, parts.calls, parts.rules)
         federation = Federation(key, asking, sessions, fanout, parts.verbatim)
@@ -164,6 +169,31 @@ class McpBackends:
         levels = self._levels.backend_phase(None, None, _NO_ROUTE, reference, own)
         merged = merge([below, *levels, entry["policies"]])
         return self._connect.make(reference, without_passthrough(merged))
+
+
+def limits(target: Data, services: Services, place: str) -> Admit | None:
+    """What `rateLimits` makes of each message; None without. Raises: ConfigError."""
+    payload = target.get("rateLimits")
+    if payload is None:
+        return None
+    listed = payload.get("conditional", ()) if isinstance(payload, Mapping) else payload
+    if any(bucket.get("type") == "tokens" for bucket in listed):
+        raise ConfigError("mcp.rateLimits", "messages have no tokens: `type` can be `requests`")
+    kind = KINDS["localRateLimit"]
+    try:
+        made = kind.factory(parse(kind.config, payload), replace(services, attachment=place))
+    except ConfigError as problem:
+        raise nested("mcp.rateLimits", problem) from problem
+    found = hook_of(made, "on_request")
+    assert found is not None
+    hook, is_async = found
+
+    async def admit(request: Request) -> None:
+        done = hook(request)
+        if is_async:
+            await done
+
+    return admit
 
 
 def stdio_spec(given: Data) -> StdioSpec:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidecar.errors import ConfigError
-from sidecar.gateway.mcp_backends import Parts, without_passthrough
+from sidecar.gateway.mcp_backends import Parts, limits, without_passthrough
 from sidecar.gateway.mcp_openapi import check_document
 from sidecar.llm.credentials.table import configured
 from sidecar.mcp.rules import Rules
@@ -24,6 +24,7 @@ Data = Mapping[str, Any]
 def check_target(target: Data, services: Services) -> None:
     """The servers of an `mcp` backend. Raises: ConfigError, its path below the backend."""
     Parts(target, {}, services).pins(services, lambda *_: None)
+    limits(target, services, "")
     for index, entry in enumerate(target["targets"]):
         try:
             _check_policies(without_passthrough(entry["policies"]), services)

@@ -71,9 +71,7 @@ def _host_of(origin: str) -> str:
 
 def check_post(request: Request) -> None:
     """The form of a message. Raises: RequestError 406 or 415."""
-    kind = (request.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
-    if kind != b"application/json":
-        raise RequestError(415, _REASON, "Content-Type must be application/json")
+    check_json(request)
     # Fast path: as most clients write it.
     accept = b",".join(request.headers.get_all(b"accept"))
     if accept == b"application/json, text/event-stream":
@@ -81,6 +79,13 @@ def check_post(request: Request) -> None:
     if not (_accepts(accept, b"application/json") and _accepts(accept, b"text/event-stream")):
         text = "Accept must have both application/json and text/event-stream"
         raise RequestError(406, _REASON, text)
+
+
+def check_json(request: Request) -> None:
+    """The same where the answer comes elsewhere. Raises: RequestError 415."""
+    kind = (request.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+    if kind != b"application/json":
+        raise RequestError(415, _REASON, "Content-Type must be application/json")
 
 
 def check_get(request: Request) -> None:
@@ -176,6 +181,19 @@ def failed(error: UpstreamError, identity: Id | None) -> Response:
     """A server that cannot be had."""
     message = jsonrpc.error(identity, INTERNAL_ERROR, str(error))
     response = document(message, error.status)
+    response.reason = error.code
+    response.error = str(error)
+    return response
+
+
+LIMITED: Final = -32003
+"""As guards say that something is exhausted."""
+
+
+def limited(error: RequestError, identity: Id | None) -> Response:
+    """A message that exceeds a limit, or whose limit cannot be asked."""
+    response = document(jsonrpc.error(identity, LIMITED, str(error)), error.status)
+    response.headers.extend(error.headers)
     response.reason = error.code
     response.error = str(error)
     return response

@@ -20,10 +20,13 @@ from sidecar.gateway.llm_body import read_request
 from sidecar.gateway.mcp_facts import Facts, McpMetrics
 from sidecar.gateway.mcp_http import (
     BODY_BYTES,
+    LIMITED,
     check_get,
+    check_json,
     check_origin,
     check_post,
     failed,
+    limited,
     no_session,
     not_allowed,
     passed_on,
@@ -31,8 +34,10 @@ from sidecar.gateway.mcp_http import (
     refusal,
     refused,
 )
+from sidecar.gateway.mcp_old import MAX_STREAMS, PATH, OldStream, place_of, posted
 from sidecar.gateway.mcp_stream import EventBody, answer, document, stream
-from sidecar.http.message import FixedBody, Request, Response
+from sidecar.http.message import FixedBody, PrefixedBody, Request, Response
+from sidecar.http.sse import encode_event
 from sidecar.jsonrpc import INVALID_REQUEST, Id, Json, JsonRpcError
 from sidecar.mcp import era
 from sidecar.mcp.era import BATCHES, Legacy, Modern, era_of, version_of
@@ -107,6 +112,11 @@ class McpServe:
 
     async def _served(self, request: Request, route: Route) -> Response:
         method = request.method
+        if request.path == PATH and self._federation.is_stateful:
+            if method == "GET" and not request.headers.has(HEADER):
+                return self._opened(request)
+            if method == "POST" and not request.headers.has(HEADER):
+                return await self._told(request, route)
         if method == "POST":
             return await self._posted(request, route)
         if method == "GET":
@@ -156,6 +166,9 @@ class McpServe:
         except UpstreamError as error:
             facts.failed(jsonrpc.INTERNAL_ERROR, error)
             return failed(error, identity)
+        except RequestError as error:
+            facts.failed(LIMITED, error)
+            return limited(error, identity)
         finally:
             if "methodName" in facts.state:
                 self._metrics.count(route, facts.labels())
@@ -208,6 +221,45 @@ class McpServe:
             response.headers.append((HEADER, greeting.live.text.encode()))
         return response
 
+    # --- HTTP+SSE -------------------------------------------------------------------------
+
+    def _opened(self, request: Request) -> Response:
+        """A stream of the older transport."""
+        check_get(request)
+        if len(self._worker.streams) >= MAX_STREAMS:
+            raise RequestError(503, "Overload", "no room for another stream")
+        made = OldStream(self._worker, self._federation, self._principal(request))
+        self._worker.streams.add(made)
+        place = made.endpoint(self._sessions.owner.worker)
+        response = stream(EventBody(made, None, _unseen, has_ids=False))
+        response.body = PrefixedBody(encode_event(place.encode(), b"endpoint"), response.body)
+        return response
+
+    async def _told(self, request: Request, route: Route) -> Response:
+        """A message to such a stream, on which its answer comes."""
+        check_json(request)
+        place = place_of(self._sessions, request, self._principal(request))
+        if place is None:
+            return no_session(404)
+        facts = Facts(request)
+        try:
+            message = jsonrpc.parse(await read_request(request, BODY_BYTES))
+            if not isinstance(message, dict):
+                raise JsonRpcError(INVALID_REQUEST, "Invalid request: not a message")
+            if jsonrpc.kind_of(message) in ("request", "notification"):
+                facts.asks(message)
+            await self._worker.deliver(posted(message, request, place))
+        except JsonRpcError as error:
+            facts.failed(error.code, error)
+            return refusal(error, request)
+        except (Refused, UpstreamError):
+            # Its worker, or its connection, is gone.
+            return no_session(404)
+        finally:
+            if "methodName" in facts.state:
+                self._metrics.count(route, facts.labels())
+        return Response(202)
+
     # --- batches --------------------------------------------------------------------------
 
     async def _batch(
@@ -259,6 +311,8 @@ class McpServe:
             return Ready.of(jsonrpc.error(identity, error.code, str(error), error.data))
         except UpstreamError as error:
             return Ready.of(jsonrpc.error(identity, jsonrpc.INTERNAL_ERROR, str(error)))
+        except RequestError as error:
+            return Ready.of(jsonrpc.error(identity, LIMITED, str(error)))
         finally:
             if "methodName" in facts.state:
                 self._metrics.count(route, facts.labels())

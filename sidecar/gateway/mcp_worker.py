@@ -16,6 +16,7 @@ from shm.sessions import Owner
 from sidecar.config.scalars import duration_seconds
 from sidecar.errors import SidecarError
 from sidecar.gateway.mcp_keys import state_keys
+from sidecar.gateway.mcp_old import STREAMS, OldStreams
 from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Request
 from sidecar.mcp.bridge.state import IDLE_SECONDS, BridgeState
@@ -25,7 +26,7 @@ from sidecar.mcp.lanes import Caller
 from sidecar.mcp.peers import OwnedTarget, Peers
 from sidecar.mcp.sessions import Live, Sessions
 from sidecar.mcp.token import Sealer
-from sidecar.mcp.upstream.base import Scope, Target
+from sidecar.mcp.upstream.base import Outbound, Scope, Target
 from sidecar.mcp.upstream.children import ChildLimits, Children
 from sidecar.mcp.upstream.openapi_source import Sources
 from sidecar.mcp.upstream.sse_connection import SseConnections
@@ -69,9 +70,11 @@ class McpWorker:
         """Sessions that began here: `(backend, session)` by the key of their row."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_started = False
+        self._reap_seconds = _REAP_SECONDS
         self.sessions: Sessions | None = None
         self.key = tables.session_key
         self.lingerers = Lingerers()
+        self.streams = OldStreams()
         self.apis = Sources()
         self.connections: SseConnections
         self.children: Children
@@ -96,6 +99,8 @@ class McpWorker:
                 self._clock,
                 is_key_given=tables.is_key_given,
             )
+            # Short lives are looked after in time, too.
+            self._reap_seconds = min(_REAP_SECONDS, max(seconds / 2, 0.5))
             idle = 2 * seconds
             self.children = Children(ChildLimits(session_idle_seconds=idle))
             self.connections = SseConnections(idle)
@@ -121,7 +126,18 @@ class McpWorker:
         return BridgedTarget(target, key, state, owned, is_legacy=is_legacy)
 
     def _owned(self, key: str) -> Target | None:
-        return self._targets.get(key)
+        return self.streams if key == STREAMS else self._targets.get(key)
+
+    async def deliver(self, outbound: Outbound) -> None:
+        """A message to a stream of the older transport, whichever worker holds it.
+
+        Raises: Refused 404 when it has ended, UpstreamError.
+        """
+        owner = outbound.scope.owner
+        if owner == self._worker:
+            await self.streams.send(outbound)
+        else:
+            await self._peers.send(owner, STREAMS, outbound)
 
     def add(self, federation: Federation) -> None:
         """The backend of this key as it is from now on."""
@@ -177,7 +193,7 @@ class McpWorker:
     async def _reap(self) -> None:
         """Tell servers of sessions that ended because nobody used them."""
         while True:
-            await asyncio.sleep(_REAP_SECONDS)
+            await asyncio.sleep(self._reap_seconds)
             try:
                 await self.reap()
             except ShmError as error:

@@ -43,7 +43,6 @@ FIELDS = rb"((?:%s++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n" % TOKEN
 _HEAD_END: Final = b"\r\n\r\n"
 _BLANK_LINES = re.compile(rb"(?:\r\n)*+")
 LONE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
-_DIGITS: Final = frozenset(b"0123456789")
 
 
 def bad_request(message: str, status: int = 400) -> RequestError:
@@ -213,9 +212,8 @@ def parse_length(value: bytes) -> int:
     A leading zero is refused: a parser that took it for octal would see another body.
     """
     if (
-        not value
+        not value.isdigit()  # ASCII alone, of octets
         or len(value) > 18
-        or not _DIGITS.issuperset(value)
         or (value[0] == 0x30 and len(value) > 1)
     ):
         raise bad_request("invalid Content-Length")
@@ -372,7 +370,7 @@ def _response_head(  # noqa: C901 - as _request_head
 
 
 def _response_length(value: bytes) -> int:
-    if not value or len(value) > 18 or not _DIGITS.issuperset(value):
+    if not value.isdigit() or len(value) > 18:
         raise bad_response("invalid Content-Length")
     return int(value)
 

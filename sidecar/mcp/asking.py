@@ -6,11 +6,12 @@ Source: spec/mcp_a2a.md sections 2.2, 2.3 and 2.7.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from sidecar.errors import SidecarError, UpstreamError
+from sidecar.http.message import Request
 from sidecar.jsonrpc import Json
 from sidecar.mcp import event_ids, rewrite
 from sidecar.mcp.capabilities import offers
@@ -19,6 +20,8 @@ from sidecar.mcp.lanes import Caller, Lanes
 from sidecar.mcp.listing import Listing
 from sidecar.mcp.names import Names
 from sidecar.mcp.upstream.base import Inbound, Messages, Refused
+
+Admit = Callable[[Request], Coroutine[Any, Any, None]]
 
 
 @final
@@ -35,13 +38,28 @@ class Terms:
 class Asking:
     """The servers of one backend."""
 
-    __slots__ = ("lanes", "listing", "names", "terms")
+    __slots__ = ("_admit", "lanes", "listing", "names", "terms")
 
-    def __init__(self, lanes: Lanes, names: Names, listing: Listing, terms: Terms) -> None:
+    def __init__(
+        self,
+        lanes: Lanes,
+        names: Names,
+        listing: Listing,
+        terms: Terms,
+        admit: Admit | None = None,
+    ) -> None:
+        """`admit`: limits of single messages."""
+        self._admit = admit
         self.lanes = lanes
         self.names = names
         self.listing = listing
         self.terms = terms
+
+    async def admit(self, caller: Caller) -> None:
+        """Whether the message may go on, when it is known what it is about: `request.state["mcp"]`
+        tells. Raises: RequestError 429; 500 and 503 by failure mode."""
+        if self._admit is not None:
+            await self._admit(caller.request)
 
     def change(self, target: str, method: str = "") -> Callable[[Inbound], Inbound]:
         """How messages of a server come to the client. `method`: of the request they are about."""

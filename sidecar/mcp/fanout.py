@@ -6,6 +6,7 @@ Source: spec/mcp_a2a.md sections 2.2, 2.3, 2.7 and 2.8.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Protocol, final
 
 from sidecar import jsonrpc
@@ -17,7 +18,7 @@ from sidecar.mcp.calls import Called, Calls
 from sidecar.mcp.gathered import Answers
 from sidecar.mcp.lanes import Caller
 from sidecar.mcp.lists import LISTS
-from sidecar.mcp.pages import Pages
+from sidecar.mcp.pages import Pages, is_mismatch
 from sidecar.mcp.rules import Rules, unknown
 from sidecar.mcp.streams import Changed
 from sidecar.mcp.upstream.base import Messages, Refused
@@ -49,11 +50,13 @@ class Fanout:
         """Raises: JsonRpcError, UpstreamError, Refused."""
         method: str = message["method"]
         if method in LISTS:
+            await self._asking.admit(caller)
             evaluation = self._rules.evaluation(caller.request)
             return await self._pages.listed(message, caller, evaluation)
         asked = rewrite.named(message)
         if asked is not None:
             return await self._named(message, asked, caller, about)
+        await self._asking.admit(caller)
         return await self._everywhere(message, caller)
 
     # --- one server -----------------------------------------------------------------------
@@ -70,6 +73,7 @@ class Fanout:
         if called.kind == "tool" and not await self._pages.is_approved(*called[1:], caller):
             raise unknown(*asked)
         about(called.target, called)
+        await self._asking.admit(caller)
         arguments = self._calls.arguments(called, given)
         sent = rewrite.for_target(
             self._names,
@@ -77,7 +81,16 @@ class Fanout:
             called.name,
             arguments=None if arguments is given or arguments is None else dict(arguments),
         )
-        answered = await self._lanes.request(called.target, sent, caller, may_poll=True)
+        try:
+            answered = await self._lanes.request(called.target, sent, caller, may_poll=True)
+        except Refused as error:
+            fixed = set(arguments or ()) - set(given or ())
+            if not fixed or not is_mismatch(error):
+                raise
+            # The client could not repeat in headers what it does not know of.
+            headers = await self._pages.repeated(called.target, sent["params"], fixed, caller)
+            told = replace(caller, headers=headers)
+            answered = await self._lanes.request(called.target, sent, told, may_poll=True)
         change = self._asking.change(called.target, message["method"])
         return Changed(answered.messages, change)
 

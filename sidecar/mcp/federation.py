@@ -51,6 +51,7 @@ class Federation:
     """The servers of one backend, for all its clients in this worker."""
 
     __slots__ = (
+        "_asking",
         "_fanout",
         "_greeter",
         "_listener",
@@ -72,6 +73,7 @@ class Federation:
         self.verbatim = verbatim
         self._sessions = sessions
         self._fanout = fanout
+        self._asking = asking
         self._greeter = Greeter(asking)
         self._listener = Listener(asking)
 
@@ -89,10 +91,13 @@ class Federation:
         # Fast path: nothing to be looked at.
         if only:
             about(only)
+            await self._asking.admit(caller)
             return (await self.lanes.request(only, message, caller, may_poll=True)).messages
         if method == "server/discover":
+            await self._asking.admit(caller)
             return await self._greeter.discover(message, caller)
         if method == "subscriptions/listen":
+            await self._asking.admit(caller)
             return await self._listener.subscribed(message, caller)
         return await self._fanout.request(message, caller, about)
 
@@ -128,6 +133,7 @@ class Federation:
         params = message.get("params")
         if params is None or not isinstance(params.get("protocolVersion"), str):
             raise JsonRpcError(INVALID_PARAMS, "Invalid params: protocolVersion is missing")
+        await self._asking.admit(caller)
         only = self.verbatim
         if only:
             opened = await self.lanes.open(only, message, caller)

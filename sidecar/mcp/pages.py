@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final, final
 
 from sidecar import jsonrpc
 from sidecar.errors import SidecarError
+from sidecar.http.headers import Headers
 from sidecar.jsonrpc import INVALID_PARAMS, Json, JsonRpcError
 from sidecar.mcp import cursors
 from sidecar.mcp.asking import Asking, is_asked, seen_from_outside
+from sidecar.mcp.era import HEADER_MISMATCH
 from sidecar.mcp.gathered import Answers, failure_of, is_unknown_method
 from sidecar.mcp.lanes import Caller
 from sidecar.mcp.lists import LISTS, Page, merged
+from sidecar.mcp.mirrored import header_arguments, mirrored_params
 from sidecar.mcp.names import Kind
 from sidecar.mcp.rules import Evaluation
 from sidecar.mcp.streams import Ready
@@ -150,6 +153,24 @@ class Pages:
             await self.whole(target, LIST_OF["tool"], caller, is_fresh=True)
         return pins.check(name)
 
+    # --- arguments in headers -------------------------------------------------------------
+
+    async def repeated(
+        self, target: str, params: Json, fixed: Container[str], caller: Caller
+    ) -> Headers:
+        """The client's headers, and those in which a server wants the `fixed` arguments of a call
+        repeated. Raises: JsonRpcError, UpstreamError, Refused."""
+        for page in await self.whole(target, LIST_OF["tool"], caller):
+            for tool in page.result["tools"]:
+                if isinstance(tool, dict) and tool.get("name") == params["name"]:
+                    try:
+                        wanted = header_arguments(tool.get("inputSchema"))
+                    except ValueError:
+                        return caller.headers
+                    ours = {name: path for name, path in wanted.items() if path[0] in fixed}
+                    return mirrored_params(caller.headers, params["arguments"], ours)
+        return caller.headers
+
     # --- whole lists ----------------------------------------------------------------------
 
     async def owner(
@@ -240,6 +261,12 @@ class Pages:
             messages.close()
         answers.settle((name,), fails_open=False)
         return self._taken(name, method, cursor, caller, answers.results.get(name, {}))
+
+
+def is_mismatch(error: Refused) -> bool:
+    """Whether a server misses a header that repeats its message."""
+    failure = seen_from_outside(error)
+    return isinstance(failure, JsonRpcError) and failure.code == HEADER_MISMATCH
 
 
 def _with_cursor(message: Json, cursor: str) -> Json:

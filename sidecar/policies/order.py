@@ -14,6 +14,7 @@ from sidecar.policies import (
     a2a,
     api_key,
     authorization,
+    basic_auth,
     budgets,
     buffer,
     cors,
@@ -49,6 +50,7 @@ KINDS: Mapping[str, PolicyKind] = {
         a2a.KIND,
         api_key.KIND,
         authorization.KIND,
+        basic_auth.KIND,
         budgets.KIND,
         buffer.KIND,
         cors.KIND,
@@ -80,6 +82,7 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
         "cors",
         # These tell who the client is, which all below may ask.
         "jwtAuth",
+        "basicAuth",
         "apiKey",
         # Judges before anything is done for the client. Whoever tells who that is comes before.
         "authorization",
@@ -92,6 +95,7 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
         "jwtAuth",
         # After it: a token that both would take is the former's.
         "mcpAuthentication",
+        "basicAuth",
         "apiKey",
         # Past credentials that the head holds, so that nobody without them makes us hold a body;
         # before rules, limits and transformations, which may ask what is called.

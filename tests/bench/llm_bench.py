@@ -23,8 +23,9 @@ import orjson
 
 from tests.bench import llm_cases
 from tests.bench.cases import Plan
+from tests.bench.environments import AbsentError
 from tests.bench.llm_cases import CASES, MANY, TTFT
-from tests.bench.llm_litellm import AbsentError, program
+from tests.bench.llm_litellm import program
 from tests.bench.llm_many import STREAMS
 from tests.bench.llm_peers import LITELLM, LlmStage
 from tests.bench.llm_qualify import qualify

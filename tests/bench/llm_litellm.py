@@ -1,28 +1,24 @@
 """LiteLLM's proxy from PyPI, in an environment of its own that is made when it is first needed.
 
-`requirements-litellm.lock` says what is installed, with hashes, from wheels only: nothing is built
-or run while it is installed. It sees no variable of ours but those below, and loopback alone.
+`requirements-litellm.lock` says what is installed. It sees no variable of ours but those below, and
+loopback alone.
 
 Source: docs.litellm.ai, "Config.yaml" and "Best Practices for Production".
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from tests.bench import environments
 from tests.support.gateway import ROOT
 
 LOCK: Final = ROOT / "requirements-litellm.lock"
 HOME: Final = ROOT / ".venv-litellm"
-_STAMP: Final = "installed"
-_INSTALL_SECONDS: Final = 900.0
 _ENVIRONMENT: Final = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "NO_COLOR": "1",
@@ -34,43 +30,14 @@ _ENVIRONMENT: Final = {
 _ENOUGH: Final = 10**9
 
 
-class AbsentError(Exception):
-    """There is no LiteLLM to be measured; says why."""
-
-
 def version() -> str:
     """What the lock file pins."""
-    found = re.search(r"^litellm==(\S+)", LOCK.read_text(), re.MULTILINE)
-    assert found is not None, LOCK
-    return found[1]
+    return environments.version(LOCK, "litellm")
 
 
 def program() -> Path:
     """The `litellm` command, installed if it is not. Raises: AbsentError."""
-    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    stamp = HOME / _STAMP
-    command = HOME / "bin" / "litellm"
-    if stamp.exists() and stamp.read_text() == digest and command.exists():
-        return command
-    print(f"installing LiteLLM {version()} into {HOME.name} (750 MB, once)", flush=True)
-    _run([sys.executable, "-m", "venv", "--clear", str(HOME)])
-    pip = [str(HOME / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    only = ["--require-hashes", "--only-binary", ":all:", "--retries", "1"]
-    _run([*pip, "install", *only, "-r", str(LOCK)])
-    stamp.write_text(digest)
-    return command
-
-
-def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise AbsentError(f"not installed: {error}") from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise AbsentError(f"not installed: {lines[-1]}")
+    return environments.installed(LOCK, HOME, "litellm", 750) / "litellm"
 
 
 def start(folder: Path, port: int, key: str, bases: dict[str, str]) -> subprocess.Popen[bytes]:

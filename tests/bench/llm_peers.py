@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 import orjson
 
 from tests.bench import llm_litellm
-from tests.bench.llm_litellm import AbsentError
+from tests.bench.environments import AbsentError
 from tests.bench.peers import NGINX, wait_open
 from tests.bench.usage import LOAD_CORE, PROXY_CORE, descendants, pinned
 from tests.support.gateway import ROOT, GatewayProcess, free_ports

@@ -55,7 +55,8 @@ def hop_us() -> float:
 
 async def _measured(folder: str) -> float:
     held: Target = _Held()
-    here, there = Peers(folder, 0, {}.get), Peers(folder, 1, {_KEY: held}.get)
+    nothing: dict[str, Target] = {}
+    here, there = Peers(folder, 0, nothing.get), Peers(folder, 1, {_KEY: held}.get)
     await here.start()
     await there.start()
     try:

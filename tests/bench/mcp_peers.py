@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import orjson
 
 from tests.bench import mcp_contextforge
-from tests.bench.mcp_contextforge import AbsentError
+from tests.bench.environments import AbsentError
 from tests.bench.peers import wait_open
 from tests.bench.usage import LOAD_CORE, PROXY_CORE, descendants, pinned
 from tests.support.gateway import ROOT, GatewayProcess, free_ports
@@ -52,7 +52,7 @@ class McpPeer:
     why_absent: str = ""
 
     def path(self, shape: str) -> str:
-        """"" where it has no such endpoint."""
+        """ "" where it has no such endpoint."""
         return dict(self.paths).get(shape, "")
 
 
@@ -125,7 +125,8 @@ class McpStage:
             tail = mcp_contextforge.log_tail(self.folder)
             return McpPeer(CONTEXTFORGE, why_absent=f"no start: {error}; {tail}")
         pids = tuple(descendants(process.pid))
-        return McpPeer(CONTEXTFORGE, port, (("one", path),), pids, pids, prefix)
+        headers = mcp_contextforge.headers()
+        return McpPeer(CONTEXTFORGE, port, (("one", path),), pids, pids, prefix, headers)
 
     def _end(self) -> None:
         if self._gateway is not None:

@@ -28,6 +28,11 @@ SAMPLES: dict[str, Any] = {
         "mode": "strict",
     },
     "authorization": {"rules": ["request.headers['x-team'] == 'a'", {"deny": "jwt.sub == 'b'"}]},
+    "basicAuth": {
+        "htpasswd": "ada:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=",
+        "authorizationLocation": {"header": {"name": "X-Team"}},
+        "mode": "strict",
+    },
     "budgets": [
         # Nothing is held: there is no table, and what one says differs from request to request.
         {
@@ -92,6 +97,7 @@ LEAKS: dict[str, Any] = {
     # Each with the secret where a value may stand that is refused.
     "apiKey": {"keys": [{"key": SECRET}, {"key": SECRET}]},
     "authorization": {"rules": [{"allow": "true", "deny": SECRET}]},
+    "basicAuth": {"htpasswd": f"ada:{SECRET}"},
     "budgets": [{"name": SECRET}],
     "buffer": {"request": {"failureMode": SECRET}},
     "cors": {"allowOrigins": [SECRET]},

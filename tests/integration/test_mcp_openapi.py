@@ -89,6 +89,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 "/remote",
                 openapi("api", f"{address}/elsewhere", {"url": f"http://{address}/openapi.json"}),
             ),
+            route("/hurried", openapi("api", address, inline(pets()), policies=hurried)),
             route("/changing", openapi("api", address, {"file": str(changing)})),
             route("/lost", openapi("api", address, {"url": f"http://{address}/nothing"})),
             route(
@@ -97,7 +98,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                     "api",
                     address,
                     json.dumps(inline(pets())),
-                    policies=hurried,
                     tools={
                         "allow": ["get_*", "listPets"],
                         "override": {"listPets": {"arguments": {"header": {"x-trace": 9}}}},
@@ -105,7 +105,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 ),
             ),
         ]
-        config = {"binds": [{"port": port, "listeners": [{"routes": routes}]}]}
+        named = {"name": "api", "openapi": {"backend": "shop", "schema": inline(pets())}}
+        routes.append(route("/named", named))
+        key = {"value": "s3cret", "location": {"queryParameter": {"name": "api_key"}}}
+        config = {
+            "binds": [{"port": port, "listeners": [{"routes": routes}]}],
+            "backends": [
+                {"name": "shop", "host": address, "policies": {"backendAuth": {"key": key}}}
+            ],
+        }
         with GatewayProcess(config, workers=2) as gateway:
             yield Running(port, api, up, gateway, changing)
         api.released.set()
@@ -173,6 +181,13 @@ def test_clients_headers_go_on_but_not_the_apis_own(running: Running) -> None:
     assert seen.get_all("x-trace") == ["3"]
     called(client, "listPets")
     assert running.last().get("x-trace") is None
+
+
+def test_a_named_backend_and_its_key_in_the_query(running: Running) -> None:
+    called(running.client("/named"), "listPets", query={"limit": 3})
+    seen = running.last()
+    assert seen.target == "/v1/pets?limit=3&api_key=s3cret"
+    assert seen.get("host") == running.up.address
 
 
 def test_bodies_of_all_kinds(client: McpClient, running: Running) -> None:
@@ -259,13 +274,17 @@ def test_an_api_that_breaks_off_is_a_failed_server(client: McpClient) -> None:
     assert messages(got)[0]["error"]["code"] == -32603
 
 
-def test_rules_changes_and_timeouts_hold_as_for_any_server(running: Running) -> None:
+def test_rules_and_changes_hold_as_for_any_server(running: Running) -> None:
     client = running.client("/ruled")
     tools = {tool["name"]: tool for tool in client.result("tools/list")["tools"]}
     assert list(tools) == ["listPets", "get_pets_by_id"]
     assert "header" not in tools["listPets"]["inputSchema"]["properties"]
     called(client, "listPets")
     assert running.last().get("x-trace") == "9"
+
+
+def test_an_api_that_does_not_answer_in_time(running: Running) -> None:
+    client = running.client("/hurried")
     got = client.request("tools/call", name="get_pets_by_id", arguments={"path": {"id": "hang"}})
     assert got.status == 504
     assert "did not answer within 0.3 s" in messages(got)[0]["error"]["message"]

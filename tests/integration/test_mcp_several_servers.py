@@ -300,6 +300,20 @@ def test_tools_as_the_operator_wants_them() -> None:
             assert client.request("tools/call", name="echo").status == 400
 
 
+def test_fixed_arguments_are_repeated_in_headers() -> None:
+    with Upstream(McpServer("one", legacy=False, tools=("region",))) as up:
+        (port,) = free_ports(1)
+        target = {
+            "name": "one",
+            "mcp": {"host": f"http://{up.address}/mcp"},
+            "tools": {"override": {"region": {"arguments": {"region": "eu"}}}},
+        }
+        with GatewayProcess(mcp_config(port, target)):
+            got = McpClient(port).modern("tools/call", "region", name="region", arguments={"a": 1})
+            said = messages(got)[0]["result"]["content"][0]["text"]
+            assert said == 'one: region {"a": 1, "region": "eu"}'
+
+
 @pytest.mark.parametrize("reaction", ["hide", "refuse"])
 def test_44_a_tool_that_changes_is_kept_from_clients(tmp_path: Path, reaction: str) -> None:
     server = McpServer("one", tools=("echo", "read"), descriptions={"read": "Reads."})
@@ -354,6 +368,54 @@ def test_definitions_that_are_written_down() -> None:
             assert client.result("tools/list")["tools"] == []
             for name in ("echo", "read"):
                 assert client.request("tools/call", name=name).status == 400
+
+
+def test_limits_of_tools_and_methods() -> None:
+    """On the tables that all workers share; a tool is known by its server's own name."""
+    each = {"tokensPerFill": 1, "fillInterval": "1h", "onMissingKey": "skip"}
+    limits = [
+        {**each, "maxTokens": 3, "key": ["mcp.tool.target", "mcp.tool.name"]},
+        {**each, "maxTokens": 2, "key": 'mcp.methodName == "prompts/list" ? "all" : null'},
+    ]
+    one, two = McpServer("one"), McpServer("two")
+    with federation(one, two, rateLimits=limits) as (client, _, gateway):
+        client.initialize()
+        for n in range(3):
+            assert client.text("one_echo", n=n)
+        got = client.request("tools/call", name="one_echo")
+        assert (got.status, got.get("retry-after") is not None) == (429, True)
+        found = messages(got)[0]
+        assert found["error"] == {"code": -32003, "message": "rate limit exceeded"}
+        assert found["id"] == client.number
+        calls = len(one.calls)
+        got = client.modern("tools/call", "one_echo", name="one_echo", arguments={})
+        assert got.status == 429
+        assert len(one.calls) == calls
+        assert client.text("two_echo") == "two: echo {}"
+        assert client.text("one_auth")
+        assert [client.request("prompts/list").status for _ in range(3)] == [200, 200, 429]
+        assert client.request("tools/list").status == 200
+        with Events(McpClient(client.port, path="/sse")) as stream:
+            endpoint = stream.next()
+            old = McpClient(client.port, path=endpoint)
+            greeting = {"protocolVersion": "2024-11-05", "capabilities": {}}
+            call = {"name": "one_echo", "arguments": {}}
+            for method, params in (("initialize", greeting), ("tools/call", call)):
+                message = {"jsonrpc": "2.0", "id": method, "method": method, "params": params}
+                assert old.post(message).status == 202
+                said = stream.next()
+            assert said["error"]["code"] == -32603 or said["error"]["code"] == -32003
+        gateway.wait_line("rate limit exceeded")
+
+
+def test_limits_that_cannot_be() -> None:
+    (port,) = free_ports(1)
+    bucket = {"maxTokens": 1, "tokensPerFill": 1, "fillInterval": "1s", "type": "tokens"}
+    config = mcp_config(port, ("one", "127.0.0.1:1"), rateLimits=[bucket])
+    assert "messages have no tokens" in refused(config)
+    for length in (1, 31):
+        config = mcp_config(port, ("one", "127.0.0.1:1"), maxNameLength=length)
+        assert "must be 0 or at least 32" in refused(config)
 
 
 def test_public_lists_are_kept_until_they_change() -> None:

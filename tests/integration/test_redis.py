@@ -216,6 +216,43 @@ def test_the_budget_of_an_api_key_over_two_gateways(tmp_path: Path) -> None:
         unlink(segment_name(kept_instance(tmp_path / str(port)), "leases", kept=True))
 
 
+def test_estimates_of_prompts_over_two_gateways() -> None:
+    """300 tokens are held for each call, of which 40 are spent: what is left decides at both."""
+    policy = {key: value for key, value in BUDGET.items() if key != "cost"}
+    ports = free_ports(2)
+    asked = []
+
+    def provider(seen: Seen) -> Answer:
+        asked.append(seen)
+        return openai(seen)
+
+    with RedisServer() as redis, Upstream(provider) as up, contextlib.ExitStack() as stack:
+        state = {"redis": redis.url, "redisWait": "2s"}
+        gateways = []
+        for port in ports:
+            made = config(port, up, {"budgets": [policy]}, state)
+            model = {"name": "m", "provider": {"openAI": {}}, "hostOverride": up.address}
+            made["routes"][0]["backends"] = [{"ai": {**model, "tokenize": True}}]
+            gateways.append(stack.enter_context(GatewayProcess(made, workers=2)))
+        turn = {"role": "user", "content": "word " * 292}
+        body = json.dumps({"model": "m", "messages": [turn]}).encode()
+
+        def ask(port: int) -> int:
+            headers = {"content-type": "application/json"}
+            return fetch(port, "/v1/chat/completions", "POST", headers=headers, body=body).status
+
+        came: Counter[int] = Counter()
+        until = time.monotonic() + WAIT_SECONDS
+        # As above, a refusal need not be the last word while leases lie unused.
+        while used(gateways) <= 1000 - 300:
+            came.update(ask(port) for port in ports)
+            assert time.monotonic() < until, (came, used(gateways))
+        assert {ask(port) for port in ports} == {429}
+        assert came[200] == 18
+        assert used(gateways) == 40 * came[200]
+        assert len(asked) == came[200]
+
+
 @pytest.mark.parametrize("way", ["kill", "hold"])
 def test_open_without_redis_each_goes_on_alone(way: str) -> None:
     with (

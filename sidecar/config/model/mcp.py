@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 
 from sidecar.config.model.base import Choice, Model
 from sidecar.config.model.callout import Callout, CalloutPolicies
+from sidecar.config.model.external import LocalRateLimitPolicy
 from sidecar.config.model.mcp_tools import ToolControl, ToolPins
 from sidecar.config.scalars import Duration, Expression, FileInlineOrRemote, HeaderOrPseudo, Port
 
@@ -131,6 +132,9 @@ class McpBackend(Model):
     max_name_length: Annotated[int, Field(ge=0, le=128)] | None = None
     """Ours: characters of a tool's name with its prefix; longer ones are cut, 0 cuts none.
     Default 64."""
+    rate_limits: LocalRateLimitPolicy | None = None
+    """Ours: buckets for each message of a client, which may be kept by `mcp.methodName`,
+    `mcp.tool.name` and the like; see `localRateLimit`. Default: none."""
     list_cache_ttl: Duration | None = None
     """Ours: how long lists of servers are kept that cannot say it themselves (before 2026-07-28),
     for each principal. Default: not at all."""

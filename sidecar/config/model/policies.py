@@ -51,7 +51,6 @@ from sidecar.config.model.traffic import (
 from sidecar.config.scalars import Expression, Port
 
 OIDC = NotYet("OIDC login")
-BASIC = NotYet("basic authentication")
 EXT_AUTHZ = NotYet("external authorization")
 EXT_PROC = NotYet("external processing")
 MCP = NotYet("MCP gateway")
@@ -75,7 +74,7 @@ class GatewayPolicies(Model):
     """Cross-origin requests."""
     transformations: TransformationsPolicy | None = None
     """Changes by CEL."""
-    basic_auth: Annotated[BasicAuth | None, BASIC] = None
+    basic_auth: BasicAuth | None = None
     """Name and password."""
     api_key: ApiKeys | None = None
     """Static keys."""

@@ -28,8 +28,10 @@ from sidecar.mcp.upstream.base import Answered, Held, Inbound, Messages, Outboun
 from sidecar.mcp.upstream.inbox import Inbox, Whole
 from sidecar.mcp.upstream.openapi_source import Source
 
-CALL_SECONDS: Final = 60.0
-"""Until the head of an answer, and then until its end."""
+HEAD_SECONDS: Final = 60.0
+"""Until the head of an answer."""
+END_SECONDS: Final = 60.0
+"""From there until its end."""
 _TTL_MS: Final = 300_000
 _EMPTY: Final = {
     "prompts/list": "prompts",
@@ -151,7 +153,7 @@ class OpenApiTarget:
 
     async def _result(self, tool: Tool, tools: Toolbox, made: Call, outbound: Outbound) -> Json:
         request = self._request(made, tools, outbound)
-        response, _ = await self._send(request, CALL_SECONDS, "")
+        response, _ = await self._send(request, HEAD_SECONDS, "")
         try:
             response.body = plain_body(response, f"MCP target {self.name}")
             raw = await self._whole(response)
@@ -193,10 +195,10 @@ class OpenApiTarget:
     async def _whole(self, response: Response) -> bytes | None:
         """The body; None for one that is too large. Raises: UpstreamError."""
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(END_SECONDS):
                 raw, rest = await read_up_to(response.body, answers.BODY_BYTES)
         except TimeoutError as error:
-            text = f"MCP target {self.name} did not end its answer in {CALL_SECONDS:g} s"
+            text = f"MCP target {self.name} did not end its answer in {END_SECONDS:g} s"
             raise UpstreamError(504, "Timeout", text) from error
         if rest is not None:
             rest.close()

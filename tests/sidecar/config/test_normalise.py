@@ -222,3 +222,19 @@ def test_a_host_in_plain_text_at_the_port_of_https_is_worth_a_warning(
     assert problems == []
     places = ["backends[0].ai.hostOverride", "llm.models[0].params.hostOverride"]
     assert sorted(one.path for one in found.warnings) == (places if warns else [])
+
+
+@pytest.mark.parametrize(
+    ("moderation", "is_told"),
+    [
+        ("{}", True),
+        ("{policies: {backendAuth: {key: k}}}", False),
+        ("{hostOverride: 'own:80'}", False),
+    ],
+)
+def test_a_moderation_without_a_key_is_warned_of(moderation: str, is_told: bool) -> None:
+    model = f"{{name: m, provider: openAI, guardrails: {{request: [{{openAIModeration: {moderation}}}]}}}}"
+    snapshot = snapshot_of(parse(f"llm: {{port: 80, models: [{model}]}}"))
+    told = [str(one) for one in snapshot.warnings if "without a key" in str(one)]
+    place = "llm.models[0].guardrails.request[0].openAIModeration"
+    assert [one.partition(":")[0] for one in told] == ([place] if is_told else [])

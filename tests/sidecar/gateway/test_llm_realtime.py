@@ -316,3 +316,17 @@ def test_who_has_no_guards_and_who_cannot_have_them() -> None:
     response.tunnel = Provider()
     with pytest.raises(UpstreamError, match="compresses"):
         guarded(response, guards, made)
+
+
+async def test_a_refusal_comes_before_what_the_provider_makes_of_it() -> None:
+    session = Session()
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(session.event())
+        await asyncio.sleep(0)
+        part = {"type": "input_text", "text": "a secret"}
+        item = {"type": "message", "role": "user", "content": [part]}
+        await session.send({"type": "conversation.item.create", "item": item})
+        session.provider.say({"type": "response.done", "response": {"id": "r0"}})
+        first = await reading
+    assert (first["type"], first["error"]["message"]) == ("error", "not here")
+    assert (await session.event())["type"] == "response.done"

@@ -64,6 +64,10 @@ class Machine:
         key = self.budgets.key(name)
         return Ask(key, name, limit, cost, self.leases.name(name))
 
+    def times(self) -> tuple[int, int]:
+        """Now, monotonic and of the wall."""
+        return self.clock.monotonic_ns(), self.clock.time_ns()
+
     async def takes(self, count: int, ask: Ask | None = None) -> int:
         """How many of so many takes, one after the other, are allowed."""
         one = ask or self.ask()
@@ -402,6 +406,42 @@ def test_what_was_taken_alone_is_charged_when_redis_is_back(redis: RedisServer) 
         assert await two.takes(300) <= 40
 
     play(settings_of(redis, wait_ns=200_000_000), scene)
+
+
+def test_what_is_taken_alone_while_a_message_is_under_way_is_charged_before_more_is_granted(
+    redis: RedisServer,
+) -> None:
+    """Redis comes back while a message waits that was sent before all was taken alone."""
+
+    async def scene(one: Machine, two: Machine) -> None:
+        assert await one.takes(100) == 100
+        key = one.ask().key
+        # What renews the lease beside has its answer.
+        while (slot := one.table.peek(key)) is not None and slot.claim:
+            await asyncio.sleep(0.001)
+        redis.hold()
+        try:
+            asked = asyncio.create_task(one.leases.report(key, wants=True))
+            before = one.table.peek(key)
+            assert before is not None
+            while (slot := one.table.peek(key)) is not None and not slot.claim:
+                await asyncio.sleep(0)
+            # Another worker has found out that nobody answers.
+            rest = one.ask(before.left + before.pool)
+            (alone,) = one.table.take_all([rest], *one.times(), alone=True)
+            assert alone.verdict.allowed
+        finally:
+            redis.go_on()
+        assert await asked
+        slot = one.table.peek(key)
+        assert slot is not None
+        assert (slot.left, slot.pool) == (0, 0)
+        assert await one.takes(5) == 0
+        # It is said at once, also when nobody asks.
+        await one.keeper.sweep()
+        assert await two.takes(5) == 0
+
+    play(settings_of(redis), scene)
 
 
 def told(one: Machine) -> bool:

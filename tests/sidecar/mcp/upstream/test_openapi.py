@@ -156,7 +156,7 @@ async def test_a_compressed_answer_has_its_bounds() -> None:
 
 
 async def test_an_answer_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openapi, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr(openapi, "END_SECONDS", 0.2)
 
     async def script(exchange: Exchange) -> None:
         await exchange.head(200, content_type="application/json")
