@@ -5,10 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TESTS ?= tests
+TESTS ?=
 PYTEST_FLAGS ?=
-# Test files run side by side in so many processes.
-RUNNERS ?= 2
 SOAK_REQUESTS ?= 10000000
 # What the benchmark compares with; nothing in it is younger than two weeks at the time of choice.
 LITELLM := 1.106.2
@@ -16,7 +14,7 @@ LITELLM_BY := 2026-11-07
 # The newest that Python 3.11 can run.
 CONTEXTFORGE := 1.0.7.post20260921
 
-.PHONY: setup run test lint format unit bench bench-llm bench-mcp soak lock clean
+.PHONY: setup run test lint format unit unit-gateway unit-parts bench bench-llm bench-mcp soak lock clean
 
 setup: $(READY)
 
@@ -47,8 +45,22 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Two halves side by side, of about the same length. Not by pytest-xdist: its runners have threads,
+# and many tests fork.
 unit: $(READY)
-	$(BIN)/python -m pytest -n $(RUNNERS) --dist loadfile $(PYTEST_FLAGS) $(TESTS)
+ifeq ($(strip $(TESTS)),)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going unit-gateway unit-parts
+else
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
+endif
+
+WHOLE_GATEWAYS := tests/integration tests/test_examples.py
+unit-gateway: $(READY)
+	TEST_PORTS=10000-20999 $(BIN)/python -m pytest $(PYTEST_FLAGS) $(WHOLE_GATEWAYS)
+
+unit-parts: $(READY)
+	TEST_PORTS=21000-31999 $(BIN)/python -m pytest $(PYTEST_FLAGS) tests \
+	  $(addprefix --ignore=,$(WHOLE_GATEWAYS))
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench

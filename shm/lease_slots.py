@@ -10,7 +10,8 @@ Slot, 197 bytes; written and read under its stripe's lock:
     24     8    i64   taken of it, ever                   what others have spent in the window
     32     8    i64   left in the store when it last answered, for whoever asks first
     40     8    u64   last refill, ns (monotonic)         window start, ns (epoch)
-    48     8    u64   last answer, ns (monotonic); 0: none yet
+    48     8    u64   up to when the store knows all, ns (monotonic); 0: it never answered;
+                      1: something was taken alone that it has not been told
     56     8    u64   end of the lease, ns (monotonic)
     64     8    u64   until when a refusal needs no question, ns (monotonic)
     72     8    u64   number of the last message sent
@@ -85,6 +86,8 @@ class Slot(NamedTuple):
         return self.allowance - self.used
 
 
+OWES: Final = 1
+"""`Slot.told`: to be said as soon as the store answers again, whether or not someone asks."""
 ENOUGH, LOW, SHORT = range(3)
 """`Taken.state`: nothing to do; ask for more soon; refused here, but the store may have some."""
 
@@ -271,7 +274,45 @@ def taken(slot: Slot, cost: int, alone: bool) -> Slot | None:
         return None
     own = max(cost - left, 0)
     return slot._replace(
-        allowance=slot.allowance + own, pool=slot.pool - own, used=slot.used + cost
+        allowance=slot.allowance + own,
+        pool=slot.pool - own,
+        used=slot.used + cost,
+        told=min(slot.told, OWES),
+    )
+
+
+def answered(slot: Slot, message: Message, answer: Answer, now_ns: int) -> Slot:
+    """The lease after the answer to its last message (L2)."""
+    granted = answer.allowance - message.slot.allowance
+    slot = slot._replace(
+        expires=message.sent_ns + answer.ttl_ns,
+        dry=now_ns + answer.retry_ns if answer.retry_ns else 0,
+        claim=0,
+        chunk=granted if granted > 0 else slot.chunk,
+    )
+    if slot.kind == BUDGET:
+        return slot._replace(
+            allowance=slot.allowance + granted,
+            pool=answer.left,
+            told=message.sent_ns,
+            used=answer.others,
+            refill=message.spent,
+            birth=message.member,
+        )
+    # Taken alone since the message was sent: the store is about to charge it.
+    owed = max(slot.allowance - answer.allowance, 0)
+    if owed:
+        told = min(slot.told, OWES)
+    elif slot.used != message.spent:
+        # A take waits for the lock, so that its time may be that of the message or before.
+        told = min(message.sent_ns, slot.touched - 1)
+    else:
+        told = message.sent_ns
+    return slot._replace(
+        allowance=max(slot.allowance, answer.allowance),
+        pool=max(answer.left - owed, min(answer.left, 0)),
+        told=told,
+        since=now_ns + answer.next_ns - slot.interval,
     )
 
 

@@ -19,9 +19,10 @@ Invariants:
         known too late) and by `alone` (no store, and the operator wants to go on). What may be
         spent of a budget is its allowance; how much is spent and reserved, `shm.budgets` knows, and
         its stripe's lock is held while the two are compared or the allowance is lowered.
-    L2  The allowance is raised by the answer to the last message only, by what that answer grants;
+    L2  The allowance is raised by the answer to the last message only, to what that answer says;
         it is lowered only before a message that says so. So the store never thinks less of it than
-        may be used here.
+        may be used here. What was taken `alone` while the message was under way is paid of what the
+        answer grants; if that is less, nothing is granted, and the next message says so (`OWES`).
     L3  A lease ends here before it ends in the store, since its time is counted from before the
         message was sent. What was left of it then belongs to the store.
     L4  Messages of one key are numbered upwards, also over restarts, as long as the clock is not
@@ -45,6 +46,7 @@ from shm.lease_slots import (
     BUDGET,
     ENOUGH,
     LOW,
+    OWES,
     SHORT,
     SLOT,
     Answer,
@@ -52,6 +54,7 @@ from shm.lease_slots import (
     Slot,
     Spending,
     Taken,
+    answered,
     ended,
     forgiven,
     is_low,
@@ -322,22 +325,7 @@ class LeaseTable:
             if answer is None:
                 self._store(slot._replace(claim=0))
                 return
-            granted = answer.allowance - message.slot.allowance
-            slot = slot._replace(
-                allowance=slot.allowance + granted,
-                pool=answer.left,
-                told=now_ns,
-                expires=message.sent_ns + answer.ttl_ns,
-                dry=now_ns + answer.retry_ns if answer.retry_ns else 0,
-                claim=0,
-                chunk=granted if granted > 0 else slot.chunk,
-            )
-            if slot.kind == BUDGET:
-                spent, resets = message.spent, message.member
-                slot = slot._replace(used=answer.others, refill=spent, birth=resets)
-            else:
-                slot = slot._replace(since=now_ns + answer.next_ns - slot.interval)
-            self._store(slot)
+            self._store(answered(slot, message, answer, now_ns))
 
     # --- slots, their stripe locked -----------------------------------------------------------
 
@@ -419,6 +407,7 @@ __all__ = [
     "BUDGET",
     "ENOUGH",
     "LOW",
+    "OWES",
     "SHORT",
     "Answer",
     "LeaseTable",

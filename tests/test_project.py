@@ -79,7 +79,6 @@ TOOLS = {
         "mypy",
         "pytest-asyncio",
         "pytest-timeout",
-        "pytest-xdist",
         "ruff",
     ),
     "botocore-stubs",

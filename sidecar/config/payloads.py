@@ -140,12 +140,19 @@ def _api_keys(payload: Node, path: str, run: Run) -> Json:
     return {**payload, "keys": made}
 
 
+def _guardrails(payload: Node, path: str, run: Run) -> Json:
+    """`mcpGuardrails`: each processor has its destination among its own keys."""
+    made = [_calling_out(one, where, run) for where, one in items(payload, "processors", path)]
+    return {**payload, "processors": made}
+
+
 _HANDLERS: dict[str, Callable[[Any, str, Run], Json]] = {
     "ai": _ai,
     "apiKey": _api_keys,
     "backendAuth": _credential,
     "backendTLS": backend_tls,
     "backendTunnel": _tunnel,
+    "mcpGuardrails": _guardrails,
     "remoteRateLimit": _calling_out,
     "requestMirror": _mirror,
 }

@@ -167,6 +167,7 @@ ENVIRONMENT: tuple[tuple[str, str, Parse], ...] = (
     ("STATE_KEEP", "state.keep", _flag),
     ("STATE_BUDGET_KEYS", "state.budgetKeys", _keys),
     ("STATE_JOURNAL", "state.journal", _text),
+    ("SESSION_KEY", "session.key", _session_key),
     ("RUST_LOG", "logging.level", _text),
     ("LOG_FORMAT", "logging.format", _format),
 )
@@ -176,7 +177,6 @@ NOT_BUILT: Mapping[str, str] = {
     "XDS_ADDRESS": "xDS control plane",
     "CA_ADDRESS": "mesh identity",
     "LOCAL_XDS_PATH": "configuration file beside the main one",
-    "SESSION_KEY": "MCP gateway",
     "DNS_EDNS0": "EDNS0",
     "UI_READ_ONLY": "UI",
     "HTTP2_STREAM_WINDOW_SIZE": "HBONE",

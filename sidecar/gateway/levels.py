@@ -15,7 +15,10 @@ Payloads = dict[str, Any]
 Data = Mapping[str, Any]
 
 BACKEND_TYPE: Final = frozenset(
-    ("backendTLS", "backendTunnel", "backendAuth", "a2a", "ai", "mcpAuthorization")
+    (
+        *("backendTLS", "backendTunnel", "backendAuth", "a2a", "ai"),
+        *("mcpAuthorization", "mcpGuardrails"),
+    )
 )
 """Kinds that may stand on a route and mean its backends (section 3.3)."""
 _BACKEND_ONLY: Final = CONNECTION | BACKEND_TYPE

@@ -300,11 +300,14 @@ class Record:
         """Note what a stream reports, or what it is likely to have cost when it did not say so."""
         produced = self._produced
         reported = usage.output_tokens
-        if produced is None or not produced.events or (produced.is_whole and reported is not None):
+        if produced is None or not produced.events:
             self.note(usage)
             return
         if usage.input_tokens is None and self._estimate is None:
             self._estimate = tokens_of_chars(self.state.prompt_chars())
+        if produced.is_whole and reported is not None:
+            self.note(usage)
+            return
         output = max(produced.tokens, reported or 0)
         self.note(replace(usage, output_tokens=output))
         if output != reported:

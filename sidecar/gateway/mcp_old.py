@@ -19,9 +19,9 @@ import orjson
 
 from shm.errors import ShmError
 from sidecar import jsonrpc
-from sidecar.errors import SidecarError
+from sidecar.errors import RequestError, SidecarError
 from sidecar.gateway.mcp_facts import Facts
-from sidecar.gateway.mcp_http import passed_on
+from sidecar.gateway.mcp_http import LIMITED, passed_on
 from sidecar.http.headers import Headers
 from sidecar.http.message import Request
 from sidecar.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, Id, Json, JsonRpcError
@@ -186,6 +186,9 @@ class OldStream:
         except JsonRpcError as error:
             if identity is not None:
                 await self._put(jsonrpc.error(identity, error.code, str(error), error.data))
+        except RequestError as error:
+            if identity is not None:
+                await self._put(jsonrpc.error(identity, LIMITED, str(error)))
         except (SidecarError, Refused, SessionsFullError, ShmError) as error:
             if identity is not None:
                 await self._put(jsonrpc.error(identity, INTERNAL_ERROR, str(error)))

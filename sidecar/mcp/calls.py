@@ -45,6 +45,16 @@ class Calls:
         own = control.own_name(name)
         return None if own is None else Called(kind, target, own)
 
+    def renamed(self, called: Called, name: str) -> Called | None:
+        """The same with another name of the server's; None: nothing that is offered."""
+        control = self._controls.get(called.target) if called.kind == "tool" else None
+        return called._replace(name=name) if control is None or control.offers(name) else None
+
+    def seen(self, called: Called, given: Json | None) -> Json | None:
+        """The arguments with what the operator fixed in place, whatever the client says."""
+        control = self._controls.get(called.target) if called.kind == "tool" else None
+        return given if control is None else control.seen(called.name, given)
+
     def check(
         self,
         called: Called | None,

@@ -11,11 +11,12 @@ from typing import Protocol, final
 
 from sidecar import jsonrpc
 from sidecar.errors import SidecarError
-from sidecar.jsonrpc import Json
-from sidecar.mcp import rewrite
+from sidecar.jsonrpc import Json, JsonRpcError
+from sidecar.mcp import guards, rewrite
 from sidecar.mcp.asking import Asking, is_asked, is_open
 from sidecar.mcp.calls import Called, Calls
 from sidecar.mcp.gathered import Answers
+from sidecar.mcp.guards import Guard
 from sidecar.mcp.lanes import Caller
 from sidecar.mcp.lists import LISTS
 from sidecar.mcp.pages import Pages, is_mismatch
@@ -35,10 +36,14 @@ class About(Protocol):
 class Fanout:
     """See federation.Federation, for all backends but the plainest."""
 
-    __slots__ = ("_asking", "_calls", "_lanes", "_names", "_pages", "_rules", "_terms")
+    __slots__ = ("_asking", "_calls", "_guard", "_lanes", "_names", "_pages", "_rules", "_terms")
 
-    def __init__(self, asking: Asking, calls: Calls, rules: Rules) -> None:
+    def __init__(
+        self, asking: Asking, calls: Calls, rules: Rules, guard: Guard | None = None
+    ) -> None:
+        """`guard`: of requests that name something; of the others see federation.Federation."""
         self._asking = asking
+        self._guard = guard
         self._lanes = asking.lanes
         self._calls = calls
         self._names = asking.names
@@ -64,10 +69,11 @@ class Fanout:
     async def _named(
         self, message: Json, asked: rewrite.Named, caller: Caller, about: About
     ) -> Messages:
+        guard = self._guard
+        if guard is not None:
+            return await self._guarded(guard, message, asked, caller, about)
         evaluation = self._rules.evaluation(caller.request)
-        called = await self._called(asked, caller)
-        if called is not None and not is_open(caller, called.target):
-            called = None
+        called = await self._found(asked, caller)
         given = message["params"].get("arguments") if asked.kind == "tool" else None
         called = self._calls.check(called, asked, evaluation, given)
         if called.kind == "tool" and not await self._pages.is_approved(*called[1:], caller):
@@ -93,6 +99,73 @@ class Fanout:
             answered = await self._lanes.request(called.target, sent, told, may_poll=True)
         change = self._asking.change(called.target, message["method"])
         return Changed(answered.messages, change)
+
+    async def _guarded(
+        self, guard: Guard, message: Json, asked: rewrite.Named, caller: Caller, about: About
+    ) -> Messages:
+        """The same where guards look at messages: before rules do, which may ask what they told.
+
+        Limits come first: what those refuse costs no call.
+        """
+        found = await self._found(asked, caller)
+        if found is None:
+            raise unknown(*asked)
+        about(found.target, found)
+        await self._asking.admit(caller)
+        sent, called, caller = await self._checked(guard, message, asked, found, caller)
+        if called.kind == "tool" and not await self._pages.is_approved(*called[1:], caller):
+            raise unknown(*asked)
+        about(called.target, called)
+        # A stream that the client took up by itself would come without its guard.
+        may_poll = not guard.responses
+        answered = await self._lanes.request(called.target, sent, caller, may_poll=may_poll)
+        messages = guards.answered(guard, message, (called.target,), caller, answered.messages)
+        return Changed(messages, self._asking.change(called.target, message["method"]))
+
+    async def _checked(
+        self, guard: Guard, message: Json, asked: rewrite.Named, found: Called, caller: Caller
+    ) -> tuple[Json, Called, Caller]:
+        """What goes to the server, what it is about, and in whose name."""
+        calls, called, is_tool = self._calls, found, found.kind == "tool"
+        given = message["params"].get("arguments") if is_tool else None
+        shown = calls.seen(called, given)
+        own = rewrite.for_target(self._names, message, called.name, arguments=_as_object(shown))
+        sent, caller = await guards.asked(guard, own, (called.target,), caller)
+        if sent is not own:
+            called = self._renamed(found, asked, sent)
+            shown = sent["params"].get("arguments") if is_tool else None
+        # After guards, for rules may ask what they told; and before what else could be told of it.
+        evaluation = self._rules.evaluation(caller.request)
+        called = calls.check(called, asked, evaluation, shown)
+        calls.arguments(found, given)
+        fixed = calls.seen(called, shown)
+        if fixed is not shown:
+            sent = {**sent, "params": {**sent["params"], "arguments": fixed}}
+        changed = guards.changed_arguments(given, fixed)
+        if is_tool and changed and caller.era == "modern":
+            params = {**sent["params"], "arguments": fixed or {}}
+            headers = await self._pages.repeated(called.target, params, changed, caller)
+            caller = replace(caller, headers=headers)
+        return sent, called, caller
+
+    def _renamed(self, found: Called, asked: rewrite.Named, sent: Json) -> Called:
+        """What a request is about after a guard's change. Raises: JsonRpcError."""
+        try:
+            told = rewrite.named(sent)
+        except JsonRpcError as error:
+            raise guards.misguided("the name is missing") from error
+        arguments = sent["params"].get("arguments")
+        if told is None or told.kind != found.kind or not isinstance(arguments or {}, dict):
+            raise guards.misguided("the request means something else")
+        called = self._calls.renamed(found, told.name)
+        if called is None:
+            raise unknown(*asked)
+        return called
+
+    async def _found(self, asked: rewrite.Named, caller: Caller) -> Called | None:
+        """What a request is about; None for what is not there for this client."""
+        called = await self._called(asked, caller)
+        return called if called is None or is_open(caller, called.target) else None
 
     async def _called(self, asked: rewrite.Named, caller: Caller) -> Called | None:
         found = self._names.to_target(asked.kind, asked.name)
@@ -142,3 +215,8 @@ class Fanout:
             await self._lanes.send(name, message, caller)
         except (Refused, SidecarError) as error:
             answers.failures[name] = error
+
+
+def _as_object(arguments: Json | None) -> Json | None:
+    """Arguments to be put into a message; None for what stays there as it is."""
+    return arguments if isinstance(arguments, dict) else None

@@ -16,11 +16,12 @@ from typing import Final, final
 
 from sidecar.errors import SidecarError
 from sidecar.jsonrpc import INVALID_PARAMS, Json, JsonRpcError
-from sidecar.mcp import era
+from sidecar.mcp import era, guards, rewrite
 from sidecar.mcp.asking import Asking
 from sidecar.mcp.capabilities import bits_of
 from sidecar.mcp.fanout import About, Fanout
 from sidecar.mcp.greeting import Greeter
+from sidecar.mcp.guards import Guard
 from sidecar.mcp.lanes import Caller, Lanes, Opened
 from sidecar.mcp.listening import Listener
 from sidecar.mcp.sessions import Live, Sessions
@@ -54,6 +55,7 @@ class Federation:
         "_asking",
         "_fanout",
         "_greeter",
+        "_guard",
         "_listener",
         "_sessions",
         "is_stateful",
@@ -63,16 +65,23 @@ class Federation:
     )
 
     def __init__(
-        self, key: bytes, asking: Asking, sessions: Sessions, fanout: Fanout, verbatim: str
+        self,
+        key: bytes,
+        asking: Asking,
+        sessions: Sessions,
+        fanout: Fanout,
+        verbatim: str,
+        guard: Guard | None = None,
     ) -> None:
         """`key`: what tells the backend from others in session ids. `verbatim`: the only server,
-        when messages pass as they are; else ""."""
+        when messages pass as they are; else "". `guard`: the same as of `fanout`."""
         self.key = key
         self.lanes: Lanes = asking.lanes
         self.is_stateful = asking.terms.is_stateful
         self.verbatim = verbatim
         self._sessions = sessions
         self._fanout = fanout
+        self._guard = guard
         self._asking = asking
         self._greeter = Greeter(asking)
         self._listener = Listener(asking)
@@ -93,6 +102,16 @@ class Federation:
             about(only)
             await self._asking.admit(caller)
             return (await self.lanes.request(only, message, caller, may_poll=True)).messages
+        guard = self._guard
+        if guard is None or rewrite.named(message) is not None:
+            return await self._passed(message, caller, about)
+        targets = self._asking.names.targets
+        message, caller = await guards.asked(guard, message, targets, caller)
+        messages = await self._passed(message, caller, about)
+        return guards.answered(guard, message, targets, caller, messages)
+
+    async def _passed(self, message: Json, caller: Caller, about: About) -> Messages:
+        method = message["method"]
         if method == "server/discover":
             await self._asking.admit(caller)
             return await self._greeter.discover(message, caller)
@@ -121,7 +140,11 @@ class Federation:
         """
         if self.verbatim:
             return await self.lanes.listen(self.verbatim, caller, last_event_id)
-        return await self._listener.listen(caller, last_event_id)
+        messages = await self._listener.listen(caller, last_event_id)
+        guard = self._guard
+        if guard is None or not guard.responses or messages is None:
+            return messages
+        return guards.without_answers(messages)
 
     # --- sessions -------------------------------------------------------------------------
 
@@ -134,7 +157,10 @@ class Federation:
         if params is None or not isinstance(params.get("protocolVersion"), str):
             raise JsonRpcError(INVALID_PARAMS, "Invalid params: protocolVersion is missing")
         await self._asking.admit(caller)
-        only = self.verbatim
+        only, guard, targets = self.verbatim, self._guard, self._asking.names.targets
+        if guard is not None:
+            message, caller = await guards.asked(guard, message, targets, caller)
+            params = _still_greeting(params, message["params"])
         if only:
             opened = await self.lanes.open(only, message, caller)
             found = {only: opened}
@@ -143,7 +169,11 @@ class Federation:
             result = opened.result
         else:
             found, answer = await self._greeter.greet(message, caller)
+            if guard is not None:
+                answer = await self._judged(guard, message, caller, found, answer)
             messages, result = Ready.of(answer), answer.get("result")
+            if result is None:
+                self._leave(found, caller)
         if result is None:
             return Greeting(messages, None)
         if not self.is_stateful:
@@ -155,6 +185,22 @@ class Federation:
             self._leave(found, caller)
             raise
         return Greeting(messages, live)
+
+    async def _judged(
+        self, guard: Guard, message: Json, caller: Caller, found: dict[str, Opened], answer: Json
+    ) -> Json:
+        """The answer to `initialize` as guards let it pass, but for the version agreed on."""
+        before = answer.get("result")
+        try:
+            told = await guards.judged(guard, message, self._asking.names.targets, caller, answer)
+        except BaseException:
+            self._leave(found, caller)
+            raise
+        result = told.get("result")
+        if result is None or before is None or told is answer:
+            return told
+        agreed = {"protocolVersion": before.get("protocolVersion")}
+        return {**told, "result": {**result, **agreed}}
 
     def _begun(
         self, result: Json, found: dict[str, Opened], params: Json, caller: Caller, uuid: bytes
@@ -187,6 +233,13 @@ class Federation:
         except (SidecarError, Refused, TimeoutError):
             # It ends by itself when nobody uses it: there is no one left to tell.
             return
+
+
+def _still_greeting(before: Json, after: Json) -> Json:
+    """The params of `initialize` after guards. Raises: JsonRpcError."""
+    if after.get("protocolVersion") != before["protocolVersion"]:
+        raise guards.misguided("the version is not its to choose")
+    return after
 
 
 def _upstream(name: str, opened: Opened | None) -> Upstream:

@@ -45,6 +45,7 @@ _CORS: Final = (
 _JSON: Final = (b"content-type", b"application/json")
 _NO_STORE: Final = (b"cache-control", b"no-store")
 _FORM: Final = b"application/x-www-form-urlencoded"
+_NAMES_ITSELF: Final = "authorization_response_iss_parameter_supported"
 _SECRET_GRANTS: Final = frozenset(("authorization_code", "refresh_token"))
 _log: Final = logging.getLogger("sidecar.policies.mcp_metadata")
 
@@ -145,6 +146,13 @@ class MetadataSource:
         if not isinstance(found, dict) or not self._provider.is_issuer(found.get("issuer")):
             # RFC 8414 section 3.3: another's metadata would lead clients to that other.
             return f"the metadata at {target} is another issuer's"
+        if self._provider.is_fronted and found.get(_NAMES_ITSELF) is True:
+            _log.warning(
+                "%s names itself after logins (RFC 9207): clients that compare that with the"
+                " gateway's URL refuse it; resourceMetadata.authorizationServers can send them"
+                " there",
+                found["issuer"],
+            )
         return found
 
 

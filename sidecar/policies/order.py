@@ -167,7 +167,10 @@ HOOKLESS: Mapping[Phase, frozenset[str]] = {
 """Policies that a phase may have beside those with request hooks."""
 
 CONNECTION = frozenset(
-    ("ai", "backendAuth", "backendTLS", "health", "http", "mcpAuthorization", "tcp")
+    (
+        *("ai", "backendAuth", "backendTLS", "health", "http", "tcp"),
+        *("mcpAuthorization", "mcpGuardrails"),
+    )
 )
 """Keys of the same mappings that configure connections, credentials, balancing, and what models and
 tools are asked; they are not policies here, but parts of backends."""

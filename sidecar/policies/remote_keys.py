@@ -59,6 +59,7 @@ class RemoteKeys:
         "_fetched_ns",
         "_is_closed",
         "_landed",
+        "_problem",
         "_raw",
         "_start",
         "_target",
@@ -76,6 +77,7 @@ class RemoteKeys:
         self._start = start
         self.current: KeySet | None = None
         self._raw = b""
+        self._problem = ""
         self._fetched_ns = self._asked_ns = self._unknown_ns = -_STALE_NS
         self._landed: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -134,7 +136,10 @@ class RemoteKeys:
             )
             seconds = self._took(response)
         except (SidecarError, JwksError) as problem:
-            _log.warning("keys of %s cannot be fetched: %s", self._url, problem)
+            # Once for each way to fail, not every 15 seconds.
+            level = logging.DEBUG if str(problem) == self._problem else logging.WARNING
+            _log.log(level, "keys of %s cannot be fetched: %s", self._url, problem)
+            self._problem = str(problem)
             self._drop_old()
         finally:
             self._land(seconds)
@@ -156,6 +161,7 @@ class RemoteKeys:
                 _log.info("keys of %s have changed, there are %d", self._url, len(fresh))
             self.current, self._raw = fresh, raw
         self._fetched_ns = self._clock.monotonic_ns()
+        self._problem = ""
         return _fresh_seconds(response.headers)
 
     def _drop_old(self) -> None:

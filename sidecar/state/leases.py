@@ -75,7 +75,9 @@ class Leases:
         self._machine = blake2b(
             table.table.secret, digest_size=8, person=b"agw-machine"
         ).hexdigest()
-        self.link = RedisLink(settings, lambda: clock.monotonic_ns() / 1e9, table.mark)
+        self.link = RedisLink(
+            settings, lambda: clock.monotonic_ns() / 1e9, table.mark, lambda: table.marked
+        )
         self.counts = LeaseCounts()
         self._renewing: dict[bytes, asyncio.Task[None]] = {}
         self._wanted: dict[bytes, int] = {}
@@ -228,14 +230,15 @@ class Leases:
     async def _wait(self, lacking: dict[bytes, int], until_ns: int) -> bool:
         """Have these renewed; False: the time is over, or Redis is not there."""
         left = (until_ns - self._clock.monotonic_ns()) / 1e9
-        was_down = self.link.is_down
+        # Redis is back when another process says so: what it has must not be taken unasked.
+        is_alone = self.link.is_down and not self.link.is_back
         for key, need in lacking.items():
             self._wanted[key] = self._wanted.get(key, 0) + need
         try:
             for key, need in lacking.items():
                 if key not in self._renewing and self.link.may_try:
                     self._start(key, need)
-            if left <= 0 or was_down:
+            if left <= 0 or is_alone:
                 # Who tries it again does so beside the requests.
                 return False
             tasks = [self._renewing[key] for key in lacking if key in self._renewing]

@@ -86,22 +86,29 @@ class RedisSettings:
 
 @final
 class RedisLink:
-    """One process's connections. `told(word)`: UP or DOWN, for all; whether that is news."""
+    """One process's connections. `told(word)`: UP or DOWN, for all; whether that is news.
+
+    `heard()`: what was told last, by any process; 0: nothing.
+    """
 
     def __init__(
         self,
         settings: RedisSettings,
         now: Callable[[], float],
         told: Callable[[int], bool],
+        heard: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._now = now
         self._told = told
+        self._heard = heard
         self._client: Redis | None = None
         self._scripts: dict[str, AsyncScript] = {}
         self._failures = 0
         self._retry_at = 0.0
         self._word = 0
+        self._is_cut_off = False
+        """The last call failed though others were answered: that they are is no hope for us."""
 
     @property
     def is_down(self) -> bool:
@@ -111,7 +118,12 @@ class RedisLink:
     @property
     def may_try(self) -> bool:
         """Whether a call is worth its while now."""
-        return self._now() >= self._retry_at
+        return self._now() >= self._retry_at or self.is_back
+
+    @property
+    def is_back(self) -> bool:
+        """Others have reached Redis since it failed here, where that was not tried in vain."""
+        return self._word == DOWN and not self._is_cut_off and self._heard() == UP
 
     async def call(self, script: str, key: str, arguments: Sequence[int | str]) -> Sequence[int]:
         """What the script gives. Raises: RedisError."""
@@ -132,11 +144,12 @@ class RedisLink:
             seconds = max(seconds, _CONNECT_SECONDS)
             # Whoever comes meanwhile does not try as well.
             self._retry_at = self._now() + seconds
+        is_back = self.is_down and self._heard() == UP
         try:
             async with asyncio.timeout(seconds):
                 found = await made()
         except (LibraryError, OSError, TimeoutError) as error:
-            self._failed(error)
+            self._failed(error, is_back=is_back)
             raise RedisError(f"{self._settings.shown}: {type(error).__name__}") from error
         except BaseException:
             self._retry_at = 0.0
@@ -165,13 +178,15 @@ class RedisLink:
     def _worked(self) -> None:
         self._failures = 0
         self._retry_at = 0.0
+        self._is_cut_off = False
         if self._word != UP:
             self._word = UP
             if self._told(UP):
                 _log.info("state is shared over %s", self._settings.shown)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, *, is_back: bool) -> None:
         self._failures += 1
+        self._is_cut_off = is_back
         pause = min(_FIRST_BACKOFF * 2 ** min(self._failures - 1, 10), _LAST_BACKOFF)
         self._retry_at = self._now() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         if self._word != DOWN:

@@ -16,7 +16,7 @@ from shm.budget_slots import BudgetRow
 from shm.budgets import BudgetTable
 from shm.endpoints import EndpointTable
 from shm.endpoints import Row as EndpointRow
-from shm.leases import BUDGET, LeaseTable, Slot
+from shm.leases import BUDGET, OWES, LeaseTable, Slot
 from shm.rates import RateTable
 from shm.rates import Row as RateRow
 from shm.sessions import Session, SessionTable
@@ -263,7 +263,7 @@ class LeasesView:
             "spentByOthers": slot.used if is_budget else None,
             "leftInRedis": slot.pool if slot.told else None,
             "endsInSeconds": runs_ns / _SECOND_NS if runs_ns else None,
-            "answeredSeconds": _since(slot.told, now_ns) if slot.told else None,
+            "answeredSeconds": _since(slot.told, now_ns) if slot.told > OWES else None,
             "idleSeconds": _since(slot.touched, now_ns),
         }
 

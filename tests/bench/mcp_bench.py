@@ -1,122 +1,117 @@
-"""What merging lists and rewriting messages costs: `python -m tests.bench.mcp_bench`.
+"""Measures the MCP gateway beside ContextForge: `python -m tests.bench.mcp_bench [case …]`.
 
-Prints microseconds, best of five.
+ContextForge is installed from PyPI when it is first needed (see mcp_contextforge.py), and left out,
+with the reason, where that fails. What parts of it cost: `python -m tests.bench.mcp_parts`.
+
+Exit codes: 0 all ran, 1 a peer failed, 2 wrong usage or a missing program. Missed targets are
+printed and do not change the exit code: a busy computer is not a defect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from time import perf_counter_ns
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
-from sidecar.jsonrpc import Json
-from sidecar.mcp import rewrite
-from sidecar.mcp.lists import merged, prepare
-from sidecar.mcp.names import Names
-from sidecar.mcp.pins import digest
-from sidecar.mcp.rules import Rules
-from tests.support.messages import ENGINE, request
+from tests.bench import mcp_cases
+from tests.bench.cases import Plan
+from tests.bench.environments import AbsentError
+from tests.bench.mcp_cases import CASES
+from tests.bench.mcp_contextforge import program
+from tests.bench.mcp_hop import hop_us
+from tests.bench.mcp_peers import CONTEXTFORGE, GATEWAY, McpStage
+from tests.bench.mcp_report import McpReport, to_markdown, with_section
+from tests.bench.report import targets_text
+from tests.bench.usage import LOAD_CORE, PROXY_CORE, pinned
+from tests.support.gateway import ROOT
 
-TARGETS = tuple(f"server-{number}" for number in range(10))
-NAMES = Names(TARGETS, "conditional")
-INFO = {"name": "agentgateway", "version": "1"}
-RULE = (
-    'mcp.tool.name == "echo" || mcp.tool.name.startsWith("tool_number_1") || '
-    'mcp.tool.target == "server-3" && jwt.sub == "me"'
-)
-
-
-def timed(name: str, call: Callable[[], object], rounds: int, budget: str = "") -> None:
-    best = min(_once(call, rounds) for _ in range(5))
-    print(f"{name:<58}{best / 1000:>10.3f} us  {budget}")
-
-
-def _once(call: Callable[[], object], rounds: int) -> float:
-    begin = perf_counter_ns()
-    for _ in range(rounds):
-        call()
-    return (perf_counter_ns() - begin) / rounds
+_PAGE: Final = Path("docs") / "benchmarks.md"
+IDLE: Final = "idle"
+HOP: Final = "hop"
+_NAMES: Final = (*(case.name for case in CASES), IDLE, HOP)
 
 
-def tool(number: int) -> Json:
-    properties = {f"argument_{n}": {"type": "string", "description": "text"} for n in range(5)}
-    return {
-        "name": f"tool_number_{number}",
-        "description": "Does something with some arguments. " * 4,
-        "inputSchema": {"type": "object", "properties": properties, "required": ["argument_0"]},
-    }
+def main(argv: Sequence[str]) -> int:
+    """Run what was asked for; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.write and options.case:
+        parser.error("--write replaces the whole section, so it takes no cases")
+    if unknown := sorted(set(options.case) - set(_NAMES)):
+        parser.error(f"no such case: {unknown[0]}")
+    if shutil.which("wrk") is None or len(os.sched_getaffinity(0)) < 2:
+        print("needs two cores and wrk", file=sys.stderr)
+        return 2
+    report = McpReport(_plan(options))
+    names = options.case or list(_NAMES)
+    why_absent = "left out" if options.no_contextforge else _install()
+    if why_absent:
+        report.absent[CONTEXTFORGE] = why_absent
+    if HOP in names:
+        with pinned(PROXY_CORE):
+            report.hop_us = hop_us()
+    with pinned(LOAD_CORE), McpStage(with_contextforge=not why_absent) as stage:
+        _measure(stage, report, names)
+    report.failures += [
+        f"{one.case.name} {one.peer}: {one.failure}" for one in report.cells if one.failure
+    ]
+    print(targets_text(report.targets))
+    for note in (*report.notes, *report.failures):
+        print(note)
+    if options.write:
+        page = ROOT / _PAGE
+        page.write_text(with_section(page.read_text(), to_markdown(report)))
+    return 1 if report.failures else 0
 
 
-def bench_lists() -> None:
-    results = [(target, {"tools": [tool(n) for n in range(100)]}) for target in TARGETS]
-    how = {"is_modern": False, "server_info": INFO}
-
-    def pages() -> list[object]:
-        return [prepare("tools/list", target, result, NAMES) for target, result in results]
-
-    ready = pages()
-    made = request()
-    made.state["jwt"] = {"sub": "me"}
-    rules = Rules([RULE], ENGINE)
-    timed("10 x 100 tools: name", pages, 50)
-    timed("10 x 100 tools: merge", lambda: merged("tools/list", ready, NAMES, None, **how), 200)
-    timed(
-        "10 x 100 tools: name and merge",
-        lambda: merged("tools/list", pages(), NAMES, None, **how),
-        50,
-        "<= 2000",
-    )
-    timed(
-        "10 x 100 tools: merge, a rule of 4 terms",
-        lambda: merged("tools/list", ready, NAMES, rules.evaluation(made), **how),
-        50,
-    )
-    timed(
-        "10 x 100 tools: name and merge, a rule of 4 terms",
-        lambda: merged("tools/list", pages(), NAMES, rules.evaluation(made), **how),
-        50,
-        "<= 5000",
-    )
-    listed = results[0][1]["tools"]
-    timed("100 tools: digests for pins", lambda: [digest(one) for one in listed], 50)
+def _measure(stage: McpStage, report: McpReport, names: Sequence[str]) -> None:
+    for peer in stage.peers:
+        if peer.why_absent and peer.name not in report.absent:
+            report.absent[peer.name] = peer.why_absent
+            report.failures.append(f"{peer.name}: {peer.why_absent}")
+    chosen = [case for case in CASES if case.name in names]
+    report.cells = mcp_cases.run_cases(stage, chosen, report.plan, _tell)
+    if IDLE in names:
+        try:
+            report.idle_mb = mcp_cases.idle_sessions(stage.peer(GATEWAY))
+        except (LookupError, OSError) as error:
+            report.failures.append(f"{IDLE}: {error}")
 
 
-def bench_messages() -> None:
-    params = {"name": "server-3_tool_number_7", "arguments": {"argument_0": "x"}}
-    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-    result = {"content": [{"type": "text", "text": "x"}], "structuredContent": {"a": 1}}
-    answer = {"jsonrpc": "2.0", "id": 1, "result": result}
-    link = {"type": "resource_link", "uri": "file:///x", "name": "x"}
-    linked = {"jsonrpc": "2.0", "id": 1, "result": {"content": [link]}}
-    rules = Rules([RULE], ENGINE)
-    made = request()
-    made.state["jwt"] = {"sub": "me"}
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.mcp_bench", description=__doc__)
+    parser.add_argument("case", nargs="*", help=f"some of: {', '.join(_NAMES)}", metavar="case")
+    parser.add_argument("--quick", action="store_true", help="one repeat of two seconds")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tries", type=int, default=3, help="runs to find the core undisturbed")
+    parser.add_argument("--no-contextforge", action="store_true", help="leave ContextForge out")
+    parser.add_argument("--write", action="store_true", help=f"write its section of {_PAGE}")
+    return parser
 
-    def called() -> object:
-        told = rewrite.named(call)
-        assert told is not None
-        found = NAMES.to_target(told.kind, told.name)
-        assert found is not None
-        return rewrite.for_target(NAMES, call, found[1])
 
-    def checked() -> object:
-        evaluation = rules.evaluation(made)
-        assert evaluation is not None
-        return evaluation.check("tool", "server-3", "tool_number_7")
+def _plan(options: argparse.Namespace) -> Plan:
+    plan = Plan(options.seconds, 1.0, options.repeats, options.tries)
+    return replace(plan, seconds=2.0, repeats=1, tries=1) if options.quick else plan
 
-    timed("tools/call: find and rewrite", called, 20_000)
-    timed("tools/call: a rule of 4 terms", checked, 20_000)
-    timed(
-        "tools/call: answer, nothing to rewrite",
-        lambda: rewrite.to_client(NAMES, "server-3", answer, "tools/call"),
-        20_000,
-    )
-    timed(
-        "tools/call: answer with a link",
-        lambda: rewrite.to_client(NAMES, "server-3", linked, "tools/call"),
-        20_000,
-    )
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def _install() -> str:
+    """Why there is no ContextForge; "" when there is."""
+    try:
+        program()
+    except AbsentError as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":
-    bench_lists()
-    bench_messages()
+    sys.exit(main(sys.argv[1:]))

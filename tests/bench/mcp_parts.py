@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter_ns
+from typing import Any
 
 from sidecar.jsonrpc import Json
 from sidecar.mcp import rewrite
-from sidecar.mcp.lists import merged, prepare
+from sidecar.mcp.lists import Page, merged, prepare
 from sidecar.mcp.names import Names
 from sidecar.mcp.pins import digest
 from sidecar.mcp.rules import Rules
@@ -48,9 +49,9 @@ def tool(number: int) -> Json:
 
 def bench_lists() -> None:
     results = [(target, {"tools": [tool(n) for n in range(100)]}) for target in TARGETS]
-    how = {"is_modern": False, "server_info": INFO}
+    how: Any = {"is_modern": False, "server_info": INFO}
 
-    def pages() -> list[object]:
+    def pages() -> list[Page]:
         return [prepare("tools/list", target, result, NAMES) for target, result in results]
 
     ready = pages()

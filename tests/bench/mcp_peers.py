@@ -49,6 +49,10 @@ class McpPeer:
     all_pids: tuple[int, ...] = ()
     prefix: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    connections: int = 32
+    """Of the load generator."""
+    least_seconds: float = 0.0
+    """That a run takes, so that there are calls to be counted."""
     why_absent: str = ""
 
     def path(self, shape: str) -> str:
@@ -126,7 +130,12 @@ class McpStage:
             return McpPeer(CONTEXTFORGE, why_absent=f"no start: {error}; {tail}")
         pids = tuple(descendants(process.pid))
         headers = mcp_contextforge.headers()
-        return McpPeer(CONTEXTFORGE, port, (("one", path),), pids, pids, prefix, headers)
+        # With more connections it has no core left, and calls wait for seconds.
+        return McpPeer(
+            *(CONTEXTFORGE, port, (("one", path),), pids, pids, prefix, headers),
+            connections=4,
+            least_seconds=10.0,
+        )
 
     def _end(self) -> None:
         if self._gateway is not None:

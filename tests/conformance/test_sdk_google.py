@@ -88,3 +88,14 @@ def test_a_provider_without_the_format(client: Any) -> None:
         client.models.generate_content(model="anthropic", contents="hello there")
     assert caught.value.code == 400
     assert caught.value.status == "INVALID_ARGUMENT"
+
+
+def test_embeddings(client: Any, models: Models) -> None:
+    """Google's own format for them is passed on, to the model's name at the provider."""
+    models.take()
+    answer = client.models.embed_content(model="embed-gemini", contents="hello there")
+    assert [len(one.values) > 0 for one in answer.embeddings] == [True]
+    (seen,) = models.take()
+    assert seen.target.endswith("/models/gemini-embedding-001:batchEmbedContents")
+    assert seen.headers["authorization"] == "Bearer sk-simulated"
+    assert "mine" not in str(seen.headers)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 from mcp.client.client import Client
+from mcp.client.sse import sse_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CallToolResult,
@@ -44,7 +45,7 @@ class Way(NamedTuple):
     shape: str
     """Which port of the gateway."""
     mode: str
-    """How the client speaks."""
+    """How the client speaks: legacy, oldest (by HTTP and SSE at `/sse`), or a modern version."""
     target: str = ""
     """Of several servers."""
 
@@ -56,7 +57,7 @@ class Way(NamedTuple):
 
     @property
     def is_modern(self) -> bool:
-        return self.mode != "legacy"
+        return self.mode not in ("legacy", "oldest")
 
 
 WAYS = [
@@ -70,6 +71,7 @@ WAYS = [
     Way("several", "2026-07-28", "one"),
     Way("several", "2026-07-28", "two"),
 ]
+OLDEST = [Way("http", "oldest"), Way("stdio", "oldest"), Way("several", "oldest", "two")]
 BRIDGED = [Way("sse", "2026-07-28")]
 """A modern client, and a server that knows but the legacy era."""
 
@@ -80,8 +82,8 @@ def over(*those: Way) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("person", those, ids=ids, indirect=True)
 
 
-ways = over(*WAYS, *BRIDGED)
-asked = over(*(way for way in WAYS if not way.is_modern), *BRIDGED)
+ways = over(*WAYS, *OLDEST, *BRIDGED)
+asked = over(*(way for way in WAYS if not way.is_modern), *OLDEST, *BRIDGED)
 modern = over(*(way for way in WAYS if way.is_modern))
 
 
@@ -108,9 +110,11 @@ class Person:
         self.way = way
         self.logs: list[Any] = []
         self.told: asyncio.Queue[Any] = asyncio.Queue()
+        url = f"http://127.0.0.1:{ports[way.shape]}"
+        is_oldest = way.mode == "oldest"
         self.client = Client(
-            f"http://127.0.0.1:{ports[way.shape]}/mcp",
-            mode=way.mode,
+            sse_client(f"{url}/sse") if is_oldest else f"{url}/mcp",
+            mode="legacy" if is_oldest else way.mode,
             read_timeout_seconds=PATIENCE_SECONDS,
             sampling_callback=self._sample,
             elicitation_callback=self._elicit,
@@ -275,7 +279,7 @@ async def _cancelled(person: Person) -> list[str]:
     return text(await person.client.call_tool(person.way.name("cancelled_words"))).split()
 
 
-@over(*WAYS)
+@over(*WAYS, *OLDEST)
 async def test_what_changes_is_told(person: Person) -> None:
     way, client = person.way, person.client
     if way.is_modern:

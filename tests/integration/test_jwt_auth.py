@@ -25,7 +25,18 @@ from tests.support.upstream import Answer, Seen, Upstream
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy/examples/traffic-jwt.yaml"
 UNAVAILABLE = b"authentication failure: the keys of the issuer cannot be had now"
-ROUTES = ("steady", "rotated", "down", "slow", "huge", "liar", "moved", "stranger", "optional")
+ROUTES = (
+    "plain",
+    "steady",
+    "rotated",
+    "down",
+    "slow",
+    "huge",
+    "liar",
+    "moved",
+    "stranger",
+    "optional",
+)
 
 
 def fresh(**changes: Any) -> str:
@@ -86,14 +97,14 @@ def document(port: int, idp: str, upstream: str) -> dict[str, Any]:
             "issuer": ISSUER,
             "jwks": {"url": f"https://{host}/{'steady' if name == 'optional' else name}"},
         }
+        policies: dict[str, Any] = {"jwtAuth": auth}
+        if name != "plain":
+            policies["transformations"] = {"request": {"set": {"x-user": "default(jwt.sub, '-')"}}}
         routes.append(
             {
                 "name": name,
                 "matches": [{"path": {"pathPrefix": f"/{name}"}}],
-                "policies": {
-                    "jwtAuth": auth,
-                    "transformations": {"request": {"set": {"x-user": "default(jwt.sub, '-')"}}},
-                },
+                "policies": policies,
                 "backends": [{"host": upstream}],
             }
         )
@@ -139,8 +150,24 @@ def test_a_token_lets_in_and_goes_no_further(running: Running) -> None:
     assert ask(running.port, "/optional", None).status == 200
     assert running.upstream.take()[0].get("x-user") == "-"
     assert ask(running.port, "/optional", "x").status == 401
-    running.gateway.wait_metric("agentgateway_requests_total", 3, status="401", reason="JwtAuth")
+    running.gateway.wait_metric(
+        "agentgateway_requests_total", 2, status="401", reason="JwtAuth", route="default/steady"
+    )
     running.gateway.wait_line("jwt.sub=ada")
+
+
+def test_the_direct_way_and_the_long_way_agree(running: Running) -> None:
+    """Without other policies, a kept connection to the backend makes later requests direct ones."""
+    running.upstream.take()
+    for _ in range(4):
+        assert ask(running.port, "/plain", fresh()).status == 200
+        assert ask(running.port, "/plain", fresh(exp=1)).status == 401
+        assert ask(running.port, "/plain", None).status == 401
+        # A key that is not known takes a fetch, and so the long way.
+        assert ask(running.port, "/plain", fresh(key="p256")).status == 401
+    seen = running.upstream.take()
+    assert len(seen) == 4
+    assert all(one.get("authorization") is None for one in seen)
 
 
 def test_rotated_keys_are_fetched_when_they_are_first_used(running: Running) -> None:

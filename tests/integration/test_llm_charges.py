@@ -115,6 +115,11 @@ STREAMS = {
     "long": [chunk({"role": "assistant", "content": "x"}), chunk({"content": "y" * 80})],
     "mute": [chunk({"role": "assistant", "content": ""})],
     "whole": [chunk({"content": "he"}), chunk({"content": "llo"}), b"data: [DONE]\n\n"],
+    "half": [
+        *(chunk({"content": text}) for text in ("he", "llo")),
+        chunk({}, usage={"completion_tokens": 5}),
+        b"data: [DONE]\n\n",
+    ],
     # Says 17 tokens of input, and one of output to begin with.
     "claude": [*MESSAGE_STREAM[:2], delta("one"), delta("two"), delta("three")],
 }
@@ -151,7 +156,10 @@ def gateway(upstream: Upstream) -> Iterator[GatewayProcess]:
     }
     catalogue = {"providers": {"openai": {"models": {"three": {"rates": {"input": "10"}}}}}}
     catalogue["providers"]["openai"]["models"]["three"]["rates"]["output"] = "10"
-    names = ("embed", "unsaid", "silent", "summed", "fail-500", "short", "long", "mute", "whole")
+    names = (
+        *("embed", "unsaid", "silent", "summed", "fail-500"),
+        *("short", "long", "mute", "whole", "half"),
+    )
     config = {
         "config": {"modelCatalog": [{"inline": catalogue}]},
         "frontendPolicies": {"accessLog": {"add": {"guessed": "llm.estimated"}}},
@@ -412,6 +420,9 @@ def test_a_stream_that_never_says_what_it_used_is_estimated(gateway: GatewayProc
     assert got.body.endswith(b"data: [DONE]\n\n")
     wait_used(gateway, "whole", 3 + 2)
     assert "guessed=true" in gateway.wait_line("gen_ai.request.seed=99")
+    # Half of it is said: that half is taken at its word.
+    assert ask("half", stream=True, headers={"x-user": "half"}).status == 200
+    wait_used(gateway, "half", 3 + 5)
 
 
 def test_a_client_that_leaves_before_its_answer_pays_nothing(gateway: GatewayProcess) -> None:

@@ -390,3 +390,14 @@ def test_server_that_cannot_be_had() -> None:
         assert got.status == 503
         found = messages(got)[0]
         assert (found["id"], found["error"]["code"]) == (5, -32603)
+
+
+def test_target_that_names_a_backend(server: McpServer) -> None:
+    (port,) = free_ports(1)
+    with Upstream(server) as up:
+        target = {"name": "one", "mcp": {"backend": "there", "path": "/mcp"}}
+        config = {**mcp_config(port, target), "backends": [{"name": "there", "host": up.address}]}
+        with GatewayProcess(config):
+            client = McpClient(port)
+            client.initialize()
+            assert client.text("echo", a=1) == 'one: echo {"a": 1}'

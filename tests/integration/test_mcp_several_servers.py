@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.cli import main
 from tests.support.gateway import GatewayProcess, free_ports
 from tests.support.mcp_server import (
     MODERN,
@@ -404,18 +406,27 @@ def test_limits_of_tools_and_methods() -> None:
                 message = {"jsonrpc": "2.0", "id": method, "method": method, "params": params}
                 assert old.post(message).status == 202
                 said = stream.next()
-            assert said["error"]["code"] == -32603 or said["error"]["code"] == -32003
+            assert said["error"]["code"] == -32003
         gateway.wait_line("rate limit exceeded")
 
 
-def test_limits_that_cannot_be() -> None:
-    (port,) = free_ports(1)
-    bucket = {"maxTokens": 1, "tokensPerFill": 1, "fillInterval": "1s", "type": "tokens"}
-    config = mcp_config(port, ("one", "127.0.0.1:1"), rateLimits=[bucket])
-    assert "messages have no tokens" in refused(config)
-    for length in (1, 31):
-        config = mcp_config(port, ("one", "127.0.0.1:1"), maxNameLength=length)
-        assert "must be 0 or at least 32" in refused(config)
+_BUCKET = {"maxTokens": 1, "tokensPerFill": 1, "fillInterval": "1s"}
+REFUSED = {
+    "tokens": ({"rateLimits": [{**_BUCKET, "type": "tokens"}]}, "messages have no tokens"),
+    "key": ({"rateLimits": [{**_BUCKET, "key": "1 +"}]}, "mcp.rateLimits[0].key"),
+    "length 1": ({"maxNameLength": 1}, "mcp.maxNameLength: must be 0 or at least 32"),
+    "length 31": ({"maxNameLength": 31}, "mcp.maxNameLength: must be 0 or at least 32"),
+}
+
+
+@pytest.mark.parametrize(("more", "text"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_refused_at_load(
+    more: dict[str, Any], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = mcp_config(3000, ("one", "127.0.0.1:1"), **more)
+    assert main(["-c", json.dumps(config), "--validate-only"]) == 1
+    said = capsys.readouterr()
+    assert text in said.out + said.err
 
 
 def test_public_lists_are_kept_until_they_change() -> None:

@@ -150,6 +150,47 @@ def test_alone_it_goes_on_with_what_the_store_had_left(table: LeaseTable) -> Non
     assert (message.slot.allowance, message.spent) == (22, 22)
 
 
+@pytest.mark.parametrize(
+    ("alone", "more", "left_here", "left_there"),
+    [(6, 10, 4, 40), (10, 10, 0, 40), (25, 10, 0, 25), (60, 10, 0, 0), (7, 0, 0, -3)],
+    ids=["less", "all that is granted", "more", "more than there is", "nothing is granted"],
+)
+def test_what_was_taken_alone_meanwhile_is_paid_of_what_is_granted(
+    table: LeaseTable, alone: int, more: int, left_here: int, left_there: int
+) -> None:
+    take(table)
+    message = table.begin(KEY, TIMES, SECOND)
+    assert message is not None
+    assert take(table, alone, alone=True)[0]
+    left = 40 if more else -3
+    table.finish(message, granted(message, more, left), NOW)
+    slot = table.peek(KEY)
+    assert slot is not None
+    assert (slot.left, slot.pool) == (left_here, left_there)
+    # What the store does not know is said as soon as it answers again.
+    assert slot.told < slot.touched
+    message = table.begin(KEY, (NOW + 1, WALL), SECOND)
+    assert message is not None
+    assert (message.slot.allowance, message.spent) == (max(alone, more), alone)
+    table.finish(message, granted(message, 0), NOW + 2)
+    slot = table.peek(KEY)
+    assert slot is not None
+    assert slot.told >= slot.touched
+
+
+def test_what_is_taken_while_a_message_is_under_way_is_said_later(table: LeaseTable) -> None:
+    take(table)
+    lease(table, 20)
+    message = table.begin(KEY, (NOW + 5, WALL), SECOND)
+    assert message is not None
+    # By a clock that was read before the lock was had.
+    assert take(table, 20, NOW + 3)[0]
+    table.finish(message, granted(message, 0), NOW + 9)
+    slot = table.peek(KEY)
+    assert slot is not None
+    assert slot.told < slot.touched
+
+
 def test_debt_is_carried_or_forgiven(table: LeaseTable) -> None:
     take(table)
     lease(table, 5)

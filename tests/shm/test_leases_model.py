@@ -103,6 +103,8 @@ class LeasesMachine(RuleBasedStateMachine):
         self.claims: dict[bytes, int] = {}
         self.owes = False
         """A cost was known too late, or there was no store: then more is taken than was granted."""
+        self.heard = 0
+        """What the store knows to be taken of the bucket."""
 
     def teardown(self) -> None:
         self.table.close()
@@ -164,7 +166,9 @@ class LeasesMachine(RuleBasedStateMachine):
     def forgive(self, stores: int, torn: int) -> None:
         if not self.is_cut(stores, torn, lambda: self.table.forgive(BUCKET_KEY)):
             bucket = self.known()
-            bucket.used, bucket.pool = min(bucket.used, bucket.allowance), LIMIT.capacity
+            forgiven = max(bucket.used - bucket.allowance, 0)
+            bucket.used, bucket.pool = bucket.used - forgiven, LIMIT.capacity
+            self.heard -= forgiven
 
     # --- a budget ---------------------------------------------------------------------------
 
@@ -278,9 +282,11 @@ class LeasesMachine(RuleBasedStateMachine):
         if key == BUCKET_KEY:
             # The message has ended the lease if it was over; what was taken since stays.
             assert self.bucket is not None
-            self.bucket.allowance += granted
-            self.bucket.pool, self.bucket.expires = answer.left, expires
-            self.bucket.since = self.now
+            owed = max(self.bucket.allowance - answer.allowance, 0)
+            self.bucket.allowance = max(self.bucket.allowance, answer.allowance)
+            self.bucket.pool = max(answer.left - owed, min(answer.left, 0))
+            self.bucket.since, self.bucket.expires = self.now, expires
+            self.heard = message.spent
         else:
             assert self.budget is not None
             self.budget.allowance += granted
@@ -315,6 +321,12 @@ class LeasesMachine(RuleBasedStateMachine):
                 assert one.allowance <= max(self.stores[key].allowance, 0)
         if self.budget is not None:
             assert self.budget.spent + self.budget.reserved <= self.stores[BUDGET_KEY].allowance
+
+    @invariant()
+    def what_the_store_was_not_told_will_be_said(self) -> None:
+        slot = self.table.peek(BUCKET_KEY)
+        if slot is not None and slot.told >= slot.touched:
+            assert slot.used <= self.heard
 
 
 TestLeases: Any = LeasesMachine.TestCase

@@ -429,3 +429,20 @@ def test_4_processes_refill_exactly(instance: str) -> None:
     assert sum(counts) + row.level <= 50 * 100
     os.close(ends[0])
     os.close(ends[1])
+
+
+def test_two_of_which_one_only_asks(table: RateTable) -> None:
+    both = ask(table, 1, b"one"), ask(table, 0, b"two")
+    assert [one.remaining for one in table.take_all(both, START)] == [9, 10]
+    assert [one.remaining for one in table.take_all(both, START)] == [8, 10]
+    table.settle(both[1], START, 13)
+    assert [one.allowed for one in table.take_all(both, START)] == [True, False]
+    assert (level(table, name=b"one"), level(table, name=b"two")) == (8, -3)
+    # A refill, and another limit, are written although nothing is taken.
+    later = START + SECOND
+    assert [one.remaining for one in table.take_all(both, later)] == [9, 1]
+    wider = both[0], ask(table, 0, b"two", Limit(20, 4, SECOND))
+    assert [one.remaining for one in table.take_all(wider, later)] == [8, 1]
+    row = table.peek(table.key(b"two"), later)
+    assert row is not None
+    assert (row.level, row.limit.capacity) == (1, 20)

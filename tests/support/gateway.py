@@ -29,10 +29,13 @@ _PORTS = range(10_000, 32_500)
 
 
 def _own_ports() -> Iterator[int]:
-    """Ports of this runner in any order, over and over: runners side by side never share one."""
-    runners = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    runner = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    ports = list(_PORTS[runner::runners])
+    """All of them in any order, over and over. TEST_PORTS=10000-19999: only those, so that two
+    runs side by side never choose the same one.
+    """
+    first, _, last = os.environ.get("TEST_PORTS", f"{_PORTS.start}-{_PORTS.stop - 1}").partition(
+        "-"
+    )
+    ports = list(range(int(first), int(last) + 1))
     random.SystemRandom().shuffle(ports)
     return itertools.cycle(ports)
 

@@ -30,8 +30,8 @@ class HeaderFilter(Model):
 class McpProcessor(Callout):
     """A service that sees MCP messages."""
 
-    kind: Literal["remote"]
-    """The only kind."""
+    kind: Literal["remote", "webhook"]
+    """By gRPC (ExtMcp); ours: `webhook`, JSON over HTTP."""
     methods: dict[str, Literal["off", "request", "response", "full"]] = Field(default_factory=dict)
     """Which side of which method is shown."""
     failure_mode: Literal["failClosed", "failOpen"] = "failClosed"
@@ -40,6 +40,8 @@ class McpProcessor(Callout):
     """Further values by CEL."""
     request_headers: HeaderFilter = Field(default_factory=HeaderFilter)
     """Which headers are shown."""
+    path: str | None = None
+    """Ours: path of a webhook. Default `/`."""
 
 
 class McpGuardrails(Model):

@@ -53,7 +53,6 @@ from sidecar.config.scalars import Expression, Port
 OIDC = NotYet("OIDC login")
 EXT_AUTHZ = NotYet("external authorization")
 EXT_PROC = NotYet("external processing")
-MCP = NotYet("MCP gateway")
 TUNNEL = NotYet("tunnel through a proxy")
 
 
@@ -115,7 +114,7 @@ class RoutePolicies(GatewayPolicies):
     """OAuth for MCP clients."""
     mcp_authorization: McpRuleSet | None = None
     """Rules over MCP methods."""
-    mcp_guardrails: Annotated[McpGuardrails | None, MCP] = None
+    mcp_guardrails: McpGuardrails | None = None
     """Guards of MCP messages."""
     a2a: A2aPolicy | None = None
     """Agent-to-agent traffic."""
@@ -174,7 +173,7 @@ class BackendPolicies(Model):
     """Another service's decision; not conditional here."""
     mcp_authorization: McpRuleSet | None = None
     """Rules over MCP methods."""
-    mcp_guardrails: Annotated[McpGuardrails | None, MCP] = None
+    mcp_guardrails: McpGuardrails | None = None
     """Guards of MCP messages."""
     a2a: A2aPolicy | None = None
     """Agent-to-agent traffic."""

@@ -233,7 +233,8 @@ def test_a_host_in_plain_text_at_the_port_of_https_is_worth_a_warning(
     ],
 )
 def test_a_moderation_without_a_key_is_warned_of(moderation: str, is_told: bool) -> None:
-    model = f"{{name: m, provider: openAI, guardrails: {{request: [{{openAIModeration: {moderation}}}]}}}}"
+    guards = f"{{request: [{{openAIModeration: {moderation}}}]}}"
+    model = f"{{name: m, provider: openAI, guardrails: {guards}}}"
     snapshot = snapshot_of(parse(f"llm: {{port: 80, models: [{model}]}}"))
     told = [str(one) for one in snapshot.warnings if "without a key" in str(one)]
     place = "llm.models[0].guardrails.request[0].openAIModeration"

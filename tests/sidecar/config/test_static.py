@@ -123,7 +123,6 @@ REFUSED = {
     "XDS_ADDRESS": "xDS control plane",
     "CA_ADDRESS": "mesh identity",
     "LOCAL_XDS_PATH": "configuration file beside the main one",
-    "SESSION_KEY": "MCP gateway",
     "DNS_EDNS0": "EDNS0",
     "UI_READ_ONLY": "UI",
     "HTTP2_STREAM_WINDOW_SIZE": "HBONE",
@@ -162,6 +161,13 @@ def test_variables_that_a_pod_sets_anyway_are_allowed() -> None:
     names = ("NAMESPACE", "GATEWAY", "NETWORK", "TRUST_DOMAIN", "CLUSTER_ID", "SERVICE_ACCOUNT")
     _, found = normalised({}, dict.fromkeys((*names, "NODE_NAME", "POD_NAME"), "a"))
     assert found == []
+
+
+def test_the_session_key_of_the_environment() -> None:
+    assert static_config({}, {"SESSION_KEY": "AB" * 32})["session"]["key"] == "AB" * 32
+    _, (found,) = normalised({}, {"SESSION_KEY": "hunter2"})
+    assert found.startswith("config.session.key: ")
+    assert "hunter2" not in found
 
 
 def test_secrets_are_not_shown() -> None:

@@ -42,7 +42,7 @@ routes:
   matches:
   - path: {regex: "("}
   policies:
-    csrf: {}
+    extProc: {host: "a:1"}
     timeout: {requestTimeout: [1]}
     transformations: {request: {set: {x-a: "1 +", x-b: "2 +"}}}
     urlRewrite: {authority: {auto: true, full: a}}
@@ -59,7 +59,7 @@ MANY_PROBLEMS = [
     (16, 51, "routes[0].policies.authorization.rules[2]", "CEL line 1, column 4"),
     (21, 13, "routes[1].gateways", "unknown gateway reference nowhere"),
     (23, 19, "routes[1].matches[0].path.regex", "invalid regex"),
-    (25, 5, "routes[1].policies.csrf", "not supported yet"),
+    (25, 5, "routes[1].policies.extProc", "not supported yet"),
     (26, 31, "routes[1].policies.timeout.requestTimeout", "invalid type: sequence"),
     (27, 44, "routes[1].policies.transformations.request.set.x-a", "CEL line 1"),
     (27, 56, "routes[1].policies.transformations.request.set.x-b", "CEL line 1"),

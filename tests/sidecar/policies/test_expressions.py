@@ -39,6 +39,17 @@ def test_numbers_of_a_call(source: str, state: dict[str, Any] | None) -> None:
     assert _value(made, request) == _value(same, request)
 
 
+@pytest.mark.parametrize("root", ["apiKey", "jwt"])
+@pytest.mark.parametrize("field", ["name", "org.unit", "level", "key", "rawToken", "absent"])
+def test_who_the_client_is(root: str, field: str) -> None:
+    made = Expression(f"{root}.{field}", Services(SystemClock(), Engine()), "key")
+    same = Expression(f"({root}.{field})", Services(SystemClock(), Engine()), "key")
+    request = ask_for()
+    facts = {"name": "me", "org": {"unit": "x"}, "level": 3, "key": "claim", "rawToken": "claim"}
+    request.state |= {root: facts, "apiKey.key": "secret", "jwt.rawToken": "secret"}
+    assert _value(made, request) == _value(same, request)
+
+
 def _value(expression: Expression, request: Any) -> tuple[type, object]:
     try:
         found = expression.value(request)

@@ -516,3 +516,37 @@ def test_refused_with_its_path(payload, path):
     with pytest.raises(ConfigError) as caught:
         make("localRateLimit", payload, services())
     assert caught.value.path == path
+
+
+def known(name: object) -> Request:
+    made = request()
+    made.state["apiKey"] = {"name": name}
+    return made
+
+
+def test_buckets_of_one_key_are_those_of_its_values(limits: Limits) -> None:
+    both = [
+        SECOND | {"key": "apiKey.name"},
+        SECOND | {"key": "apiKey.name", "type": "tokens", "maxTokens": 9},
+    ]
+    policy = limits.policy(both)
+    for name in ("a", "a", "b", 1, 1.0, "1"):
+        assert passes(policy, known(name)), name
+    assert limits.labels() == [
+        *("route/a[0] 1", "route/a[0] 1.0", "route/a[0] a", "route/a[0] b"),
+        *("route/a[1] 1", "route/a[1] 1.0", "route/a[1] a", "route/a[1] b"),
+    ]
+    assert not passes(policy, known("a"))
+    assert passes(policy, known("b"))
+
+
+def test_what_a_key_misses_is_each_buckets_own_matter(limits: Limits) -> None:
+    both = [
+        SECOND | {"key": "apiKey.name", "onMissingKey": "skip"},
+        SECOND | {"key": "apiKey.name", "type": "tokens"},
+    ]
+    policy = limits.policy(both)
+    assert passes(policy, request())
+    assert limits.labels() == ["route/a[1] (no key)"]
+    assert passes(policy, known("a"))
+    assert limits.labels() == ["route/a[0] a", "route/a[1] (no key)", "route/a[1] a"]

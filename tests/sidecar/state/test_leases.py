@@ -19,7 +19,7 @@ from shm.budgets import BudgetTable, Refused, Reservation
 from shm.leases import LeaseTable
 from sidecar.errors import ConfigError
 from sidecar.state.leases import LeaseError, Leases
-from sidecar.state.redis import RedisError, RedisSettings
+from sidecar.state.redis import DOWN, UP, RedisError, RedisLink, RedisSettings
 from sidecar.state.redis_keeper import LeaseKeeper
 from sidecar.state.report import LeasesView, Shared
 from sidecar.telemetry.clock import SystemClock
@@ -417,7 +417,7 @@ def test_what_is_taken_alone_while_a_message_is_under_way_is_charged_before_more
         assert await one.takes(100) == 100
         key = one.ask().key
         # What renews the lease beside has its answer.
-        while (slot := one.table.peek(key)) is not None and slot.claim:
+        while not await one.leases.report(key):
             await asyncio.sleep(0.001)
         redis.hold()
         try:
@@ -505,6 +505,66 @@ def test_a_process_that_waits_for_another_learns_from_it_that_redis_is_away(
             await peer.close()
 
     play(settings_of(redis, wait_ns=200_000_000), scene)
+
+
+def test_a_process_learns_from_another_that_redis_is_back(redis: RedisServer) -> None:
+    async def scene(one: Machine, two: Machine) -> None:
+        assert await one.takes(1) == 1
+        clock = Ahead()
+        peer = Leases(settings_of(redis), one.table, one.budgets, clock)
+        await peer.open()
+        try:
+            redis.hold()
+            for each in (one.leases, peer):
+                with pytest.raises(RedisError):
+                    await each.report(one.ask().key)
+            redis.go_on()
+            # The peer would not try again for long.
+            clock.ahead_ns -= 2_000_000_000
+            assert not peer.link.may_try
+            while one.leases.link.is_down:
+                one.clock.ahead_ns += 1_000_000_000
+                await one.leases.open()
+            assert await two.takes(300) > 150
+            slot = one.table.peek(one.ask().key)
+            assert slot is not None
+            # What Redis had left before is not taken unasked.
+            large = one.ask(cost=slot.left + slot.pool)
+            assert [verdict.allowed for verdict in await peer.take_all([large])] == [False]
+            assert not peer.link.is_down
+            assert peer.counts.alone == 0
+        finally:
+            redis.go_on()
+            await peer.close()
+
+    play(settings_of(redis, wait_ns=200_000_000), scene)
+
+
+def test_a_process_that_is_cut_off_is_not_told_that_redis_is_back() -> None:
+    """Others reach Redis; here it is tried once on their word, and then as seldom as before."""
+
+    async def scene() -> None:
+        words = [DOWN]
+        now = 100.0
+        settings = RedisSettings.of({"redis": "unix:///nowhere/redis.sock"})
+        assert settings is not None
+        link = RedisLink(settings, lambda: now, lambda word: False, lambda: words[0])
+        try:
+            for _ in range(2):
+                with pytest.raises(RedisError):
+                    await link.probe()
+                assert (link.is_back, link.may_try) == (False, False)
+            words[0] = UP
+            assert (link.is_back, link.may_try) == (True, True)
+            with pytest.raises(RedisError):
+                await link.probe()
+            assert (link.is_back, link.may_try) == (False, False)
+            now += 5.0
+            assert (link.is_back, link.may_try) == (False, True)
+        finally:
+            await link.close()
+
+    asyncio.run(scene())
 
 
 def test_an_empty_redis_learns_what_was_spent(redis: RedisServer) -> None:
