@@ -216,6 +216,13 @@ def _backend_policies(
             None,
             lambda _: _server_check().check_rules(rules, services),
         )
+    guards = policies.get("mcpGuardrails")
+    if guards is not None:
+        yield (
+            f"{path}.mcpGuardrails",
+            None,
+            lambda _: _server_check().check_guardrails(guards, services),
+        )
     tls = policies.get("backendTLS")
     if tls is not None:
         yield path, None, lambda _: ClientTls(tls, "backend.invalid")
@@ -258,6 +265,8 @@ def _policy(name: str, data: Data, services: Services) -> Iterator[Test]:
     kind, payload = data["kind"], data["policy"]
     if kind in KINDS:
         yield "policy", {kind: payload}, lambda given: _made(given, services)
+    elif kind == "mcpGuardrails":
+        yield "policy", None, lambda _: _server_check().check_guardrails(payload, services)
     elif kind == "backendTLS":
         yield "policy", None, lambda _: ClientTls(payload, "backend.invalid")
 

@@ -45,6 +45,8 @@ from sidecar.mcp.upstream.stdio import StdioTarget
 from sidecar.mcp.upstream.streamable import StreamableTarget
 from sidecar.policies.base import Services
 from sidecar.policies.chain import hook_of
+from sidecar.policies.mcp_guardrails import Config as GuardrailsConfig
+from sidecar.policies.mcp_guardrails import Count, McpGuardrails, uncounted
 from sidecar.policies.merge import merge
 from sidecar.policies.order import KINDS
 from sidecar.policies.schema import nested, parse
@@ -97,7 +99,7 @@ class McpBackends:
         """
         worker, sessions = self._worker, self._worker.sessions
         assert sessions is not None
-        parts = Parts(target, policies, self._services)
+        parts = Parts(target, policies, self._services, self._metrics.guarded)
         key = hashlib.blake2b(base.label.encode(), digest_size=16).digest()
         made = {
             entry["name"]: self._bridged(entry, policies, f"mcp.targets[{index}]", key)
@@ -112,8 +114,8 @@ class McpBackends:
             parts.terms,
             admit,
         )
-        fanout = Fanout(asking, parts.calls, parts.rules)
-        federation = Federation(key, asking, sessions, fanout, parts.verbatim)
+        fanout = Fanout(asking, parts.calls, parts.rules, parts.guard)
+        federation = Federation(key, asking, sessions, fanout, parts.verbatim, parts.guard)
         worker.add(federation)
         serve = McpServe(federation, worker, parts.admission, self._metrics)
         return replace(base, kind=_KIND, serve=serve)
@@ -223,6 +225,21 @@ def passes_credentials(auth: Any) -> bool:
     return auth == _PASSTHROUGH or (isinstance(auth, Mapping) and _PASSTHROUGH in auth)
 
 
+def guardrails(policies: Data, services: Services, count: Count) -> McpGuardrails | None:
+    """`mcpGuardrails`; None where there are none, or none that looks at anything.
+
+    Raises: ConfigError, its path below the backend.
+    """
+    given = policies.get("mcpGuardrails")
+    if given is None:
+        return None
+    try:
+        made = McpGuardrails(parse(GuardrailsConfig, given), services, count)
+    except ConfigError as problem:
+        raise nested("policies.mcpGuardrails", problem) from problem
+    return made if made.requests or made.responses else None
+
+
 @final
 class Parts:
     """All of an `mcp` backend that needs neither a worker nor a connection.
@@ -230,7 +247,9 @@ class Parts:
     Raises: ConfigError, its path below the backend.
     """
 
-    def __init__(self, target: Data, policies: Data, services: Services) -> None:
+    def __init__(
+        self, target: Data, policies: Data, services: Services, count: Count = uncounted
+    ) -> None:
         servers: list[Data] = target["targets"]
         names = self._names(target, servers)
         self.controls: dict[str, Control] = {}
@@ -244,9 +263,11 @@ class Parts:
             self.rules = Rules(given, services.cel)
         except ConfigError as problem:
             raise nested("policies.mcpAuthorization", problem) from problem
+        self.guard = guardrails(policies, services, count)
         only = names.targets[0] if len(servers) == 1 and not names.is_several else ""
         is_pinned = any(entry.get("pin") is not None for entry in servers)
-        self.verbatim = "" if given or self.controls or is_pinned else only
+        is_plain = not (given or self.controls or is_pinned or self.guard)
+        self.verbatim = only if is_plain else ""
         self._target = target
         common = policies.get("backendAuth")
         auths = {one["name"]: (one.get("policies") or {}).get("backendAuth") for one in servers}

@@ -15,8 +15,10 @@ from sidecar.llm.credentials.table import configured
 from sidecar.mcp.rules import Rules
 from sidecar.net.tls import ClientTls
 from sidecar.policies.base import Services
+from sidecar.policies.mcp_guardrails import Config as GuardrailsConfig
+from sidecar.policies.mcp_guardrails import McpGuardrails
 from sidecar.policies.order import build
-from sidecar.policies.schema import nested
+from sidecar.policies.schema import nested, parse
 
 Data = Mapping[str, Any]
 
@@ -46,6 +48,11 @@ def _check_policies(policies: Data, services: Services) -> None:
             configured(policies["backendAuth"], services.clock, host="backend.invalid")
         except ConfigError as problem:
             raise nested("backendAuth", problem) from problem
+
+
+def check_guardrails(policy: Data, services: Services) -> None:
+    """`mcpGuardrails`. Raises: ConfigError, its path below the key."""
+    McpGuardrails(parse(GuardrailsConfig, policy), services)
 
 
 def check_rules(policy: Data, services: Services) -> None:

@@ -32,10 +32,11 @@ class McpMetrics:
     combinations; what comes beyond them is counted without the name.
     """
 
-    __slots__ = ("_known", "_registry")
+    __slots__ = ("_guards", "_known", "_registry")
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._guards: dict[tuple[str, str], Counter] = {}
         self._known: dict[tuple[RouteFacts, Labels], Counter] = {}
 
     def count(self, facts: RouteFacts, labels: Labels) -> None:
@@ -49,6 +50,15 @@ class McpMetrics:
         """A definition of a tool that is kept from clients."""
         labels = [("server", server), ("state", change.state)]
         self._registry.counter("mcp_unapproved_tools_total", labels).add(1)
+
+    def guarded(self, phase: str, action: str) -> None:
+        """A guard's judgement: Request, Response; Allow, Mask, Reject, FailOpen."""
+        found = self._guards.get((phase, action))
+        if found is None:
+            labels = [("phase", phase), ("action", action)]
+            found = self._registry.counter("guardrail_checks_total", labels)
+            self._guards[phase, action] = found
+        found.add(1)
 
     def _found(self, facts: RouteFacts, labels: Labels) -> Counter:
         if len(self._known) >= _MAX_COMBINATIONS:

@@ -324,7 +324,9 @@ class Leases:
         if slot.kind == BUDGET:
             ends_ms = max(slot.since + slot.interval - self._clock.time_ns(), 0) // 1_000_000
             # A Redis that lost all it knew first hears the others, unless the mode is failOpen.
-            is_strict = int(slot.told > 0 and not settings.fails_open)
+            # A journal knows that there was one, though it has no lease.
+            is_known = slot.told > 0 or message.spent > 0
+            is_strict = int(is_known and not settings.fails_open)
             stays = (ends_ms + 3_600_000) if slot.interval else 10**12
             found = await self.link.call(
                 redis_scripts.BUDGET,

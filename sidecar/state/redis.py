@@ -146,6 +146,8 @@ class RedisLink:
             self._retry_at = self._now() + seconds
         is_back = self.is_down and self._heard() == UP
         try:
+            # Before the time runs: the first one loads the library.
+            self._connected()
             async with asyncio.timeout(seconds):
                 found = await made()
         except (LibraryError, OSError, TimeoutError) as error:

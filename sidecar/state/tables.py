@@ -13,14 +13,16 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self, final
 
+from shm.budgets import BudgetRow
 from shm.endpoints import EndpointTable
 from shm.errors import ShmError
-from shm.leases import LeaseTable
+from shm.leases import BUDGET, LeaseTable, Slot
 from shm.rates import RateTable
 from shm.sessions import SessionTable
 from shm.table import TableStats
@@ -168,7 +170,7 @@ class Tables:
         """Remove the tables, or leave kept ones to the next start. By the process that opened."""
         self.endpoints.close()
         if self.leases is not None:
-            if _stays(self.budgets):
+            if _stays(self.budgets) and (self.is_kept or _is_needed(self.leases, self.budgets)):
                 self.leases.leave()
             else:
                 self.leases.close()
@@ -190,6 +192,26 @@ def _leases(
 def _stays(budgets: Budgets) -> bool:
     """Whether a crash leaves the budgets' table, and so the leases'."""
     return budgets.is_left or budgets.journal is not None
+
+
+def _is_needed(leases: LeaseTable, budgets: Budgets) -> bool:
+    """Whether the journal does not tell all: what Redis was not told, or what others have spent."""
+    if budgets.is_left:
+        return True
+    now_ns = time.time_ns()
+    try:
+        rows = {row.key: row for row in budgets.table.rows()}
+        return any(_tells(slot, rows.get(slot.key), now_ns) for slot in leases.rows())
+    except ShmError:
+        return True
+
+
+def _tells(slot: Slot, row: BudgetRow | None, now_ns: int) -> bool:
+    if slot.kind != BUDGET:
+        return slot.used != 0 and slot.told < slot.touched
+    if row is None or (slot.interval and slot.since + slot.interval <= now_ns):
+        return False
+    return slot.used != 0 or (slot.refill, slot.birth) != (row.spent, row.resets)
 
 
 def _sessions(

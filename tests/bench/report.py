@@ -119,7 +119,7 @@ def to_markdown(report: Report) -> str:
         "",
         "## Targets",
         "",
-        "One worker, one route, metrics and trace ids on, access log off",
+        "One worker, one route, metrics on, access log off, so no trace ids",
         "(`config.logging.level: info,request=warn`).",
         "",
         *table(
@@ -152,7 +152,7 @@ def _method(plan: Plan) -> list[str]:
         "* The upstream is nginx with a 128-octet or 64 KiB file; for events, a server that writes",
         "  100 events of 1 KiB one by one.",
         "* nginx as the proxy: one worker, 512 kept upstream connections, no access log, no",
-        "  buffering to files. It counts nothing and gives no trace ids, which the gateway does.",
+        "  buffering to files. It counts nothing, which the gateway does.",
         "* `granian`: the gateway with `config.frontDoor: granian`, under what that door serves.",
         "* CPU is user and system time of the proxy's workers from `/proc/PID/stat`, divided by",
         "  the requests (for event streams: by the events).",
@@ -262,7 +262,7 @@ def _not_shown() -> list[str]:
         "  (connections are kept), upload streams, WebSocket, gRPC.",
         "* MCP and A2A. Of calls of models there is a section below.",
         "* Long runs: memory is taken minutes after start, not after days.",
-        "* Feature parity: nginx without metrics or trace ids does less for a request.",
+        "* Feature parity: nginx without metrics does less for a request.",
         "* The floor of the open loop: its clock ticks every millisecond, so a request may leave",
         "  up to 1 ms late, and that counts. The row `direct` is that client without a proxy.",
     ]

@@ -56,9 +56,11 @@ def ports(folder: Path) -> Iterator[dict[str, int]]:
             yield ports
 
 
-def said(port: int, *steps: dict[str, Any], root: str = "file:///mine") -> dict[str, Any]:
+def said(
+    port: int, *steps: dict[str, Any], root: str = "file:///mine", path: str = "/mcp"
+) -> dict[str, Any]:
     """What the client says of these steps; see client.mjs."""
-    url = f"http://127.0.0.1:{port}/mcp"
+    url = f"http://127.0.0.1:{port}{path}"
     done = node.run(SCRIPT, url, json.dumps(steps), root, seconds=CLIENT_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -156,6 +158,20 @@ def test_everything_and_filesystem_as_children(ports: dict[str, int], folder: Pa
     assert (folder / "new.txt").read_text() == "made"
     assert refused["isError"]
     assert "denied" in text(refused)
+
+
+def test_typescript_client_of_the_older_transport(ports: dict[str, int]) -> None:
+    found = said(
+        ports["several"],
+        {"act": "tools"},
+        call("two_test_tool_with_progress"),
+        call("one_test_elicitation", message="who?"),
+        path="/sse",
+    )
+    tools, _, elicited = found["answers"]
+    assert {"one_test_simple_text", "two_test_simple_text"} <= set(tools)
+    assert [one["progress"] for one in found["progress"]] == [0, 50, 100]
+    assert "my username" in text(elicited)
 
 
 def test_a_resource_that_a_tool_links_to_can_be_read(ports: dict[str, int]) -> None:

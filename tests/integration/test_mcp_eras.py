@@ -371,6 +371,22 @@ def test_a_legacy_client_listens_to_a_modern_server(setting: Setting) -> None:
         assert events.next()["params"] == {"uri": "memo://new/a"}
 
 
+def test_a_client_that_is_refused_says_nothing_of_the_server() -> None:
+    """One that knows both eras, and did not like the client's own greeting."""
+    (port,) = free_ports(1)
+    server = McpServer("both")
+    with Upstream(server) as up, GatewayProcess(mcp_config(port, ("both", up.address))):
+        params = {"protocolVersion": "odd", "capabilities": {}}
+        got = McpClient(port).post(
+            {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
+        )
+        assert (got.status, messages(got)[0]["error"]["message"]) == (400, "Invalid params: odd")
+        assert not server.sessions
+        client = session(port)
+        assert client.text("echo") == "both: echo {}"
+        assert len(server.sessions) == 1
+
+
 # --- both -----------------------------------------------------------------------------------------
 
 

@@ -6,8 +6,10 @@ Source: design section 5; docs/redis.md, whose bounds are what is asserted here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -274,7 +276,10 @@ def test_open_without_redis_each_goes_on_alone(way: str) -> None:
         assert load.count(200) <= 2 * LIMIT
         for gateway in gateways:
             gateway.wait_metric("agentgateway_state_redis_connected", 0)
-            assert gateway.log().count("cannot be used") == 1
+            # Said once each time; on a slow machine it may have been away before.
+            said = re.findall("cannot be used|is shared over", gateway.log())
+            assert said[-1] == "cannot be used"
+            assert all(one != next_one for one, next_one in itertools.pairwise(said))
         if way == "hold":
             redis.go_on()
         else:

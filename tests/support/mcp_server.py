@@ -122,6 +122,8 @@ class McpServer:
         return self._answer(message, seen)
 
     def _initialize(self, message: dict[str, Any]) -> Answer:
+        if message["params"]["protocolVersion"] == "odd":
+            return self._error(message, -32602, "Invalid params: odd", 400)
         headers = [_JSON]
         if self.has_sessions:
             session = uuid.uuid4().hex

@@ -22,7 +22,7 @@ from sidecar.mcp.bridge import words
 from sidecar.mcp.bridge.down import Down, parked_at, refusal
 from sidecar.mcp.bridge.state import BridgeState
 from sidecar.mcp.bridge.up import Up
-from sidecar.mcp.lanes import own_info
+from sidecar.mcp.lanes import initialize, own_info
 from sidecar.mcp.peer_connection import OwnerGone
 from sidecar.mcp.peers import OwnedTarget
 from sidecar.mcp.upstream.base import Answered, Held, Inbound, Messages, Outbound, Refused, Target
@@ -233,13 +233,31 @@ class BridgedTarget:
             if error.status in _UNDECIDED or error.status >= 500 or self._is_legacy:
                 raise
             refused = error
-        if not self._is_legacy and await self._is_modern(outbound):
+        is_modern = not self._is_legacy and await self._is_modern(outbound)
+        if is_modern and not await self._greets(outbound):
             state.lacks_initialize = True
             return await self._up.greeted(outbound)
         if refused is not None:
             raise refused
         assert answered is not None
         return answered
+
+    async def _greets(self, outbound: Outbound) -> bool:
+        """Whether the server takes an `initialize` that nothing is wrong with: then it was the
+        client's own that it refused. Raises: UpstreamError, Refused."""
+        asked = initialize("agw-initialize", era.LEGACY[0], None)
+        # Not the client's session: what this one begins is ended.
+        scope = replace(outbound.scope, key=bytes(reversed(outbound.scope.key)))
+        sent = replace(outbound, message=asked, scope=scope, held=Held())
+        try:
+            answered = await self._inner.request(sent)
+        except Refused as error:
+            if error.status in _UNDECIDED or error.status >= 500:
+                raise
+            return False
+        found = await _answer(answered)
+        await self._inner.end(replace(sent, message={}, held=answered.held))
+        return isinstance(found.get("result"), dict)
 
 
 _BOTH: Final = (jsonrpc.METHOD_NOT_FOUND, INVALID_PARAMS)

@@ -110,8 +110,12 @@ def test_required_keys_and_words_are_those_of_the_reference() -> None:
         if words(mine) != words(other):
             different.add((path.rpartition(".")[2], "words"))
     # `aws` wants one of its one key by a validator; `forward` is text like any path here; of
-    # HTTP versions the reference's schema lists none and its code knows two.
-    assert different == {("aws", "required"), ("internal", "words"), ("version", "words")}
+    # HTTP versions the reference's schema lists none and its code knows two; the kind of
+    # `mcpGuardrails` that is a webhook is ours.
+    assert different == {
+        *(("aws", "required"), ("internal", "words")),
+        *(("kind", "words"), ("version", "words")),
+    }
 
 
 @has_reference
@@ -133,7 +137,8 @@ def is_ours(path: str) -> bool:
         return True
     if any(f".a2a.{key}" in path for key in ("card", "pushNotifications", "versions")):
         return True  # docs/policies/a2a.md
-    if path.endswith((".readsArguments", ".requiredScope")):  # of mcpAuthorization
+    # Of mcpAuthorization, and of mcpGuardrails.
+    if path.endswith((".readsArguments", ".requiredScope", ".processors.[].path")):
         return True
     if any(
         path.endswith(f".mcp.{key}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,10 +97,11 @@ def test_events_before_one_above_the_limit_are_given() -> None:
         ((b"a", b"x"), b"event: x\ndata: a\n\n"),
         ((b"a", b"x", b"1"), b"event: x\nid: 1\ndata: a\n\n"),
         ((b"a\nb\r\nc",), b"data: a\ndata: b\ndata: c\n\n"),
+        ((b"", b"", b"1", 50), b"retry: 50\nid: 1\ndata: \n\n"),
     ],
-    ids=["plain", "named", "with an id", "lines"],
+    ids=["plain", "named", "with an id", "lines", "with a time to wait"],
 )
-def test_encode(event: tuple[bytes, ...], expected: bytes) -> None:
+def test_encode(event: tuple[Any, ...], expected: bytes) -> None:
     assert encode_event(*event) == expected
 
 

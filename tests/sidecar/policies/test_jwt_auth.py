@@ -97,6 +97,7 @@ def test_the_token_goes_no_further() -> None:
             ("/", [(b"x-token", GOOD.encode())]),
         ),
     ],
+    ids=["header", "query", "cookie", "expression"],
 )
 def test_places(location: Any, target: str, headers: dict[str, str], left: Any) -> None:
     asked = request("GET", target, headers)
@@ -239,6 +240,18 @@ async def test_a_provider_that_is_down(mode: str, outcome: str) -> None:
     assert await made.told(GOOD) == outcome
     made.clock.pass_seconds(1)
     assert await made.told(GOOD) == "ada"
+    made.kept.close()
+
+
+async def test_an_issuer_whose_keys_are_not_here_yet_may_use_the_same_kid() -> None:
+    made = Fetching(answer(jwks(jwk("rsa/two", "rsa"))))
+    two = {"issuer": "https://two.example", "jwks": {"url": "https://idp.example:444/k?a=b"}}
+    made.policy = make("jwtAuth", {"providers": [SINGLE, two]}, made.services)
+    theirs = token(claims(iss="https://two.example", sub="bob"), key="rsa/two", head={"kid": "rsa"})
+    # What is wrong with a token of the first is known at once.
+    assert (await made.told(token(claims(exp=1)))).endswith("ExpiredSignature")
+    assert made.callouts.provider.asked == []
+    assert await made.told(theirs) == "bob"
     made.kept.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from shm.budget_slots import Ask as BudgetAsk
+from shm.budget_slots import BudgetLimit
+from shm.budgets import Refused
 from shm.endpoints import EndpointTable
 from shm.errors import SegmentInUseError, SegmentMissingError
+from shm.leases import Answer, Spending
 from shm.rates import Ask, Limit, RateTable
 from shm.segment import segment_name
 from sidecar.state.tables import Tables, kept_instance
@@ -145,3 +150,35 @@ def test_endpoints_have_a_column_for_each_worker_and_are_never_kept(name: str, p
         tables.close()
     with pytest.raises(SegmentMissingError):
         EndpointTable.attach(name)
+
+
+@pytest.mark.parametrize("way", ["nothing", "all is said", "something is owed", "others spent"])
+def test_a_clean_end_with_a_journal_leaves_leases_that_say_more(tmp_path: Path, way: str) -> None:
+    journal = tmp_path / "spend.db"
+    config = {"journal": str(journal), "redis": "unix:///nowhere/redis.sock"}
+    tables = Tables.open(config, "x", tmp_path / "gateway.yaml", workers=1)
+    leases, budgets = tables.leases, tables.budgets.table
+    assert leases is not None
+    now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
+    times, secret = (now_ns, wall_ns), bytes(16)
+    bucket = Ask(b"b" * 16, b"b", LIMIT, 1, secret)
+    if way in ("all is said", "something is owed"):
+        (taken,) = leases.take_all([bucket], now_ns, wall_ns, alone=True)
+        assert taken.verdict.allowed
+    if way == "all is said":
+        message = leases.begin(bucket.key, (now_ns + 1, wall_ns), 1)
+        assert message is not None
+        leases.finish(message, Answer(1, 1, 1, 0, 1, 0), now_ns + 2)
+    if way == "others spent":
+        ask = BudgetAsk(budgets.key(b"m"), b"m", BudgetLimit(9, 0, blocks=True), 1, secret)
+        made = budgets.reserve_all([ask], wall_ns, 1_000_000_000)
+        assert not isinstance(made, Refused)
+        budgets.commit(made[0], 1, wall_ns)
+        assert leases.enroll(ask, 0, times)
+        message = leases.begin(ask.key, times, 1, Spending(1, 1, 0, 0))
+        assert message is not None
+        leases.finish(message, Answer(1, 1, 1, 5, 1, 0), now_ns)
+    tables.close()
+    left = Path("/dev/shm") / segment_name(kept_instance(journal), "leases", kept=True)[1:]
+    assert left.exists() == (way in ("something is owed", "others spent"))
+    left.unlink(missing_ok=True)
