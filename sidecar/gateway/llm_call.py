@@ -52,8 +52,8 @@ _DIALECTS: Final[Mapping[tuple[str, str], Conversion]] = {
 }
 """Formats that a provider has in its own form."""
 _OPENAI_LIKE: Final = frozenset(("openai", "azure", "copilot"))
-
-
+_KEEPABLE: Final = frozenset((None, "auto", "h1"))
+"""Versions by which a provider may have kept an HTTP/1.1 connection."""
 _PLANS_MAX: Final = 256
 _PLAN_CHARS_MAX: Final = 512
 
@@ -108,8 +108,8 @@ class Member:
             and self.chain is EMPTY
             and self.attempt_seconds is None
             and not self.tokenizes
-            and all(one.version in (None, "h1") for one in self.backends.values())
-            and not any(one.has_tls for one in self.backends.values())
+            # Over TLS, what ALPN has made of a connection is known by the time that it is kept.
+            and all(one.version in _KEEPABLE for one in self.backends.values())
         )
         object.__setattr__(self, "is_direct", is_direct)
 

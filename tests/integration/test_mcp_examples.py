@@ -16,8 +16,8 @@ from tests.support.mcp_server import McpClient, McpServer, messages
 from tests.support.upstream import Upstream
 
 FOLDER = ROOT / "deploy/examples"
-ELSEWHERE = {"mcp-openapi", "mcp-authentication"}
-"""Run by test_mcp_openapi.py and test_mcp_authentication.py."""
+ELSEWHERE = {"mcp-openapi", "mcp-authentication", "mcp-guardrails"}
+"""Run by test_mcp_openapi.py, test_mcp_authentication.py and test_mcp_guardrails.py."""
 EXAMPLES = sorted(path for path in FOLDER.glob("mcp-*.yaml") if path.stem not in ELSEWHERE)
 TOOLS = {
     "everything": ("echo", "stream"),

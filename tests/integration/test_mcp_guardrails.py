@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +12,15 @@ from typing import Any
 
 import grpc
 import pytest
+import yaml
 
 from tests.support.ext_mcp import SECONDS, Answer, ExtMcpServer, Question, let_pass
-from tests.support.gateway import GatewayProcess, free_ports
-from tests.support.mcp_peer import stdio_target
+from tests.support.gateway import ROOT, GatewayProcess, free_ports
 from tests.support.mcp_server import Events, McpClient, McpServer, mcp_config, messages
 from tests.support.upstream import Answer as HttpAnswer
 from tests.support.upstream import Seen, Upstream
 
+CHILD = {"cmd": sys.executable, "args": ["-I", "-S", str(ROOT / "tests/support/mcp_stdio.py")]}
 METRIC = "agentgateway_guardrail_checks_total"
 FAILED_OPEN = {"phase": "Request", "action": "FailOpen"}
 
@@ -55,11 +57,11 @@ class Setting:
             "/shown": route([one], [{**first, "requestHeaders": secret}]),
             "/rules": route([one], [first], mcpAuthorization={"rules": [rule]}),
             "/fixed": route([fixed], [first]),
-            "/stdio": route([stdio_target("std")], [first]),
+            "/stdio": route([{"name": "std", "stdio": CHILD}], [first]),
             "/hook": route([one], [self.webhook({"*": "full"})]),
             "/none": route([one], [{**first, "methods": {"*": "full", "tools/*": "off"}}]),
         }
-        at["/free"] = route([one], [])
+        at["/free"] = at["/targeted"] = route([one], [])
         inner = route([one], [])
         inner["backends"][0]["policies"] = {"mcpGuardrails": {"processors": [first]}}
         at["/backend"] = inner
@@ -69,6 +71,14 @@ class Setting:
         ]
         config = mcp_config(self.port)
         config["binds"][0]["listeners"][0]["routes"] = routes
+        named = {"name": "targeted", "namespace": "default"}
+        config["policies"] = [
+            {
+                "name": {"name": "guarded", "namespace": "default"},
+                "target": {"route": named},
+                "policy": {"mcpGuardrails": {"processors": [first]}},
+            }
+        ]
         self.gateway = stack.enter_context(GatewayProcess(config, workers=2))
 
     def remote(self, guard: ExtMcpServer, methods: Any, **more: Any) -> dict[str, Any]:
@@ -208,17 +218,18 @@ def test_methods_without_a_key_pass_by(setting: Setting) -> None:
 
 
 def test_at_a_backend_and_before_a_child_process(setting: Setting) -> None:
-    setting.client("/backend").text("echo")
-    assert len(setting.guard.take()) == 2
+    for path in ("/backend", "/targeted"):
+        setting.client(path).text("echo")
+        assert len(setting.guard.take()) == 2, path
     setting.guard.script = only("request", Answer(code=1, reason="not here"))
     assert error_of(setting.client("/backend"))["message"] == "not here"
-    for _ in range(4):
+    for number in range(4):
         # Whichever worker has the session's child.
         client = setting.client("/stdio")
         setting.guard.script = let_pass
-        assert client.result("tools/list")["tools"]
+        assert client.text("echo", text=f"{number}") == f"{number}"
         setting.guard.script = only("response", Answer(mutated={"content": []}))
-        called = client.result("tools/call", name="test_simple_text", arguments={})
+        called = client.result("tools/call", name="echo", arguments={"text": "x"})
         assert called == {"content": []}
 
 
@@ -509,3 +520,38 @@ def test_answers_of_webhooks_that_are_none(setting: Setting, answer: Any) -> Non
     setting.hook.answer, setting.hook.status = {"action": "pass"}, 204
     client = McpClient(setting.port, "/hook", session=client.session)
     assert error_of(client)["code"] == -32603
+
+
+# --- the example --------------------------------------------------------------------------------
+
+
+def test_example(setting: Setting) -> None:
+    config = yaml.safe_load((ROOT / "deploy/examples/mcp-guardrails.yaml").read_text())
+    (port,) = free_ports(1)
+    config["gateways"]["default"]["port"] = port
+    (of_route,) = config["routes"]
+    remote, hook = of_route["policies"]["mcpGuardrails"]["processors"]
+    remote["host"], hook["host"] = setting.guard.address, setting.hook_address
+    shop = McpServer("shop", tools=("search", "refund"))
+
+    def script(question: Question) -> Answer:
+        if question.payload["name"] == "refund" and question.metadata["team"] != "billing":
+            return Answer(code=1, reason="billing only")
+        return Answer(metadata={"risk": len(question.payload["arguments"]) / 2})
+
+    setting.guard.script = script
+    with Upstream(shop) as up:
+        of_route["backends"][0]["mcp"]["targets"][0]["mcp"]["host"] = f"http://{up.address}/mcp"
+        with GatewayProcess(config):
+            client = McpClient(port, headers={"x-team": "support"})
+            client.initialize()
+            assert client.text("search", q="x") == 'shop: search {"q": "x"}'
+            assert error_of(client, "refund")["message"] == "billing only"
+            # Too risky for the rules.
+            assert (
+                client.request("tools/call", name="search", arguments={"a": 1, "b": 2}).status
+                == 400
+            )
+            setting.hook.answer = {"action": "mutate", "result": {"content": []}}
+            called = client.result("tools/call", name="search", arguments={})
+            assert called == {"content": []}

@@ -142,7 +142,10 @@ def is_ours(path: str) -> bool:
         return True
     if any(
         path.endswith(f".mcp.{key}")
-        for key in ("maxNameLength", "listCacheTtl", "allowedOrigins", "mirroredHeaders")
+        for key in (
+            *("maxNameLength", "listCacheTtl", "allowedOrigins"),
+            *("mirroredHeaders", "rateLimits"),
+        )
     ) or path.endswith((".mcp.targets.[].pin", ".mcp.targets.[].tools")):
         return True
     if path.startswith(".config.modelCatalog.[].") and path.endswith((".url", ".refresh")):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,6 +16,7 @@ from sidecar.gateway.pipeline import Pipeline
 from sidecar.http.message import Request, Response
 from sidecar.net.host import Cancellable
 from sidecar.net.outbox import Outbox
+from tests.support.authority import Authority
 from tests.support.compiled import InProcess, ask_for
 from tests.support.models import COMPLETION, COMPLETION_STREAM, anthropic, openai
 from tests.support.upstream import Answer, Seen, Upstream
@@ -34,26 +37,51 @@ def script(seen: Seen) -> Answer:
     return openai(seen)
 
 
+@dataclass
+class Transport:
+    """How providers are reached."""
+
+    scheme: str
+    server: ssl.SSLContext | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    """What a model says of it."""
+
+
+@pytest.fixture(scope="module", params=["http", "https"])
+def transport(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Transport:
+    if request.param == "http":
+        return Transport("http")
+    folder: Path = tmp_path_factory.mktemp("tls")
+    root = Authority()
+    pair = root.issue(["provider.test"])
+    for name, text in (("root", root.root), ("pair", pair.cert + pair.key)):
+        (folder / name).write_text(text)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "pair")
+    tls = {"root": str(folder / "root"), "hostname": "provider.test"}
+    return Transport("https", context, {"backendTLS": tls})
+
+
 @pytest.fixture(scope="module")
-def one() -> Iterator[Upstream]:
-    with Upstream(script) as made:
+def one(transport: Transport) -> Iterator[Upstream]:
+    with Upstream(script, tls=transport.server) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def two() -> Iterator[Upstream]:
-    with Upstream(anthropic) as made:
+def two(transport: Transport) -> Iterator[Upstream]:
+    with Upstream(anthropic, tls=transport.server) as made:
         yield made
 
 
 @pytest.fixture
-async def gateway(one: Upstream, two: Upstream) -> AsyncIterator[InProcess]:
+async def gateway(transport: Transport, one: Upstream, two: Upstream) -> AsyncIterator[InProcess]:
     def model(name: str, kind: str, up: Upstream) -> dict[str, Any]:
-        return {
-            "name": name,
-            "provider": kind,
-            "params": {"baseUrl": f"http://{up.address}/v1", "apiKey": "sk-provider"},
-        }
+        url = f"{transport.scheme}://{up.address}/v1"
+        params = {"baseUrl": url, "apiKey": "sk-provider"}
+        return {"name": name, "provider": kind, "params": params, **transport.model}
 
     names = ("gpt-test", "fail-503", "fail-400", "dropped", "html")
     config = {
