@@ -31,6 +31,7 @@ def frontend_policies(data: Node, env: Mapping[str, str], run: Run) -> None:
     _merge_logging(data, payloads, run)
     _merge_tracing(data, env, payloads, run)
     _check(payloads, run)
+    _check_database(data, payloads, run)
     for kind, payload in payloads.items():
         place = f"frontendPolicies.{kind}" if given.get(kind) is not None else _DEPRECATED[kind]
         run.make("frontend", kind, {"policy": payload}, place)
@@ -52,6 +53,16 @@ def _check(payloads: dict[str, Any], run: Run) -> None:
             payloads["tls"] = {**tls, "cipherSuites": suites}
     if payloads.get("tracing") is not None:
         payloads["tracing"] = tracing(payloads["tracing"], "frontendPolicies.tracing", run)
+
+
+def _check_database(data: Node, payloads: dict[str, Any], run: Run) -> None:
+    config: Node = data.get("config") or {}
+    database = config.get("database") or (config.get("logging") or {}).get("database")
+    if (payloads.get("accessLog") or {}).get("database") is not None and database is None:
+        run.problem(
+            "frontendPolicies.accessLog.database",
+            "needs a database: config.database.url or config.logging.database.url",
+        )
 
 
 def _merge_logging(data: Node, payloads: Json, run: Run) -> None:

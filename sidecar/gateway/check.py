@@ -40,6 +40,7 @@ from sidecar.telemetry.export import OtlpTarget
 from sidecar.telemetry.expressions import Compiler
 from sidecar.telemetry.logs import parse_levels
 from sidecar.telemetry.metrics import RequestMetrics
+from sidecar.telemetry.request_log import RequestRows, standard_attributes
 from sidecar.telemetry.sink import LogSink
 from sidecar.telemetry.trace import Sampler
 
@@ -266,7 +267,8 @@ def _policy(name: str, data: Data, services: Services) -> Iterator[Test]:
     if kind in KINDS:
         yield "policy", {kind: payload}, lambda given: _made(given, services)
     elif kind == "mcpGuardrails":
-        yield "policy", None, lambda _: _server_check().check_guardrails(payload, services)
+        place = "policy.mcpGuardrails"
+        yield place, None, lambda _: _server_check().check_guardrails(payload, services)
     elif kind == "backendTLS":
         yield "policy", None, lambda _: ClientTls(payload, "backend.invalid")
 
@@ -282,6 +284,8 @@ def _frontend(name: str, data: Data, services: Services) -> Iterator[Test]:
         yield "", {name: policy}, lambda given: _made(given, services)
     elif name == "accessLog":
         yield "", policy, lambda given: _access_log(given, services)
+        if policy.get("database") is not None:
+            yield "database", policy["database"], lambda given: _request_rows(given, services)
     elif name == "tracing":
         yield from _tracing(policy, Compiler(services.cel))
     elif name == "http":
@@ -293,6 +297,11 @@ def _frontend(name: str, data: Data, services: Services) -> Iterator[Test]:
 def _access_log(policy: Data, services: Services) -> AccessLog:
     compiler, sink = Compiler(services.cel), LogSink(1)
     return AccessLog(policy, "text", compiler, sink=sink, clock=services.clock, path="")
+
+
+def _request_rows(policy: Data, services: Services) -> RequestRows:
+    compiler, clock = Compiler(services.cel), services.clock
+    return RequestRows(policy, None, compiler, put=lambda _: None, clock=clock, path="")
 
 
 def _tracing(policy: Data, compiler: Compiler) -> Iterator[Test]:
@@ -328,9 +337,21 @@ def _static(name: str, data: Data, services: Services) -> Iterator[Test]:
 
     yield "", {"metrics": config.get("metrics") or {}}, fields
     yield "logging.level", None, levels
+    standard = config.get("standardAttributes") or {}
+    for key in ("user", "group"):
+        one = {key: standard.get(key)}
+        yield (
+            "standardAttributes",
+            None,
+            partial(_standard, one, compiler),
+        )
     for key in ("connectionMinTerminationDeadline", "connectionTerminationDeadline"):
         if config.get(key):
             yield key, None, partial(_duration, config[key])
+
+
+def _standard(given: Data, compiler: Compiler, _: object) -> object:
+    return standard_attributes(given, compiler, "")
 
 
 def _duration(text: str, _: object) -> float:

@@ -97,6 +97,7 @@ class Answers:
             made = await self._stream(response, call, record, kind, may_move=may_move)
             guards = _guards_of(call)
             if guards is not None and guards.guards_streams:
+                record.state.hides_completion = True
                 body = GuardedStream(made.body, call.client, guards, request)
                 body.response = made
                 made.body = body
@@ -113,7 +114,9 @@ class Answers:
         guards = _guards_of(call)
         judged: Response | bool = False
         if guards is not None:
+            record.state.hides_completion = True
             judged = await guards.on_answer(call.client, made, request)
+            record.state.hides_completion = bool(judged)
             if isinstance(judged, Response):
                 return judged
         return _finished(response, call, raw, made, is_changed=bool(judged or is_mended))

@@ -68,10 +68,13 @@ class Prices(Protocol):
 class LlmState(dict[str, object]):
     """The variable `llm`. The prompt is put together only when an expression asks for it."""
 
-    __slots__ = ("_prompt", "_size")
+    __slots__ = ("_prompt", "_size", "hides_completion")
 
     def __init__(self) -> None:
         super().__init__()
+        self.hides_completion = False
+        """Whether the answer's words are not for keeping: a guard masked or refused it, or may
+        have, since what is noted are the provider's words."""
         self._prompt: Callable[[], list[dict[str, str]]] | None = None
         self._size: Callable[[], int] = int
 

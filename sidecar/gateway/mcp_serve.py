@@ -274,11 +274,7 @@ class McpServe:
             raise JsonRpcError(INVALID_REQUEST, "Invalid request: batches are not supported")
         if len(given) > _BATCH_MAX:
             raise JsonRpcError(INVALID_REQUEST, f"Invalid request: more than {_BATCH_MAX} messages")
-        sources = [
-            source
-            for message in given
-            if (source := await self._of_batch(message, caller, request, route)) is not None
-        ]
+        sources = await self._all_of_batch(given, caller, request, route)
         if not sources:
             return Response(202)
         if not all(source.is_json for source in sources):
@@ -287,6 +283,22 @@ class McpServe:
         response = document({})
         response.body = FixedBody(orjson.dumps([one.message for one in taken if one is not None]))
         return response
+
+    async def _all_of_batch(
+        self, given: list[Any], caller: Caller, request: Request, route: Route
+    ) -> list[Messages]:
+        sources: list[Messages] = []
+        try:
+            for message in given:
+                source = await self._of_batch(message, caller, request, route)
+                if source is not None:
+                    sources.append(source)
+        except BaseException:
+            # A server wants the client to begin anew, or to log in: nobody reads the others.
+            for source in sources:
+                source.close()
+            raise
+        return sources
 
     async def _of_batch(
         self, message: object, caller: Caller, request: Request, route: Route

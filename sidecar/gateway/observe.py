@@ -20,6 +20,7 @@ from sidecar.gateway.expressions import expression_context
 from sidecar.http.message import Connection, Request
 from sidecar.net.dialer import Address
 from sidecar.policies.base import Services
+from sidecar.state.request_log import RequestLogWriter, path_of
 from sidecar.state.tables import Tables
 from sidecar.telemetry.access import AccessLog
 from sidecar.telemetry.clock import Clock
@@ -28,6 +29,7 @@ from sidecar.telemetry.expressions import Compiler
 from sidecar.telemetry.fields import AccessEntry
 from sidecar.telemetry.logs import Logs
 from sidecar.telemetry.metrics import RequestMetrics, UpstreamMetrics
+from sidecar.telemetry.request_log import RequestRows
 from sidecar.telemetry.sink import LogSink
 from sidecar.telemetry.trace import ClientSpan, Tracer, context_of
 from sidecar.version import package_version
@@ -84,6 +86,8 @@ class Observers:
         self._retired: list[SpanExport] = []
         """Exports of earlier configurations that may still be sending."""
         self._lost_spans = 0
+        self.request_log: RequestLogWriter | None = None
+        """Made by the first configuration; where it writes to needs a restart to change."""
         self._upstreams: UpstreamMetrics | None = None
         self.drain_seconds = (0.0, 5.0)
         """Minimum and maximum of a drain (spec/config.md section 10.2)."""
@@ -118,12 +122,38 @@ class Observers:
         self._upstreams = UpstreamMetrics(requests.registry)
         logs = self._logs
         assert logs is not None
+        policy = frontend.get("accessLog")
         access = AccessLog(
-            frontend.get("accessLog"), logs.fmt, compiler, sink=self._sink, clock=self._clock
+            policy,
+            logs.fmt,
+            compiler,
+            sink=self._sink,
+            clock=self._clock,
+            rows=self._request_rows(config, policy or {}, compiler, services.cel),
         )
         policy = frontend.get("tracing")
         tracer = None if policy is None else self._tracer(policy, compiler)
         return Telemetry(requests, self._upstreams, access, tracer, TraceObserver(tracer, access))
+
+    def _request_rows(
+        self, config: Data, policy: Data, compiler: Compiler, engine: Engine
+    ) -> RequestRows | None:
+        """None where `config` has no database."""
+        path = path_of(config)
+        if path is None:
+            return None
+        if self.request_log is None:
+            self.request_log = RequestLogWriter(path)
+        rows = RequestRows(
+            policy.get("database"),
+            config.get("standardAttributes"),
+            compiler,
+            put=self.request_log.put,
+            clock=self._clock,
+        )
+        if rows.is_full:
+            engine.reads_completion = True
+        return rows
 
     def _take_static(self, config: Data) -> None:
         """What needs a restart to change (spec/config.md section 10.1), so taken once."""
@@ -194,6 +224,8 @@ class Observers:
 
     def close(self) -> None:
         """Write out what is queued."""
+        if self.request_log is not None:
+            self.request_log.close()
         if self._export is not None:
             self._export.close()
         self._sink.close()

@@ -44,7 +44,7 @@ from sidecar.state.leases import Leases
 from sidecar.state.tables import Tables
 from sidecar.telemetry.clock import Clock, SystemClock
 from sidecar.telemetry.fields import AccessEntry
-from sidecar.telemetry.metrics import LeaseMetrics, WorkerMetrics
+from sidecar.telemetry.metrics import LeaseMetrics, RequestLogMetrics, WorkerMetrics
 
 _log = logging.getLogger("sidecar.gateway.worker")
 _SLICE_SECONDS: Final = 0.001
@@ -108,6 +108,7 @@ class Worker:
         self._stopping = loop.create_future()
         self._own: WorkerMetrics | None = None
         self._lease_metrics: LeaseMetrics | None = None
+        self._row_metrics: RequestLogMetrics | None = None
         self._applying = asyncio.Lock()
         self._draw = random.random
         self._stale = 0
@@ -141,6 +142,7 @@ class Worker:
                 await leases.close()
                 self._count_leases(leases)
             self._observers.close()
+            self._count_rows()
 
     def _stop(self) -> None:
         if not self._stopping.done():
@@ -156,6 +158,7 @@ class Worker:
                 self._count_dropped(self._own)
                 if self._observers.leases is not None:
                     self._count_leases(self._observers.leases)
+                self._count_rows()
             if self._stale > (_STALE_IDLE if not self.in_flight else _STALE_MAX):
                 self._collect()
 
@@ -164,6 +167,14 @@ class Worker:
             self._lease_metrics = LeaseMetrics(self.gateway.requests.registry)
         if self._lease_metrics is not None:
             self._lease_metrics.take(leases.counted())
+
+    def _count_rows(self) -> None:
+        request_log = self._observers.request_log
+        if request_log is None or self._own is None:
+            return
+        if self._row_metrics is None:
+            self._row_metrics = RequestLogMetrics(self.gateway.requests.registry)
+        self._row_metrics.take(request_log.counts())
 
     def _count_dropped(self, own: WorkerMetrics) -> None:
         dropped = self._observers.dropped()

@@ -10,6 +10,7 @@ a modern request, a version from the future in `initialize`) passes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -23,6 +24,7 @@ LEGACY: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 """Newest first."""
 ASSUMED: Final = "2025-03-26"
 """Of a legacy client that names none."""
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 BATCHES: Final = ASSUMED
 """The only version in which several messages may share a body."""
 
@@ -159,3 +161,10 @@ def unknown_method(method: str, status: int = 404) -> JsonRpcError:
 def negotiated(asked: object) -> str:
     """The version that `initialize` is answered with: the one asked for, or the newest."""
     return asked if isinstance(asked, str) and asked in LEGACY else LEGACY[0]
+
+
+def greeting_version(asked: str) -> str:
+    """The version that servers are asked for in `initialize`: the client's own, but for one that
+    has no `initialize`, or is not known yet. A session could not go on in such a one."""
+    is_later = _DATE.fullmatch(asked) is not None and asked > LEGACY[0]
+    return LEGACY[0] if is_later else asked

@@ -156,6 +156,10 @@ class Federation:
         params = message.get("params")
         if params is None or not isinstance(params.get("protocolVersion"), str):
             raise JsonRpcError(INVALID_PARAMS, "Invalid params: protocolVersion is missing")
+        version = era.greeting_version(params["protocolVersion"])
+        if version != params["protocolVersion"]:
+            params = {**params, "protocolVersion": version}
+            message = {**message, "params": params}
         await self._asking.admit(caller)
         only, guard, targets = self.verbatim, self._guard, self._asking.names.targets
         if guard is not None:

@@ -106,6 +106,10 @@ class _Until:
         except SidecarError as error:
             self._answers.failures[self._name] = error
             return None
+        except Refused as error:
+            # In the middle of an answer: the status that it came with is nobody's any more.
+            self._answers.failures[self._name] = failure_of_refusal(error)
+            return None
         if inbound is None:
             if self._name not in self._answers.results:
                 text = f"MCP target {self._name} gave no answer"

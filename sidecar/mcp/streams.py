@@ -12,8 +12,8 @@ from typing import Final, final
 
 from sidecar import jsonrpc
 from sidecar.errors import SidecarError
-from sidecar.jsonrpc import INTERNAL_ERROR, Id, Json
-from sidecar.mcp.upstream.base import Inbound, Messages
+from sidecar.jsonrpc import INTERNAL_ERROR, Id, Json, JsonRpcError
+from sidecar.mcp.upstream.base import Inbound, Messages, Refused
 
 _WAITING_MAX: Final = 64
 """Messages that wait for a slow client, a server; then that server is not read."""
@@ -102,21 +102,30 @@ class Answering:
     See Messages; `next` does not raise.
     """
 
-    __slots__ = ("_identity", "_source", "is_json", "retry_ms")
+    __slots__ = ("_has_failed", "_identity", "_source", "is_json", "retry_ms")
 
     def __init__(self, source: Messages, identity: Id | None) -> None:
         self.is_json = source.is_json
         self.retry_ms = source.retry_ms
         self._source = source
         self._identity = identity
+        self._has_failed = False
 
     async def next(self) -> Inbound | None:
         """See Messages."""
+        if self._has_failed:
+            return None
         try:
             return await self._source.next()
-        except SidecarError as error:
-            self._source.close()
-            return Inbound(jsonrpc.error(self._identity, INTERNAL_ERROR, str(error)))
+        except JsonRpcError as error:
+            return self._failed(error.code, str(error), error.data)
+        except (SidecarError, Refused) as error:
+            return self._failed(INTERNAL_ERROR, str(error))
+
+    def _failed(self, code: int, text: str, data: object = None) -> Inbound:
+        self._has_failed = True
+        self._source.close()
+        return Inbound(jsonrpc.error(self._identity, code, text, data))
 
     def close(self) -> None:
         """See Messages."""
@@ -172,9 +181,10 @@ class Merged:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        # First: whoever reads must not wait for a task that our own bug has ended.
+        self._wake()
         if not task.cancelled():
             task.result()
-        self._wake()
 
     def _wake(self) -> None:
         waiter = self._waiter

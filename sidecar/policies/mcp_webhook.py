@@ -1,7 +1,7 @@
 """Guards of MCP messages over plain HTTP: a JSON document asks, a JSON document answers.
 
 An extension, for those who would rather write a web handler than serve gRPC; what it can say is
-what `ext_mcp` can. The documents are in docs/policies/mcpGuardrails.md.
+what `ext_mcp` can. The documents are in docs/mcp-guardrails.md.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _SAID_OF: Final[Mapping[str, frozenset[str]]] = {
     "mutate": frozenset(("params", "result")),
     "reject": frozenset(("code", "reason", "error")),
 }
+_TOLD_CHARS: Final = 200
 _MORE: Final = frozenset(("headers", "metadata"))
 """What an answer about a request may say beside."""
 
@@ -75,20 +76,21 @@ def verdict(phase: Phase, raw: bytes) -> Verdict:
     known.discard("result" if is_request else "params")
     if strange := answer.keys() - known:
         # `id` and `method` too: they are not a guard's to change.
-        raise BadVerdictError(f"it says {', '.join(sorted(map(repr, strange)))} to {action}")
-    told = answer.get("metadata", {})
-    if not isinstance(told, dict):
+        told = ", ".join(sorted(map(ascii, strange)))[:_TOLD_CHARS]
+        raise BadVerdictError(f"it says {told} to {action}")
+    metadata = answer.get("metadata", {})
+    if not isinstance(metadata, dict):
         raise BadVerdictError("its metadata is no object")
-    checked_metadata(told)
+    checked_metadata(metadata)
     added = set_fields(answer.get("headers", {}))
     if action == "reject":
-        return Verdict(refusal=_refused(answer), metadata=told)
+        return Verdict(refusal=_refused(answer), metadata=metadata)
     changed = None
     if action == "mutate":
         changed = answer.get("params" if is_request else "result")
         if not isinstance(changed, dict):
             raise BadVerdictError("what it wants instead is not an object")
-    return Verdict(changed, None, told, added)
+    return Verdict(changed, None, metadata, added)
 
 
 def _refused(answer: Json) -> Any:

@@ -26,15 +26,17 @@ from sidecar.telemetry.fields import (
     AccessEntry,
     Field,
     RouteFacts,
+    is_llm,
     source_address,
 )
 from sidecar.telemetry.logs import Format, Timestamps, escape, json_value, text_value
+from sidecar.telemetry.request_log import RequestRows
 from sidecar.telemetry.sink import LogSink
 from sidecar.telemetry.w3c import TraceContext
 
 _PATH = "frontendPolicies.accessLog"
-_KEYS = frozenset(("filter", "add", "remove"))
-_LATER = {"otlp": "access log over OTLP", "database": "request log database"}
+_KEYS = frozenset(("filter", "add", "remove", "database"))
+_LATER = {"otlp": "access log over OTLP"}
 _ADDRESS_KEYS = ("telemetry.access.text", "telemetry.access.json")
 _MAX_ROUTES = 65_536
 _NOWHERE = Connection("", 0, "", 0)
@@ -66,8 +68,11 @@ class AccessLog:
         sink: LogSink,
         clock: Clock,
         path: str = _PATH,
+        rows: RequestRows | None = None,
     ) -> None:
-        """`policy`: the payload of `accessLog`, None without one. Raises: ConfigError."""
+        """`policy`: the payload of `accessLog`, None without one, but for its `database`, which
+        became `rows`: what requests of models are written to besides. Raises: ConfigError.
+        """
         policy = policy or {}
         _check_keys(policy, path)
         source = policy.get("filter")
@@ -84,21 +89,30 @@ class AccessLog:
         self._tail = tuple(f for f in TAIL_FIELDS if f.name not in gone)
         self._is_usual = self._head == HEAD_FIELDS and self._tail == TAIL_FIELDS
         self._sink = sink
+        self._rows = rows
         self._clock = clock
         self._times = Timestamps()
         self._logger = logging.getLogger("request")
 
     @property
     def enabled(self) -> bool:
-        """Whether lines are written now; the level of the target `request` changes it."""
-        return self._logger.isEnabledFor(logging.INFO)
+        """Whether entries are wanted now: by the request log, or by the level of `request`."""
+        return self._rows is not None or self._logger.isEnabledFor(logging.INFO)
 
     def emit(self, entry: AccessEntry) -> None:
         """Write the entry's line, or not: a filter that fails does not let it pass."""
-        if not self._logger.isEnabledFor(logging.INFO):
+        has_line = self._logger.isEnabledFor(logging.INFO)
+        rows = self._rows if self._rows is not None and is_llm(entry) else None
+        if not has_line and rows is None:
             return
         if self._filter is not None and not self._filter.is_true(entry):
             return
+        if rows is not None:
+            rows.put(entry)
+        if has_line:
+            self._write(entry)
+
+    def _write(self, entry: AccessEntry) -> None:
         when = self._times.format(entry.ended_ns or self._clock.time_ns())
         line = self._style.line(when, self._body(entry))
         self._sink.write(line.encode("utf-8", "backslashreplace"))

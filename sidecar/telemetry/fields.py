@@ -168,12 +168,13 @@ def _mcp_kind(entry: AccessEntry) -> str | None:
     return next((k for k in ("tool", "prompt", "resource", "task") if mcp.get(k)), None)
 
 
-def _is_llm(entry: AccessEntry) -> bool:
+def is_llm(entry: AccessEntry) -> bool:
+    """Whether it was a request of a model."""
     return entry.request is not None and "llm" in entry.request.state
 
 
 def _operation(entry: AccessEntry) -> object:
-    return _of_state("llm", "operationName")(entry) or ("chat" if _is_llm(entry) else None)
+    return _of_state("llm", "operationName")(entry) or ("chat" if is_llm(entry) else None)
 
 
 def duration_text(nanoseconds: int) -> str:
@@ -277,6 +278,8 @@ _COSTS = (
     ("input_audio", "inputAudio"),
     ("output_audio", "outputAudio"),
 )
+COST_KEYS = tuple(key for _, key in _COSTS)
+"""The parts of `llm.cost`."""
 SPAN_FIELDS = (
     *HEAD_FIELDS,
     *AGENT_FIELDS,

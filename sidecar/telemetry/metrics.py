@@ -423,6 +423,26 @@ class LeaseMetrics:
 
 
 @final
+class RequestLogMetrics:
+    """What became of the rows that one worker had for the request log."""
+
+    __slots__ = ("_before", "_counters")
+
+    def __init__(self, registry: Registry) -> None:
+        self._counters = tuple(
+            registry.counter(f"request_log_{name}_total")
+            for name in ("rows", "dropped", "failures")
+        )
+        self._before: Sequence[int] = (0, 0, 0)
+
+    def take(self, counts: Sequence[int]) -> None:
+        """Rows written and rows lost, and times that the file took none: since the start."""
+        for counter, now, before in zip(self._counters, counts, self._before, strict=True):
+            counter.add(now - before)
+        self._before = counts
+
+
+@final
 class GatewayMetrics:
     """What the control process says of the whole. It alone writes these."""
 

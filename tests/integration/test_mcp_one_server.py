@@ -56,6 +56,15 @@ def test_initialize_is_the_servers_own(gateway: tuple[GatewayProcess, int]) -> N
     assert len(client.session) < 1024
 
 
+@pytest.mark.parametrize("version", ["2026-07-28", "2099-01-01"])
+def test_a_greeting_of_the_future(gateway: tuple[GatewayProcess, int], version: str) -> None:
+    client = McpClient(gateway[1])
+    agreed = client.initialize(version)["protocolVersion"]
+    assert agreed == "2025-11-25"
+    client.version = agreed
+    assert client.text("echo") == "one: echo {}"
+
+
 def test_call_answered_by_json(client: McpClient) -> None:
     got = client.request("tools/call", name="echo", arguments={"a": 1})
     assert got.get("content-type") == "application/json"

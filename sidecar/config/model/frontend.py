@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sidecar.config.model.base import Model, NotYet, Renamed
 from sidecar.config.model.callout import Callout
@@ -23,6 +23,7 @@ from sidecar.config.scalars import (
     Uint,
     Uint8,
     Uint32,
+    duration_ns,
 )
 
 
@@ -121,13 +122,21 @@ class OtlpAccessLog(Callout):
     """For http."""
 
 
+def _age(value: str) -> str:
+    if duration_ns(value) < duration_ns("1m"):
+        raise ValueError("must be at least 1m")
+    return value
+
+
 class DatabaseAccessLog(Model):
-    """Log entries in a database."""
+    """The request log: requests of models in the database of `config`."""
 
     llm: Literal["metadata", "full"] | None = None
-    """How much of LLM requests."""
+    """Whether prompts and answers are kept too (full). Default metadata."""
     add: dict[str, Expression] = Field(default_factory=dict)
-    """Fields by CEL."""
+    """Attributes by CEL, of the rows only."""
+    retention: Annotated[Duration, AfterValidator(_age)] | None = None
+    """Age at which rows are deleted, at least 1m (ours). Default: never."""
 
 
 class AccessLog(AccessLogFields):
@@ -137,7 +146,7 @@ class AccessLog(AccessLogFields):
     """CEL that is true for what is logged. Default: all."""
     otlp: Annotated[OtlpAccessLog | None, NotYet("access log by OTLP")] = None
     """Export by OTLP."""
-    database: Annotated[DatabaseAccessLog | None, NotYet("access log in a database")] = None
+    database: DatabaseAccessLog | None = None
     """Entries in a database."""
 
 

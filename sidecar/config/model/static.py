@@ -32,7 +32,6 @@ from sidecar.config.scalars import (
 
 CONTROL_PLANE = NotYet("xDS control plane")
 MESH = NotYet("mesh identity")
-DATABASE = NotYet("database")
 
 
 class DnsConfig(Model):
@@ -173,7 +172,7 @@ class DatabaseConfig(Model):
 
 
 def _is_file(database: DatabaseConfig) -> DatabaseConfig:
-    # Budgets are all that is kept in one so far, and they need a file that stays.
+    # Budgets and the request log need a file that stays.
     if sqlite_path(database.url) is None:
         raise PydanticCustomError(NOT_YET, "{feature}", {"feature": "databases but SQLite files"})
     return database
@@ -203,7 +202,7 @@ class SpiffeConfig(Model):
 
 
 class StandardAttributes(Model):
-    """CEL for the attributes of the database log."""
+    """CEL for the attributes of the request log."""
 
     user: Expression | None = None
     """Who."""
@@ -271,8 +270,8 @@ class LoggingConfig(Model):
     """Default info."""
     format: Literal["text", "json"] | None = None
     """Default text."""
-    database: Annotated[DatabaseConfig | None, DATABASE] = None
-    """A database of its own."""
+    database: Annotated[DatabaseConfig, AfterValidator(_is_file)] | None = None
+    """The request log's own SQLite file. Default: `config.database`."""
 
 
 class MetricFields(Model):
@@ -386,7 +385,7 @@ class StaticConfig(Model):
     model_catalog: list[CatalogSource] | None = None
     """Prices, later ones over earlier."""
     database: Annotated[DatabaseConfig, AfterValidator(_is_file)] | None = None
-    """A database: with a SQLite file, budgets are written to one beside it."""
+    """A SQLite file: the request log is in it, and budgets in one beside it."""
     storage: Annotated[StorageConfig | None, NotYet("changes made in the UI")] = None
     """Where changes made in the UI go."""
     ca_address: Annotated[str | None, MESH] = None
@@ -417,8 +416,8 @@ class StaticConfig(Model):
     """Default empty."""
     admin_addr: str | None = None
     """`ip:port`, `localhost:port`, `unix:/path` or `off`. Default localhost:15000."""
-    standard_attributes: Annotated[StandardAttributes | None, DATABASE] = None
-    """CEL for the database log."""
+    standard_attributes: StandardAttributes | None = None
+    """CEL for the request log."""
     stats_addr: str | None = None
     """Default [::]:15020."""
     histograms: Annotated[

@@ -6,7 +6,16 @@ import pytest
 
 from sidecar.http.headers import Headers
 from sidecar.jsonrpc import Json, JsonRpcError, kind_of
-from sidecar.mcp.era import LEGACY, MODERN, Legacy, Modern, era_of, negotiated, version_of
+from sidecar.mcp.era import (
+    LEGACY,
+    MODERN,
+    Legacy,
+    Modern,
+    era_of,
+    greeting_version,
+    negotiated,
+    version_of,
+)
 
 V = "io.modelcontextprotocol/protocolVersion"
 C = "io.modelcontextprotocol/clientCapabilities"
@@ -142,3 +151,10 @@ def test_two_versions() -> None:
 def test_negotiated() -> None:
     assert negotiated("2025-03-26") == "2025-03-26"
     assert negotiated("2099-01-01") == negotiated(None) == "2025-11-25"
+
+
+def test_what_servers_are_asked_for() -> None:
+    assert greeting_version(MODERN) == greeting_version("2099-01-01") == LEGACY[0]
+    # Servers judge what is none of the future.
+    for version in (*LEGACY, "2024-01-01", "odd", "2099-1-1", "9", ""):
+        assert greeting_version(version) == version

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from sidecar.cel.engine import Engine
+from sidecar.config.local import Source
+from sidecar.config.problems import InvalidConfigError
 from sidecar.errors import ConfigError, UpstreamError
+from sidecar.gateway.loading import Loader
 from sidecar.policies import ext_mcp, mcp_webhook
 from sidecar.policies._pb import ext_mcp_pb2 as pb
 from sidecar.policies.base import Services
@@ -50,6 +53,44 @@ def test_refused(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         McpGuardrails(parse(Config, {"processors": [{**ONE, **given}]}), services())
     assert caught.value.path == path
+
+
+DOCUMENT = """
+binds:
+- port: 3000
+  listeners:
+  - routes:
+    - policies: {mcpGuardrails: {processors: [%s]}}
+      backends:
+      - mcp: {targets: [{name: t, mcp: {host: "http://localhost:1/mcp"}}]}
+        policies: {mcpGuardrails: {processors: [%s]}}
+backends: [{name: named, host: "localhost:2"}]
+policies:
+- name: {name: p, namespace: default}
+  target: {backend: {backend: {name: named, namespace: ""}}}
+  policy: {mcpGuardrails: {processors: [%s]}}
+"""
+GOOD = '{kind: webhook, backend: named, path: /x, methods: {"*": full}}'
+BAD = '{kind: remote, host: "a:1", methods: {tools/cal: full}}'
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ((GOOD, GOOD, GOOD), ""),
+        ((BAD, GOOD, GOOD), "binds[0].listeners[0].routes[0].policies.mcpGuardrails"),
+        ((GOOD, BAD, GOOD), "binds[0].listeners[0].routes[0].backends[0].policies.mcpGuardrails"),
+        ((GOOD, GOOD, BAD), "policies[0].policy.mcpGuardrails"),
+    ],
+)
+def test_every_level_is_checked(given: tuple[str, str, str], path: str) -> None:
+    loader = Loader(Source("test", content=DOCUMENT % given), {})
+    if not path:
+        loader.load()
+        return
+    with pytest.raises(InvalidConfigError) as caught:
+        loader.load()
+    assert f"{path}.processors[0].methods.tools/cal: there is no such method" in str(caught.value)
 
 
 def test_what_is_looked_at() -> None:

@@ -251,7 +251,6 @@ def test_add_alone_keeps_the_order(lines):
     ("policy", "path"),
     [
         ({"otlp": {"host": "x:1"}}, "frontendPolicies.accessLog.otlp"),
-        ({"database": {"llm": "full"}}, "frontendPolicies.accessLog.database"),
         ({"filtr": "true"}, "frontendPolicies.accessLog.filtr"),
         ({"filter": "a b"}, "frontendPolicies.accessLog.filter"),
         ({"filter": 1}, "frontendPolicies.accessLog.filter"),
