@@ -58,6 +58,8 @@ def _check(payloads: dict[str, Any], run: Run) -> None:
 def _check_database(data: Node, payloads: dict[str, Any], run: Run) -> None:
     config: Node = data.get("config") or {}
     database = config.get("database") or (config.get("logging") or {}).get("database")
+    if run.known.has_lost("config"):
+        return  # it may well say where, and that is what is at fault
     if (payloads.get("accessLog") or {}).get("database") is not None and database is None:
         run.problem(
             "frontendPolicies.accessLog.database",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, final
+from typing import Any, Final, final
 
 from sidecar.cel.engine import CelError
 from sidecar.cel.variables import Plan
@@ -16,7 +16,7 @@ from sidecar.http.message import Request, Response
 from sidecar.policies import fields
 from sidecar.policies.base import Services
 
-_LEARNT: Final = re.compile(r"(llm|apiKey|jwt)((?:\.[A-Za-z]+){1,2})")
+_LEARNT: Final = re.compile(r"(?:llm|apiKey|jwt)(?:\.[A-Za-z]+){1,2}")
 """Who the client is, and what a call of a model has used or cost: by far the most frequent
 expressions of limits."""
 _SECRETS: Final = frozenset(("apiKey.key", "jwt.rawToken"))
@@ -38,7 +38,6 @@ class Expression:
     __slots__ = (
         "_keys",
         "_plan",
-        "_root",
         "is_learnt",
         "names_response",
         "needs_request_body",
@@ -71,16 +70,18 @@ class Expression:
         self.is_learnt = found is not None and found[0] not in _SECRETS
         """Whether it does no more than name a field of what policies or the model gateway learnt,
         so that `value` is quick."""
-        self._root = found[1] if found is not None else ""
-        self._keys = found[2].split(".")[1:] if found is not None else ()
+        self._keys = tuple(found[0].split(".")) if found is not None else ()
 
     def value(self, request: Request, response: Response | None = None) -> object:
         """The value as plain Python. Raises: CelError; RequestError for an ambiguous path."""
         # Fast path: a number or a text that stands where the expression says.
         if self.is_learnt:
-            held = request.state.get(self._root)
-            for key in self._keys:
-                held = held.get(key) if isinstance(held, dict) else None
+            held: Any = request.state
+            try:
+                for key in self._keys:
+                    held = held[key]
+            except (LookupError, TypeError):
+                held = None
             if type(held) in _PLAIN:
                 return held
         return self.program.eval(self._plan.activation(request, response))

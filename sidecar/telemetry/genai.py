@@ -122,17 +122,17 @@ class GenAiMetrics:
         cells = self._known.get((facts, names)) or self._found(facts, names)
         for key, observe in cells.tokens:
             count = llm.get(key)
-            if isinstance(count, int):
+            if type(count) is int:
                 observe(count)
         cells.duration(duration_seconds)
         first, each = llm.get("timeToFirstToken"), llm.get("timePerOutputToken")
-        if isinstance(first, float):
+        if type(first) is float:
             cells.first(first)
-        if isinstance(each, float):
+        if type(each) is float:
             cells.each(each)
         cost = llm.get("cost")
-        total = cost.get("total") if isinstance(cost, dict) else None
-        if isinstance(total, float) and total > 0:
+        total = cost.get("total") if type(cost) is dict else None
+        if type(total) is float and total > 0:
             cells.cost.add(total)
         if catalog_status:
             cells.looked_up(catalog_status)

@@ -21,6 +21,7 @@ _PARAMS: Final = (
     ("presence_penalty", "presence_penalty"),
     ("seed", "seed"),
 )
+_PARAM_KEYS: Final = frozenset(key for key, _ in _PARAMS)
 _KINDS: Final = {
     "system": "systemPrompt",
     "developer": "systemPrompt",
@@ -214,7 +215,8 @@ class _Completions(PlainFormat):
         loose.check_objects(body.get("messages"), "messages")
 
     def params(self, body: Json) -> Json:
-        return loose.pick(body, _PARAMS)
+        # Fast path: most requests have none.
+        return {} if _PARAM_KEYS.isdisjoint(body) else loose.pick(body, _PARAMS)
 
     def prompt(self, body: Json) -> list[dict[str, str]]:
         return [

@@ -47,6 +47,16 @@ class Scope:
     owner: int
     """Index of the worker that holds it; a target elsewhere reaches it over that one's socket."""
 
+    @property
+    def is_anyones(self) -> bool:
+        """Whether it is that of all who did not say who they are."""
+        return is_anyones(self.kind, self.key)
+
+
+def is_anyones(kind: str, key: bytes) -> bool:
+    """See `Scope.is_anyones`. The key of nobody is zeros (see mcp.sessions.principal_of)."""
+    return kind == "principal" and not any(key)
+
 
 @final
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ import orjson
 from sidecar import jsonrpc
 from sidecar.errors import UpstreamError
 from sidecar.jsonrpc import Json, JsonRpcError
-from sidecar.mcp.upstream.base import Era, Scope
+from sidecar.mcp.upstream.base import Era, Scope, is_anyones
 from sidecar.mcp.upstream.dialogue import Dialogue
 from sidecar.mcp.upstream.inbox import Inbox
 from sidecar.mcp.upstream.process import Process, Spawner, StdioSpec
@@ -82,7 +82,8 @@ class Child:
         self._limits = limits
         self._junk = 0
         self._slow: asyncio.TimerHandle | None = None
-        self.dialogue = Dialogue(name, limits.request_idle_seconds, self._tell, self._hold)
+        seconds, is_shared = limits.request_idle_seconds, is_anyones(*key[1:])
+        self.dialogue = Dialogue(name, seconds, self._tell, self._hold, is_anyones=is_shared)
 
     async def call(self, message: Json, era: Era) -> Inbox:
         """Send a request; its answer comes into the box. Raises: UpstreamError."""

@@ -15,6 +15,9 @@ answer goes, in this order, to
 4. a bounded backlog, which the next listening stream gets first. What is pushed out of it is lost;
    a request so lost is answered with an error, so that the server does not wait.
 
+Where clients that nobody can tell apart share the connection, 2 holds for an only request, and 3
+and 4 not at all: what one of them may not see of another is dropped.
+
 A server's `ping` is answered here: it asks whether this connection lives.
 """
 
@@ -72,7 +75,8 @@ class Dialogue:
     """One connection with one server, as to who is who on it.
 
     `write`: sends a message and does not wait. `hold`: True when a reader is slow and the server
-    should be read no further, False when it may be again.
+    should be read no further, False when it may be again. `is_anyones`: whether it is shared by
+    clients that may be different people.
     """
 
     __slots__ = (
@@ -82,6 +86,7 @@ class Dialogue:
         "_error",
         "_hold",
         "_idle",
+        "_is_anyones",
         "_is_held",
         "_listeners",
         "_name",
@@ -95,8 +100,11 @@ class Dialogue:
         idle_seconds: float,
         write: Callable[[Json], None],
         hold: Callable[[bool], None],
+        *,
+        is_anyones: bool = False,
     ) -> None:
         self._name = name
+        self._is_anyones = is_anyones
         self._idle = idle_seconds
         self._write = write
         self._hold = hold
@@ -249,6 +257,8 @@ class Dialogue:
         call = self._subscribed(params) or self._newest(method)
         if call is not None:
             self._give(call, message, size_bytes)
+        elif self._is_anyones:
+            self._lose(message)
         elif self._listeners:
             self._put(self._listeners[-1], message, size_bytes)
         else:
@@ -270,7 +280,7 @@ class Dialogue:
         return self._call_of(meta.get(SUBSCRIPTION)) if isinstance(meta, dict) else None
 
     def _newest(self, method: str) -> _Call | None:
-        if method in _OF_NO_REQUEST:
+        if method in _OF_NO_REQUEST or (self._is_anyones and len(self._calls) > 1):
             return None
         for call in reversed(self._calls.values()):
             if not (call.inbox.is_closed or call.inbox.is_ended or call.is_listen):
@@ -307,10 +317,13 @@ class Dialogue:
         while len(backlog) > BACKLOG_MESSAGES or self._backlog_bytes > BACKLOG_BYTES:
             lost, lost_bytes = backlog.popleft()
             self._backlog_bytes -= lost_bytes
-            _log.debug("%s: nobody listens, a message was dropped", self._name)
-            if "id" in lost:
-                text = "no client listens"
-                self._write(jsonrpc.error(lost["id"], jsonrpc.INTERNAL_ERROR, text))
+            self._lose(lost)
+
+    def _lose(self, lost: Json) -> None:
+        _log.debug("%s: nobody listens, a message was dropped", self._name)
+        if "id" in lost:
+            text = "no client listens"
+            self._write(jsonrpc.error(lost["id"], jsonrpc.INTERNAL_ERROR, text))
 
 
 def _tagged(message: Json, call: _Call) -> Json:

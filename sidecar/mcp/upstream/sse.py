@@ -157,7 +157,13 @@ class SseTarget:
         try:
             if content_type(response.headers) != b"text/event-stream":
                 raise broken(self.name, "answered GET with what is no event stream")
-            connection = SseConnection(self.name, response.body, pin, self._limits)
+            connection = SseConnection(
+                self.name,
+                response.body,
+                pin,
+                self._limits,
+                is_anyones=outbound.scope.is_anyones,
+            )
 
             async def post(message: Json) -> None:
                 await self._post(connection, replace(outbound, message=message))

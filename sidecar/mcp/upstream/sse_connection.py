@@ -36,8 +36,11 @@ ConnectionKey = tuple[str, str, bytes]
 class SseConnection:
     """One stream of a server, and who waits for what on it."""
 
-    def __init__(self, name: str, body: Body, pin: str, limits: Limits) -> None:
-        """`pin`: the endpoint that holds the stream, to which all messages go."""
+    def __init__(
+        self, name: str, body: Body, pin: str, limits: Limits, *, is_anyones: bool = False
+    ) -> None:
+        """`pin`: the endpoint that holds the stream, to which all messages go. `is_anyones`: see
+        Scope."""
         self.pin = pin
         self.greeting: Json | None = None
         self.is_announced = False
@@ -50,7 +53,9 @@ class SseConnection:
         self._room = asyncio.Event()
         self._room.set()
         self._own: asyncio.Queue[Json] = asyncio.Queue(maxsize=64)
-        self.dialogue = Dialogue(name, limits.idle_seconds, self._tell, self._hold)
+        self.dialogue = Dialogue(
+            name, limits.idle_seconds, self._tell, self._hold, is_anyones=is_anyones
+        )
 
     def _tell(self, message: Json) -> None:
         try:

@@ -154,6 +154,8 @@ def is_ours(path: str) -> bool:
         "serviceTiers" in path or path.endswith((".cacheWrite1h", "putImage"))
     ):
         return True  # of prices: docs/llm.md
+    if path.endswith(".database.retention"):  # docs/request-log.md
+        return True
     if path.endswith(".openapi.outputSchemas"):
         return True
     if path.endswith(("olicies.budgets", ".policy.budgets")):  # a policy of ours: docs/policies

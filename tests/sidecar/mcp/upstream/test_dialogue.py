@@ -21,10 +21,12 @@ LOG = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "
 class Line:
     """A dialogue whose both ends the test is."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_anyones: bool = False) -> None:
         self.written: list[Json] = []
         self.held: list[bool] = []
-        self.dialogue = Dialogue("t", 5.0, self.written.append, self.held.append)
+        self.dialogue = Dialogue(
+            "t", 5.0, self.written.append, self.held.append, is_anyones=is_anyones
+        )
 
     def call(self, identity: Any = 1, era: Any = "legacy", **params: Any) -> tuple[int, Inbox]:
         message = {"jsonrpc": "2.0", "id": identity, "method": "tools/call", "params": params}
@@ -65,6 +67,26 @@ async def test_a_log_line_goes_to_the_newest_request_that_is_read() -> None:
     line.answer(first)
     assert methods(await drained(older)) == ["notifications/message"] * 2 + [None]
     assert await drained(newer) == []
+
+
+async def test_nothing_of_one_client_reaches_another() -> None:
+    """Clients that did not say who they are share a server."""
+    line = Line(is_anyones=True)
+    first, one = line.call(1)
+    line.hear(LOG)
+    second, two = line.call(1, token=1)
+    line.hear(LOG)
+    # The first one has left, and its call goes on.
+    one.close()
+    line.hear(LOG, CHANGED, {**LOG, "method": "elicitation/create", "id": "q"})
+    line.answer(first)
+    line.answer(second)
+    assert methods(await drained(two)) == [None]
+    assert [message["id"] for message in line.written] == ["q"]
+    third, alone = line.call(2)
+    line.hear(LOG)
+    line.answer(third)
+    assert methods(await drained(alone)) == ["notifications/message", None]
 
 
 @pytest.mark.parametrize("token", [None, 99, "1", True])

@@ -308,7 +308,7 @@ async def test_a_server_that_dies_in_a_call_fails_it_and_is_greeted_anew() -> No
 
 
 async def test_a_server_that_never_answers() -> None:
-    async with server(limits=ChildLimits(request_idle_seconds=0.1)) as it:
+    async with server(limits=ChildLimits(request_idle_seconds=0.5)) as it:
         await it.greet()
         with pytest.raises(UpstreamError) as caught:
             await it.call("never")
