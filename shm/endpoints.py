@@ -114,6 +114,18 @@ class Slot:
     def latency_seconds(self, value: float) -> None:
         self._words_as_reals[LATENCY] = value
 
+    def observe(self, latency_seconds: float, weight: float) -> bool:
+        """Let one more latency count by this weight, the first wholly, and tell `is_troubled`.
+
+        As with the property: of two workers at once, one observation may be lost (E2).
+        """
+        reals = self._words_as_reals
+        old = reals[LATENCY]
+        reals[LATENCY] = (
+            latency_seconds if old == 0.0 else weight * latency_seconds + (1.0 - weight) * old
+        )
+        return self._words[TROUBLED] != 0
+
     def load(self) -> tuple[float, float, int]:
         """Health, latency in seconds, calls under way."""
         reals = self._words_as_reals

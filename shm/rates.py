@@ -211,9 +211,18 @@ class RateTable:
         with self._stripe(key) as stripe:
             at, raw = stripe.get(key)
             if raw:
-                capacity, refill, interval_ns, _ = LIMIT.unpack_from(raw, LIMIT_AT)
                 tail = raw[LIMIT_AT:FIELDS_BYTES]
                 _, level, since, _ = HEAD.unpack_from(raw)
+                # Fast path: nothing to count but the charge, and nothing to bound it.
+                if (
+                    0 <= level - delta <= limit.capacity
+                    and tail.startswith(limit.encoded)
+                    and 0 <= now_ns - since < limit.interval_ns
+                ):
+                    head = HEAD.pack(key, level - delta, since, seconds(now_ns))
+                    stripe.write(at, raw, head + tail)
+                    return
+                capacity, refill, interval_ns, _ = LIMIT.unpack_from(tail)
                 level, since = refilled(level, since, capacity, refill, interval_ns, now_ns)
             else:
                 level, since, capacity = limit.capacity, now_ns, limit.capacity

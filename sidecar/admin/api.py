@@ -119,6 +119,7 @@ def admin_app(
                 CORSMiddleware,
                 allow_origins=DEVELOPMENT_ORIGINS,
                 allow_methods=["GET", "POST"],
+                allow_headers=["content-type"],
             ),
         ],
     )

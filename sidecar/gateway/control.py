@@ -26,9 +26,11 @@ from shm.metrics import MetricsTable
 from sidecar.admin.api import ProcessStatus, admin_app, stats_app
 from sidecar.admin.budgets import budgets_route
 from sidecar.admin.health import readiness_app
+from sidecar.admin.logs import RequestLogReader, log_routes
 from sidecar.admin.server import AdminServer, parse_address
 from sidecar.admin.state import state_routes
 from sidecar.config.problems import InvalidConfigError, Problem
+from sidecar.config.scalars import duration_ns
 from sidecar.config.snapshot import (
     Resource,
     Snapshot,
@@ -54,6 +56,8 @@ from sidecar.state.keeper import BudgetKeeper
 from sidecar.state.leases import Leases
 from sidecar.state.redis_keeper import LeaseKeeper
 from sidecar.state.report import Amounts, Report
+from sidecar.state.request_log import path_of
+from sidecar.state.retention import RowKeeper
 from sidecar.state.tables import Tables
 from sidecar.telemetry.clock import SystemClock
 from sidecar.telemetry.logs import Logs, parse_levels
@@ -101,6 +105,9 @@ class Control:
         self._static: Resource
         """`config` as of the start: what it says holds until the gateway is started again."""
         self._is_ready = False
+        self._reader: RequestLogReader | None = None
+        self._is_leaving = False
+        """Whether the workers are gone, so that answers without end must end."""
         self._leases: Leases | None = tables.leasing(SystemClock())
         self._servers: list[AdminServer] = []
         self._sink = LogSink(_STDOUT)
@@ -146,6 +153,10 @@ class Control:
         ]
         if leases is not None:
             runs.append(("leases", leases.run))
+        log_path = path_of(config)
+        if log_path is not None:
+            keeper = RowKeeper(log_path, self._row_age_ns, time.time_ns)
+            runs.append(("request log", keeper.run))
         tending = [loop.create_task(untiring(what, run)) for what, run in runs]
         try:
             await self._stopping
@@ -155,12 +166,15 @@ class Control:
             # what workers spend until then is still written.
             await self._wait_workers()
         finally:
+            self._is_leaving = True
             for task in (watching, *tending):
                 task.cancel()
             await asyncio.gather(watching, *tending, return_exceptions=True)
         if leases is not None:
             await leases.give_back()
         await asyncio.gather(*(server.stop() for server in self._servers))
+        if self._reader is not None:
+            self._reader.close()
         self._sink.close()
 
     def _load_again(self, running: Mapping[str, Resource]) -> LoadedSnapshot:
@@ -197,6 +211,8 @@ class Control:
 
         amounts = Amounts(UNITS, shown)
         report = Report.of(self._tables, SystemClock(), amounts, self._leases)
+        log_path = path_of(config)
+        reader = self._reader = None if log_path is None else RequestLogReader(log_path)
 
         def admin(local: bool) -> Starlette:
             return admin_app(
@@ -207,6 +223,7 @@ class Control:
                 routes=(
                     *state_routes(report),
                     budgets_route(self._tables.budgets.table.rows, time.time_ns),
+                    *log_routes(reader, lambda: self._is_leaving),
                 ),
             )
 
@@ -417,6 +434,13 @@ class Control:
         if self._leases is not None and self._tables.leases is not None:
             self._own.redis_connected.set(0 if self._leases.link.is_down else 1)
             self._own.leases.set(self._tables.leases.stats().used)
+
+    def _row_age_ns(self) -> int | None:
+        """How long the request log keeps a row."""
+        found = self._current.snapshot.resources.get("frontend/accessLog")
+        policy: Any = {} if found is None else found.data["policy"]
+        age = (policy.get("database") or {}).get("retention")
+        return None if age is None else duration_ns(age)
 
     def _budget_keeper(self) -> BudgetKeeper:
         budgets, own = self._tables.budgets, self._own

@@ -157,7 +157,10 @@ class Answers:
         if body is None:
             text = "the provider's answer is not a JSON object"
             raise UpstreamError(502, "UpstreamFailure", text)
-        if nests_too_deeply(raw, body):
+        # What is passed on as it came, and read for its counts alone, is nobody's to write again.
+        is_plain = call.conversion is None and call.member.guards is None
+        reads_all = not is_plain or self._cel.reads_completion
+        if reads_all and nests_too_deeply(raw, body):
             raise UpstreamError(502, "UpstreamFailure", "the provider's answer nests too deeply")
         # A provider's own form of a format: only the client's says usage where it is looked for.
         is_dialect = call.conversion is not None and call.upstream is call.client

@@ -10,7 +10,7 @@ for what was seen of it. Where the provider did not come to say how much that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final, Protocol, final
@@ -149,13 +149,9 @@ class Record:
         self._priced: Usage | None = None
         """What `_status` is of. A reader goes on filling its own, which is priced at the end."""
         self._status = ""
-        # A retry of the route begins anew: what an earlier try noted is not counted again.
-        others: list[Ending] = []
-        for end in request.endings:
-            if isinstance(end, Record):
-                end.under_way.end()
-            else:
-                others.append(end)
+        others = request.endings
+        if STATE in request.state:
+            others = _without_record(others)
         request.endings = (self, *others)
         request.state[STATE] = self.state
 
@@ -336,6 +332,17 @@ class Record:
         status = self.price()
         seconds = (now - self._started_ns) / 1e9
         self._metrics.finish(self._route, self.state, seconds, status)
+
+
+def _without_record(endings: Iterable[Ending]) -> tuple[Ending, ...]:
+    """A retry of the route begins anew: what an earlier try noted is not counted again."""
+    others: list[Ending] = []
+    for end in endings:
+        if isinstance(end, Record):
+            end.under_way.end()
+        else:
+            others.append(end)
+    return tuple(others)
 
 
 def _prompt_chars(wire_format: WireFormat, body: Json) -> int:

@@ -6,13 +6,13 @@ Source: spec/llm.md section 0 (`streamIdleTimeout`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from types import TracebackType
 from typing import final
 
 
 @final
 class IdleWatch:
-    """Waits for a source, at most `seconds` each time. `close` when nobody reads any more.
+    """`with watch:` around a wait that may take `seconds`. `close` when nobody reads any more.
 
     The timer runs on from read to read and looks, when it is due, since when the reader waits: a
     stream of a thousand chunks sets it once, where `asyncio.timeout` would do so for each of them.
@@ -30,8 +30,8 @@ class IdleWatch:
         """Cancellations that the task had been asked for before it waited."""
         self._is_late = False
 
-    async def wait(self, read: Awaitable[bytes]) -> bytes:
-        """What `read` gives. Raises: TimeoutError, and as `read`."""
+    def __enter__(self) -> None:
+        """The task that runs begins to wait."""
         task = self._task = asyncio.current_task()
         assert task is not None
         loop = task.get_loop()
@@ -39,15 +39,23 @@ class IdleWatch:
         self._cancels = task.cancelling()
         if self._handle is None:
             self._handle = loop.call_later(self._seconds, self._look)
-        try:
-            return await read
-        except asyncio.CancelledError as error:
-            # As asyncio.timeout: somebody else may have cancelled the task at the same time.
-            if self._is_late and task.uncancel() <= self._cancels:
-                raise TimeoutError from error
-            raise
-        finally:
-            self._task = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """It has waited. Raises: TimeoutError in the place of the cancellation that is ours."""
+        task, self._task = self._task, None
+        # As asyncio.timeout: somebody else may have cancelled the task at the same time.
+        if (
+            self._is_late
+            and isinstance(error, asyncio.CancelledError)
+            and task is not None
+            and task.uncancel() <= self._cancels
+        ):
+            raise TimeoutError from error
 
     def _look(self) -> None:
         self._handle = None

@@ -76,7 +76,7 @@ class _Pulled:
         """See Body."""
         while not self._ended:
             try:
-                data = self._take_first() or self._source.read_nowait()
+                data = self._take_first() if self._first else self._source.read_nowait()
             except SidecarError as error:
                 return self._failed(error)
             if data is None:
@@ -89,10 +89,11 @@ class _Pulled:
     async def read(self) -> bytes:
         """See Body. A provider's failure is an event, not an exception."""
         while not self._ended:
-            data = self._take_first()
+            data = self._take_first() if self._first else b""
             try:
                 if not data:
-                    data = await self._watch.wait(self._source.read())
+                    with self._watch:
+                        data = await self._source.read()
             except TimeoutError:
                 text = f"the provider sent nothing for {self._idle:g} s"
                 return self._failed(UpstreamError(504, "Timeout", text))

@@ -140,7 +140,7 @@ class McpBackends:
         except ConfigError as problem:
             raise nested(f"{place}.policies", problem) from problem
         sender = Sender(
-            backend, entry["authority"], self._measured, self._tracer, self._services.clock
+            backend, entry["authority"], self._measured, self._tracer, self._services.clock, name
         )
         if kind == "openapi":
             return self._api(entry, sender, entry["authority"] or backend.default_authority, place)

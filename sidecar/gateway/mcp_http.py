@@ -7,7 +7,7 @@ section 6.3; hardening.md cases 42 and 48.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import orjson
@@ -36,6 +36,10 @@ _OWN: Final = frozenset(
 )
 _OWN_AND_CREDENTIALS: Final = _OWN | _CREDENTIALS
 _VERIFIED: Final = ("jwt.rawToken", "apiKey.key")
+_SUBJECTS: Final = ("sub", "client_id", "azp", "appid", "cid")
+"""Claims that say whose a token is, in this order: those of programs often lack `sub`."""
+_KEYS: Final = frozenset((b"api-key", b"x-api-key", b"x-auth-token", b"x-goog-api-key"))
+"""Headers that pass to servers as all others do, and mostly say who asks."""
 _REASON: Final = "MCP"
 
 
@@ -129,6 +133,16 @@ def passed_on(request: Request) -> tuple[Headers, Headers]:
     return kept, own
 
 
+def shown(request: Request, *, is_trusted: bool) -> dict[str, str]:
+    """What of a client tells servers who it is, and no policy here has looked at: two clients
+    that are one to the gateway may be two to them. `is_trusted`: some get its `Authorization`."""
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in request.headers
+        if name in _KEYS or (is_trusted and name == b"authorization")
+    }
+
+
 def proofs(request: Request) -> dict[str, str]:
     """By what kinds of proof it is known who asks, and who that is; empty for nobody."""
     state = request.state
@@ -136,9 +150,9 @@ def proofs(request: Request) -> dict[str, str]:
     claims = state.get("jwt")
     if claims is not None:
         make = getattr(claims, "cel", None)
-        told = make(frozenset(("iss", "sub"))) if callable(make) else claims
+        told = make(frozenset(("iss", *_SUBJECTS))) if callable(make) else claims
         if isinstance(told, Mapping):
-            found["jwt"] = orjson.dumps([str(told.get("iss")), str(told.get("sub"))]).decode()
+            found["jwt"] = orjson.dumps([str(told.get("iss")), *_subject(told, state)]).decode()
     key = state.get("apiKey.key")
     if isinstance(key, str):
         found["apiKey"] = key
@@ -148,6 +162,15 @@ def proofs(request: Request) -> dict[str, str]:
     if request.connection.tls is not None:
         _put_certificate(request, found)
     return found
+
+
+def _subject(claims: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whom a token is of. One that names nobody stands for itself: its holders are not one."""
+    for name in _SUBJECTS:
+        value = claims.get(name)
+        if isinstance(value, str | int) and value != "":
+            return (str(value),) if name == "sub" else (name, str(value))
+    return "", str(state.get("jwt.rawToken"))
 
 
 def _put_certificate(request: Request, found: dict[str, str]) -> None:

@@ -21,14 +21,14 @@ from shm.errors import ShmError
 from sidecar import jsonrpc
 from sidecar.errors import RequestError, SidecarError
 from sidecar.gateway.mcp_facts import Facts
-from sidecar.gateway.mcp_http import LIMITED, passed_on
+from sidecar.gateway.mcp_http import LIMITED, passed_on, shown
 from sidecar.http.headers import Headers
 from sidecar.http.message import Request
 from sidecar.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, Id, Json, JsonRpcError
 from sidecar.mcp import era
 from sidecar.mcp.federation import Federation, new_uuid
 from sidecar.mcp.lanes import Caller
-from sidecar.mcp.sessions import Live, Sessions, SessionsFullError
+from sidecar.mcp.sessions import Live, Sessions, SessionsFullError, seen_by_servers
 from sidecar.mcp.upstream.base import Answered, Inbound, Messages, Outbound, Refused, Scope
 from sidecar.mcp.upstream.inbox import Inbox
 
@@ -98,7 +98,7 @@ class OldStream:
         self.retry_ms: int | None = None
         self.principal = principal
         self._worker = worker
-        self._federation = federation
+        self._began_with = federation
         self._sessions: Sessions = worker.sessions
         self._inbox = Inbox("the stream of a client", None)
         self._room = asyncio.Event()
@@ -111,9 +111,14 @@ class OldStream:
         self._last: Request | None = None
         """Of the client's latest message: in whose name the session is ended."""
 
+    @property
+    def _federation(self) -> Federation:
+        return self._worker.current(self._began_with)
+
     def endpoint(self, place: int) -> str:
         """Where the client posts. `place`: this worker."""
-        plain = orjson.dumps([place, self.key.hex(), self.principal.hex()])
+        backend = self._began_with.key.hex()
+        plain = orjson.dumps([place, self.key.hex(), self.principal.hex(), backend])
         sealed = self._sessions.sealer.seal_bytes(plain, _PURPOSE)
         return f"{PATH}?{_QUERY}={sealed}"
 
@@ -259,22 +264,27 @@ class OldStream:
         headers, own = passed_on(request)
         owner = self._sessions.owner.worker
         scope = Scope("session", self.key, owner)
-        version = ""
+        version, who = "", self.principal
         if live is not None:
+            is_trusted = self._federation.lanes.shows_credentials
+            who = seen_by_servers(self._worker.key, who, shown(request, is_trusted=is_trusted))
             scope = Scope("session", live.key, live.row.owner.worker)
             version = live.claims.version
-        return Caller(request, headers, self.principal, "legacy", version, scope, live, own)
+        return Caller(request, headers, who, "legacy", version, scope, live, own)
 
 
-def place_of(sessions: Sessions, request: Request, principal: bytes) -> tuple[int, bytes] | None:
+def place_of(
+    sessions: Sessions, request: Request, principal: bytes, backend: bytes
+) -> tuple[int, bytes] | None:
     """Worker and key of the stream that a POST is for; None when it is for none of this
-    principal's."""
+    principal's, or for one of another backend, before which other policies stand."""
     given = parse_qs(request.target.partition("?")[2]).get(_QUERY, [])
     raw = sessions.sealer.open_bytes(given[0], _PURPOSE) if len(given) == 1 else None
     if raw is None:
         return None
-    worker, key, whose = orjson.loads(raw)
-    return (worker, bytes.fromhex(key)) if bytes.fromhex(whose) == principal else None
+    worker, key, *whose = orjson.loads(raw)
+    is_theirs = whose == [principal.hex(), backend.hex()]
+    return (worker, bytes.fromhex(key)) if is_theirs else None
 
 
 def posted(message: Json, request: Request, place: tuple[int, bytes]) -> Outbound:

@@ -9,9 +9,11 @@ closed), never otherwise: a tool may have been called.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final, final
 
 from sidecar.errors import SidecarError, UpstreamError
+from sidecar.gateway.mcp_facts import STATE
 from sidecar.gateway.plan import Backend
 from sidecar.gateway.upstream import Picked
 from sidecar.http.message import FixedBody, Request, Response
@@ -23,13 +25,15 @@ from sidecar.telemetry.trace import ClientSpan, Tracer
 
 _TRIES: Final = 2
 _PURPOSE: Final = ("Primary", "Mcp")
+_NAMES: Final = {"tool": "gen_ai.tool.name", "prompt": "gen_ai.prompt.name"}
+"""Subjects of a call that its span is named by; URIs and ids would make too many names."""
 
 
 @final
 class Sender:
     """One server's backend. See mcp.upstream.base.SendHttp."""
 
-    __slots__ = ("_authority", "_backend", "_clock", "_measured", "_tracer")
+    __slots__ = ("_authority", "_backend", "_clock", "_measured", "_target", "_tracer")
 
     def __init__(
         self,
@@ -38,13 +42,15 @@ class Sender:
         measured: Histogram,
         tracer: Tracer | None,
         clock: Clock,
+        target: str = "",
     ) -> None:
-        """`authority`: Host of every call; "" leaves it to the backend."""
+        """`authority`: Host of every call; "" leaves it to the backend. `target`: its name."""
         self._backend = backend
         self._authority = authority or backend.auto_host or backend.default_authority
         self._measured = measured
         self._tracer = tracer
         self._clock = clock
+        self._target = target
 
     async def __call__(
         self, request: Request, timeout_seconds: float, pin: str = ""
@@ -79,12 +85,15 @@ class Sender:
             self._measured.observe((clock() - started) * 1e-9)
             if span is not None:
                 is_error = bool(failure) or status >= 400
+                name, more = span_of(self._target, request)
                 span.finish(
                     method=request.method,
                     host=label,
                     path=request.path,
                     status=status,
                     error=failure if is_error else None,
+                    name=name,
+                    more=more,
                 )
 
     def _span(self, request: Request) -> ClientSpan | None:
@@ -165,3 +174,19 @@ class Sender:
     def _version(self) -> Version:
         backend = self._backend
         return backend.version or ("auto" if backend.has_tls else "h1")
+
+
+def span_of(target: str, request: Request) -> tuple[str, dict[str, str]]:
+    """Name and attributes of a call's span: what the client asked for. ("", {}) when nobody asked,
+    as at the end of a session that was left."""
+    asked = request.state.get(STATE)
+    if not isinstance(asked, Mapping) or "methodName" not in asked:
+        return "", {}
+    method = str(asked["methodName"])
+    name, more = f"{method} {target}", {"mcp.method.name": method, "mcp.target": target}
+    for kind, attribute in _NAMES.items():
+        about = asked.get(kind)
+        if isinstance(about, Mapping) and about.get("target") == target:
+            subject = str(about["name"])
+            return f"{name}_{subject}", {**more, attribute: subject}
+    return name, more

@@ -8,6 +8,7 @@ JSON or events. Any worker serves any of a session's requests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -33,19 +34,27 @@ from sidecar.gateway.mcp_http import (
     proofs,
     refusal,
     refused,
+    shown,
 )
 from sidecar.gateway.mcp_old import MAX_STREAMS, PATH, OldStream, place_of, posted
-from sidecar.gateway.mcp_stream import EventBody, answer, document, stream
+from sidecar.gateway.mcp_stream import EventBody, Logging, answer, document, stream
 from sidecar.http.message import FixedBody, PrefixedBody, Request, Response
 from sidecar.http.sse import encode_event
 from sidecar.jsonrpc import INVALID_REQUEST, Id, Json, JsonRpcError
-from sidecar.mcp import era
+from sidecar.mcp import era, event_ids
 from sidecar.mcp.era import BATCHES, Legacy, Modern, era_of, version_of
 from sidecar.mcp.federation import Federation, new_uuid
 from sidecar.mcp.lanes import Caller
-from sidecar.mcp.sessions import HEADER, Live, Sessions, SessionsFullError, principal_of
+from sidecar.mcp.sessions import (
+    HEADER,
+    Live,
+    Sessions,
+    SessionsFullError,
+    principal_of,
+    seen_by_servers,
+)
 from sidecar.mcp.streams import Answering, Merged, Ready
-from sidecar.mcp.upstream.base import Messages, Refused, Scope
+from sidecar.mcp.upstream.base import Inbound, Messages, Refused, Scope
 
 if TYPE_CHECKING:
     from sidecar.gateway.exchange import Exchange
@@ -54,7 +63,8 @@ if TYPE_CHECKING:
 
 _METHODS: Final = b"GET, POST, DELETE"
 _BATCH_MAX: Final = 64
-_RESUMABLE: Final = frozenset(("2025-03-26", "2025-06-18", "2025-11-25"))
+_PRIMED: Final = "2025-11-25"
+_RESUMABLE: Final = frozenset(("2025-03-26", "2025-06-18", _PRIMED))
 
 
 @final
@@ -158,8 +168,7 @@ class McpServe:
                 await self._federation.tell(message, caller)
                 return Response(202)
             messages = await self._federation.request(message, caller, facts.goes_to)
-            has_ids = caller.live is not None and caller.version in _RESUMABLE
-            return await answer(messages, identity, facts.seen, has_ids=has_ids)
+            return await answer(messages, identity, facts.seen, self._logging(caller))
         except JsonRpcError as error:
             error.identity = identity
             raise
@@ -176,24 +185,27 @@ class McpServe:
     def _caller(self, request: Request, spoken: Legacy | Modern, facts: Facts) -> Caller | Response:
         """Who asks; or how it is refused that there is no such session."""
         principal = self._principal(request)
+        is_trusted = self._federation.lanes.shows_credentials
+        # A session is not bound to it: tokens change as long as it lives.
+        who = seen_by_servers(self._worker.key, principal, shown(request, is_trusted=is_trusted))
         headers, own = passed_on(request)
         owner = self._sessions.owner.worker
         if isinstance(spoken, Modern):
-            scope = Scope("principal", principal, owner)
+            scope = Scope("principal", who, owner)
             return Caller(
-                request, headers, principal, "modern", spoken.version, scope, None, own, spoken.meta
+                request, headers, who, "modern", spoken.version, scope, None, own, spoken.meta
             )
         if not self._federation.is_stateful:
-            scope = Scope("principal", principal, owner)
+            scope = Scope("principal", who, owner)
             version = spoken.version or era.ASSUMED
-            return Caller(request, headers, principal, "legacy", version, scope, None, own)
+            return Caller(request, headers, who, "legacy", version, scope, None, own)
         live = self._session(request, principal)
         if isinstance(live, Response):
             return live
         facts.state["sessionId"] = live.shown
         scope = Scope("session", live.key, live.row.owner.worker)
         version = live.claims.version
-        return Caller(request, headers, principal, "legacy", version, scope, live, own)
+        return Caller(request, headers, who, "legacy", version, scope, live, own)
 
     def _session(self, request: Request, principal: bytes) -> Live | Response:
         given = request.headers.get_all(HEADER)
@@ -214,7 +226,7 @@ class McpServe:
         scope = Scope("session", sessions.key_of(uuid), sessions.owner.worker)
         caller = Caller(request, headers, principal, "legacy", "", scope, None, own)
         greeting = await self._federation.greet(message, caller, uuid)
-        response = await answer(greeting.messages, message["id"], facts.seen, has_ids=False)
+        response = await answer(greeting.messages, message["id"], facts.seen)
         if greeting.live is not None:
             facts.state["sessionId"] = greeting.live.shown
             self._worker.opened(self._federation, greeting.live)
@@ -238,7 +250,8 @@ class McpServe:
     async def _told(self, request: Request, route: Route) -> Response:
         """A message to such a stream, on which its answer comes."""
         check_json(request)
-        place = place_of(self._sessions, request, self._principal(request))
+        principal, backend = self._principal(request), self._federation.key
+        place = place_of(self._sessions, request, principal, backend)
         if place is None:
             return no_session(404)
         facts = Facts(request)
@@ -337,13 +350,32 @@ class McpServe:
         if isinstance(caller, Response):
             return caller
         last = request.headers.get(b"last-event-id") or b""
+        place = event_ids.parse(last)
+        earlier: list[Inbound] = []
+        if isinstance(place, event_ids.Logged):
+            found = await self._worker.logged(place, last, caller)
+            if not place.listens:
+                # Nothing where the log is lost: the client's request has no answer any more.
+                return stream(EventBody(found or Ready(()), None, _unseen, has_ids=True))
+            while found is not None and (inbound := await found.next()) is not None:
+                earlier.append(inbound)
+            last = next((one.event_id for one in reversed(earlier) if one.event_id), b"")
         try:
             messages = await self._federation.listen(caller, last)
         except UpstreamError as error:
             return failed(error, None)
-        if messages is None:
+        if messages is None and not earlier:
             return not_allowed(b"POST, DELETE")
-        return stream(EventBody(messages, None, _unseen, has_ids=True))
+        logging = self._logging(caller, earlier)
+        body = EventBody(messages or Ready(()), None, _unseen, has_ids=True, logging=logging)
+        return stream(body)
+
+    def _logging(self, caller: Caller, earlier: Sequence[Inbound] = ()) -> Logging | None:
+        """How the stream can be taken up again; None where the client does not do that."""
+        live = caller.live
+        if live is None or caller.version not in _RESUMABLE:
+            return None
+        return Logging(self._worker.logs, live.key, caller.version == _PRIMED, earlier)
 
     async def _deleted(self, request: Request) -> Response:
         caller = self._session_caller(request)

@@ -10,20 +10,24 @@ error that answers the request: the status was sent long ago.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, final
 
 import orjson
 
-from sidecar import jsonrpc
 from sidecar.errors import SidecarError
 from sidecar.http.headers import Headers
 from sidecar.http.message import FixedBody, Response
 from sidecar.http.sse import encode_event
-from sidecar.jsonrpc import INTERNAL_ERROR, Id, Json, JsonRpcError
+from sidecar.jsonrpc import Id, Json, JsonRpcError
+from sidecar.mcp.event_log import Failure, Reader, failure
+from sidecar.mcp.event_logs import EventLogs
 from sidecar.mcp.upstream.base import Inbound, Messages, Refused
 
 KEEP_ALIVE_SECONDS: Final = 15.0
+PRIME_SECONDS: Final = 0.05
+"""Of silence, until a client is told an id: most answers are there sooner, and need none."""
 _COMMENT: Final = b": keep-alive\n\n"
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (
@@ -34,6 +38,20 @@ _EVENTS: Final = (
 
 Seen = Callable[[Json], None]
 """Told of each message that goes to the client."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Logging:
+    """How a stream is logged whose server names no events."""
+
+    logs: EventLogs
+    session: bytes
+    """Key of its row."""
+    primes: bool
+    """Whether the client knows events that say but an id (2025-11-25)."""
+    earlier: Sequence[Inbound] = ()
+    """What the client missed of an earlier stream."""
 
 
 def document(message: Json, status: int = 200) -> Response:
@@ -47,14 +65,17 @@ def stream(body: EventBody) -> Response:
     return Response(200, Headers(_EVENTS), body)
 
 
-async def answer(messages: Messages, identity: Id | None, seen: Seen, *, has_ids: bool) -> Response:
+async def answer(
+    messages: Messages, identity: Id | None, seen: Seen, logging: Logging | None = None
+) -> Response:
     """As the server answered: JSON for JSON, else events. Raises: UpstreamError.
 
-    `identity`: of the request that is answered; None for a listening stream. `has_ids`: whether
-    the client may resume the stream.
+    `identity`: of the request that is answered; None for a listening stream. `logging`: where the
+    client may resume the stream.
     """
     if not messages.is_json:
-        return stream(EventBody(messages, identity, seen, has_ids=has_ids))
+        has_ids = logging is not None
+        return stream(EventBody(messages, identity, seen, has_ids=has_ids, logging=logging))
     inbound = await messages.next()
     messages.close()
     assert inbound is not None, "JSON is one message"
@@ -71,6 +92,7 @@ class EventBody:
         "_has_ids",
         "_identity",
         "_keep_seconds",
+        "_logging",
         "_messages",
         "_seen",
         "_task",
@@ -85,8 +107,10 @@ class EventBody:
         seen: Seen,
         *,
         has_ids: bool,
+        logging: Logging | None = None,
         keep_seconds: float = KEEP_ALIVE_SECONDS,
     ) -> None:
+        """`logging`: of a stream that may turn out to be without ids; None for any other."""
         self.length: int | None = None
         self.trailers: Headers | None = None
         self._messages = messages
@@ -96,6 +120,9 @@ class EventBody:
         self._keep_seconds = keep_seconds
         self._task: asyncio.Task[Inbound | None] | None = None
         self._ended = False
+        self._logging = logging
+        if logging is not None and logging.earlier:
+            self._log(logging)
 
     def read_nowait(self) -> bytes | None:
         """See Body."""
@@ -110,11 +137,44 @@ class EventBody:
             # Kept over comments: to cancel it could lose what it has read.
             task = self._task = asyncio.get_running_loop().create_task(self._messages.next())
         if not task.done():
-            await asyncio.wait((task,), timeout=self._keep_seconds)
+            logging = self._logging
+            primes = logging is not None and logging.primes
+            await asyncio.wait((task,), timeout=PRIME_SECONDS if primes else self._keep_seconds)
             if not task.done():
-                return _COMMENT
+                if logging is None or not primes:
+                    return _COMMENT
+                self._task = None
+                reader = self._log(logging, task)
+                return _COMMENT if reader is None else self._told(reader)
         self._task = None
         return self._event(task)
+
+    def _log(
+        self,
+        logging: Logging,
+        reading: asyncio.Task[Inbound | None] | None = None,
+        first: Sequence[Inbound] = (),
+    ) -> Reader | None:
+        """From here on the log reads the server. None when there is no room for it."""
+        self._logging = None
+        reader = logging.logs.begin(
+            logging.session,
+            self._identity,
+            self._messages,
+            reading,
+            (*logging.earlier, *first),
+            primes=logging.primes,
+        )
+        if reader is None:
+            self._task = reading
+        else:
+            self._messages = reader
+        return reader
+
+    def _told(self, reader: Reader) -> bytes:
+        """What is at hand."""
+        told = [self._encoded(reader.queue.popleft()) for _ in range(len(reader.queue))]
+        return b"".join(told)
 
     def _event(self, task: asyncio.Task[Inbound | None]) -> bytes:
         if task.cancelled():
@@ -127,21 +187,29 @@ class EventBody:
         if inbound is None:
             self._ended = True
             return b""
+        logging = self._logging
+        if logging is not None:
+            is_first = not inbound.event_id and "method" in inbound.message
+            reader = self._log(logging, None, (inbound,)) if is_first else None
+            if reader is not None:
+                return self._told(reader)
+            # Its server names events itself, or this is the answer, and nothing follows.
+            self._logging = None
+        return self._encoded(inbound)
+
+    def _encoded(self, inbound: Inbound) -> bytes:
         identity = inbound.event_id if self._has_ids else b""
         if not inbound.message:
             return encode_event(b"", b"", identity, inbound.retry_ms)
         self._seen(inbound.message)
         return encode_event(orjson.dumps(inbound.message), b"message", identity)
 
-    def _failed(self, error: SidecarError | JsonRpcError | Refused) -> bytes:
+    def _failed(self, error: Failure) -> bytes:
         self._ended = True
         self._messages.close()
         if self._identity is None:
             return b""
-        if isinstance(error, JsonRpcError):
-            message = jsonrpc.error(self._identity, error.code, str(error), error.data)
-        else:
-            message = jsonrpc.error(self._identity, INTERNAL_ERROR, str(error))
+        message = failure(self._identity, error)
         self._seen(message)
         return encode_event(orjson.dumps(message), b"message")
 

@@ -14,19 +14,21 @@ from typing import Any, Final, final
 from shm.errors import ShmError
 from shm.sessions import Owner
 from sidecar.config.scalars import duration_seconds
-from sidecar.errors import SidecarError
+from sidecar.errors import SidecarError, UpstreamError
 from sidecar.gateway.mcp_keys import state_keys
 from sidecar.gateway.mcp_old import STREAMS, OldStreams
 from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Request
+from sidecar.mcp import event_ids
 from sidecar.mcp.bridge.state import IDLE_SECONDS, BridgeState
 from sidecar.mcp.bridge.target import Bridge, BridgedTarget
+from sidecar.mcp.event_logs import LOGS, EventLogs
 from sidecar.mcp.federation import Federation
 from sidecar.mcp.lanes import Caller
 from sidecar.mcp.peers import OwnedTarget, Peers
 from sidecar.mcp.sessions import Live, Sessions
 from sidecar.mcp.token import Sealer
-from sidecar.mcp.upstream.base import Outbound, Scope, Target
+from sidecar.mcp.upstream.base import Messages, Outbound, Refused, Scope, Target
 from sidecar.mcp.upstream.children import ChildLimits, Children
 from sidecar.mcp.upstream.openapi_source import Sources
 from sidecar.mcp.upstream.sse_connection import SseConnections
@@ -66,6 +68,8 @@ class McpWorker:
         """Keys of the targets that the configuration in force names."""
         self._bridges: dict[str, BridgeState] = {}
         self._federations: dict[bytes, Federation] = {}
+        self._in_force: dict[bytes, Federation] = {}
+        """Those of the configuration in force, while the others may be of one that is to come."""
         self._opened: OrderedDict[bytes, tuple[bytes, Live]] = OrderedDict()
         """Sessions that began here: `(backend, session)` by the key of their row."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,6 +79,7 @@ class McpWorker:
         self.key = tables.session_key
         self.lingerers = Lingerers()
         self.streams = OldStreams()
+        self.logs = EventLogs(worker)
         self.apis = Sources()
         self.connections: SseConnections
         self.children: Children
@@ -126,7 +131,9 @@ class McpWorker:
         return BridgedTarget(target, key, state, owned, is_legacy=is_legacy)
 
     def _owned(self, key: str) -> Target | None:
-        return self.streams if key == STREAMS else self._targets.get(key)
+        if key == STREAMS:
+            return self.streams
+        return self.logs if key == LOGS else self._targets.get(key)
 
     async def deliver(self, outbound: Outbound) -> None:
         """A message to a stream of the older transport, whichever worker holds it.
@@ -139,13 +146,36 @@ class McpWorker:
         else:
             await self._peers.send(owner, STREAMS, outbound)
 
+    async def logged(
+        self, place: event_ids.Logged, last_event_id: bytes, caller: Caller
+    ) -> Messages | None:
+        """What followed an event of a log, whichever worker holds it; None when it is lost."""
+        assert caller.live is not None
+        scope = Scope("session", caller.live.key, place.worker)
+        version, request = caller.version, caller.request
+        outbound = Outbound({}, "legacy", version, request, Headers(), scope)
+        if place.worker == self._worker:
+            return await self.logs.listen(outbound, last_event_id)
+        if place.worker >= self._peers.workers:
+            return None
+        try:
+            return await self._peers.listen(place.worker, LOGS, outbound, last_event_id)
+        except (UpstreamError, Refused) as error:
+            _log.debug("an event log is lost: %s", error)
+            return None
+
     def add(self, federation: Federation) -> None:
         """The backend of this key as it is from now on."""
         self._federations[federation.key] = federation
 
+    def current(self, federation: Federation) -> Federation:
+        """The same backend by the configuration in force: what lives long must learn its rules."""
+        return self._in_force.get(federation.key, federation)
+
     def retire(self, resources: Mapping[str, Mapping[str, Any]]) -> None:
         """A configuration is in force. What only earlier ones named ends: what nobody uses at
         once, and what calls under way use after a while. `resources`: of its snapshot."""
+        self._in_force = dict(self._federations)
         if not self._is_started:
             return
         keys = self._named = state_keys(resources)
@@ -189,6 +219,7 @@ class McpWorker:
     def closed(self, live: Live) -> None:
         """It was ended by its client."""
         self._opened.pop(live.key, None)
+        self.logs.end_session(live.key)
 
     async def _reap(self) -> None:
         """Tell servers of sessions that ended because nobody used them."""
@@ -205,6 +236,9 @@ class McpWorker:
         assert sessions is not None
         for state in self._bridges.values():
             state.sweep(self._clock.monotonic_ns() - IDLE_SECONDS * 1_000_000_000)
+        for key in self.logs.sessions():
+            if not sessions.is_live(key):
+                self.logs.end_session(key)
         for count, (key, (backend, live)) in enumerate(tuple(self._opened.items())):
             if count % _REAPED_AT_ONCE == _REAPED_AT_ONCE - 1:
                 await asyncio.sleep(0)
@@ -250,6 +284,7 @@ class McpWorker:
             return
         if self._is_started:
             await self._peers.close()
+        await self.logs.close()
         await self.connections.close()
         await self.children.close()
         await self.lingerers.close()

@@ -101,6 +101,11 @@ class SseDecoder:
         return [] if event is None else [event]
 
     @property
+    def is_within(self) -> bool:
+        """Whether an event has begun that is not complete."""
+        return len(self._buffer) > 0
+
+    @property
     def pending(self) -> bytes:
         """Bytes of an event that is not complete."""
         return bytes(self._buffer)

@@ -89,7 +89,12 @@ class Asking:
         )
         sources = {name: one for name, one in zip(sent, taken, strict=True) if one is not None}
         changes = {name: self.change(name) for name in sources}
-        gathered = Gathered(sources, answers, lambda name, inbound: changes[name](inbound), finish)
+
+        def change(name: str, inbound: Inbound) -> Inbound:
+            # Without its id: by that the client would get the one server's answer alone.
+            return Inbound(changes[name](inbound).message)
+
+        gathered = Gathered(sources, answers, change, finish)
         await gathered.whole()
         return gathered
 

@@ -4,7 +4,8 @@ Source: spec/mcp_a2a.md sections 1.2 (2025-11-25), 1.3 and 5.2 row 5.
 
 Behind one server they are the server's own. Behind several each holds the last id of every server
 that the stream has seen, so that each is asked to go on from there. A stream whose server names
-none is kept in a log of the worker that reads it, and its ids say which, where and how far.
+none is kept in a log of the worker that serves it (mcp.event_log), and its ids say which, where and
+how far.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import orjson
 from sidecar.mcp.token import base64, unbase64
 
 MAX_CHARS: Final = 4096
-_LOGGED: Final = re.compile(r"agw-l([0-9]{1,5})-([0-9a-f]{16})-([0-9]{1,15})")
+_LOGGED: Final = re.compile(r"agw-([ls])([0-9]{1,5})-([0-9a-f]{16})-([0-9]{1,15})")
 _COMPOSITE: Final = "agw-u"
 
 
@@ -33,6 +34,8 @@ class Logged:
     """16 hexadecimal digits."""
     number: int
     """From 0: the priming event."""
+    listens: bool = False
+    """Whether it is a stream of what servers say of their own accord."""
 
 
 @final
@@ -45,7 +48,8 @@ class Composite:
 
 def logged(place: Logged) -> bytes:
     """The id of an event in a log."""
-    return f"agw-l{place.worker}-{place.stream}-{place.number}".encode()
+    kind = "s" if place.listens else "l"
+    return f"agw-{kind}{place.worker}-{place.stream}-{place.number}".encode()
 
 
 def composite(last: Mapping[str, bytes]) -> bytes:
@@ -61,7 +65,7 @@ def parse(raw: bytes) -> Logged | Composite | bytes | None:
     text = raw.decode("latin-1")
     found = _LOGGED.fullmatch(text)
     if found is not None:
-        return Logged(int(found[1]), found[2], int(found[3]))
+        return Logged(int(found[2]), found[3], int(found[4]), listens=found[1] == "s")
     if not text.startswith(_COMPOSITE):
         return raw
     plain = unbase64(text.removeprefix(_COMPOSITE)) if text.isascii() else None

@@ -58,7 +58,7 @@ class Caller:
     headers: Headers
     """See Outbound."""
     principal: bytes
-    """16 bytes."""
+    """16 bytes: whose session it is when one begins; else whom servers see (see mcp.sessions)."""
     era: Era
     version: str
     scope: Scope
@@ -128,6 +128,11 @@ class Lanes:
         self.later = later
         self._sessions = sessions
         self._renewing: WeakValueDictionary[tuple[bytes, str], _Alone] = WeakValueDictionary()
+
+    @property
+    def shows_credentials(self) -> bool:
+        """Whether some server sees the client's own."""
+        return bool(self._trusted)
 
     def outbound(
         self, name: str, message: Json, caller: Caller, held: Held | None = None

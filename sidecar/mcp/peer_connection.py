@@ -16,7 +16,7 @@ import orjson
 
 from sidecar.errors import UpstreamError
 from sidecar.mcp import peer_frames
-from sidecar.mcp.upstream.base import Held, Messages, Refused, Target
+from sidecar.mcp.upstream.base import Held, Inbound, Messages, Refused, Target
 from sidecar.mcp.upstream.inbox import Inbox
 
 _log = logging.getLogger("sidecar.mcp.peers")
@@ -203,7 +203,7 @@ class Serving:
         connection = self._connection
         try:
             connection.send(peer_frames.begun(messages, held, listens=listens))
-            while (inbound := await messages.next()) is not None:
+            while (inbound := await _next(messages)) is not None:
                 connection.send(peer_frames.message(inbound, messages.retry_ms))
                 if not connection.room.is_set():
                     async with asyncio.timeout(SLOW_SECONDS):
@@ -211,6 +211,18 @@ class Serving:
             connection.send({"end": True})
         finally:
             messages.close()
+
+
+async def _next(messages: Messages) -> Inbound | None:
+    """A refusal in the middle of an answer is a failure like others: its head is gone already.
+
+    Raises: UpstreamError.
+    """
+    try:
+        return await messages.next()
+    except Refused as refused:
+        text = f"an MCP target answered {refused.status} in the middle of a call"
+        raise UpstreamError(502, "UpstreamFailure", text) from refused
 
 
 @final

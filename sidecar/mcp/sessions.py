@@ -211,6 +211,11 @@ class Sessions:
         return self._table.peek(key, self._clock.monotonic_ns()) is not None
 
 
+def seen_by_servers(key: bytes, principal: bytes, shown: Mapping[str, str]) -> bytes:
+    """16 bytes that tell whom servers see: of a principal, and what it shows them by itself."""
+    return principal_of(key, {**shown, "": principal.hex()}) if shown else principal
+
+
 def principal_of(key: bytes, who: Mapping[str, str]) -> bytes:
     """16 bytes that stand for who asks; zeros for nobody. `who`: by kind of proof."""
     if not who:

@@ -53,6 +53,9 @@ class EndpointState(Protocol):
     def load(self) -> tuple[float, float, int]:
         """Health from 0 to 1, latency in seconds, calls under way."""
 
+    def observe(self, latency_seconds: float, weight: float) -> bool:
+        """Let one more latency count by this weight (see `smoothed`), and tell `is_troubled`."""
+
     def update(self, change: Callable[[Standing], Standing]) -> tuple[Standing, Standing]:
         """Replace the standing by `change` of it, in one step: before and after."""
 
@@ -91,6 +94,11 @@ class LocalState:
     def load(self) -> tuple[float, float, int]:
         """See EndpointState."""
         return self.standing.health, self.latency_seconds, self.in_flight
+
+    def observe(self, latency_seconds: float, weight: float) -> bool:
+        """See EndpointState."""
+        self.latency_seconds = smoothed(self.latency_seconds, latency_seconds, weight)
+        return self.standing.is_troubled
 
     def update(self, change: Callable[[Standing], Standing]) -> tuple[Standing, Standing]:
         """See EndpointState."""
@@ -151,9 +159,9 @@ def returned(standing: Standing, now_ns: int) -> Standing:
     return standing._replace(health=health, ejected_until_ns=0)
 
 
-def smoothed(old: float, new: float) -> float:
+def smoothed(old: float, new: float, weight: float = ALPHA) -> float:
     """The moving average after one more observation; an old value of 0 counts as none."""
-    return new if old == 0.0 else ALPHA * new + (1.0 - ALPHA) * old
+    return new if old == 0.0 else weight * new + (1.0 - weight) * old
 
 
 @final

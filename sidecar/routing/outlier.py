@@ -25,7 +25,7 @@ from shm.standing import Standing
 from sidecar.config.scalars import duration_ns
 from sidecar.errors import ConfigError
 from sidecar.http.headers import Headers
-from sidecar.routing.balance import Endpoint, returned, smoothed
+from sidecar.routing.balance import ALPHA, Endpoint, returned, smoothed
 
 DEFAULT_EJECTION_NS = 3_000_000_000
 _WHOLE = 1.0 - 1e-6
@@ -118,9 +118,8 @@ class Outliers:
     def record_success(self, endpoint: Endpoint, latency_seconds: float) -> None:
         """As `record` of an outcome that is healthy for certain."""
         state = endpoint.state
-        state.latency_seconds = smoothed(state.latency_seconds, latency_seconds)
         # Fast path: there is nothing to forgive.
-        if state.is_troubled:
+        if state.observe(latency_seconds, ALPHA):
             state.update(_forgiven)
 
     def record(

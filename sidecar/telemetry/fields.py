@@ -169,12 +169,17 @@ def _mcp_kind(entry: AccessEntry) -> str | None:
 
 
 def is_llm(entry: AccessEntry) -> bool:
-    """Whether it was a request of a model."""
+    """Whether a model was asked for, be it in vain."""
+    request = entry.request
+    return request is not None and ("llm" in request.state or "llmRequest" in request.state)
+
+
+def _is_call(entry: AccessEntry) -> bool:
     return entry.request is not None and "llm" in entry.request.state
 
 
 def _operation(entry: AccessEntry) -> object:
-    return _of_state("llm", "operationName")(entry) or ("chat" if is_llm(entry) else None)
+    return _of_state("llm", "operationName")(entry) or ("chat" if _is_call(entry) else None)
 
 
 def duration_text(nanoseconds: int) -> str:
@@ -232,7 +237,7 @@ _MCP_FIELDS = (
     Field("mcp.error.message", _of_state("mcp", "errorMessage")),
     Field("inferencepool.selected_endpoint", _of_state("inferencepool", "selectedEndpoint")),
 )
-_LLM_FIELDS = (
+LLM_FIELDS = (
     Field("gen_ai.operation.name", _operation),
     Field("gen_ai.provider.name", _of_state("llm", "provider")),
     Field("gen_ai.request.model", _of_state("llm", "requestModel")),
@@ -257,7 +262,7 @@ _LLM_FIELDS = (
     Field("gen_ai.request.presence_penalty", _of_state("llm", "params", "presence_penalty")),
     Field("gen_ai.request.seed", _of_state("llm", "params", "seed")),
 )
-AGENT_FIELDS = (*_A2A_FIELDS, *_MCP_FIELDS, *_LLM_FIELDS)
+AGENT_FIELDS = (*_A2A_FIELDS, *_MCP_FIELDS, *LLM_FIELDS)
 AGENT_STATE = frozenset(("a2a", "mcp", "llm", "inferencepool"))
 """Without any of these keys in `request.state`, no field of AGENT_FIELDS has a value."""
 

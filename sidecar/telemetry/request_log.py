@@ -22,7 +22,7 @@ import orjson
 from sidecar.errors import ConfigError
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.expressions import Compiler, Expression
-from sidecar.telemetry.fields import AGENT_FIELDS, COST_KEYS, HEAD_FIELDS, TAIL_FIELDS, AccessEntry
+from sidecar.telemetry.fields import COST_KEYS, HEAD_FIELDS, LLM_FIELDS, TAIL_FIELDS, AccessEntry
 from sidecar.telemetry.logs import escape, json_line
 
 COLUMNS: Final = (
@@ -49,7 +49,9 @@ _CUT: Final = "…[cut]"
 _MAX_INTEGER: Final = 2**63 - 1
 _KEYS: Final = frozenset(("llm", "add", "retention"))
 _STANDARD: Final = "config.standardAttributes"
-_FIELDS: Final = (*HEAD_FIELDS, *AGENT_FIELDS, *TAIL_FIELDS)
+_GETTERS: Final = tuple(
+    (field.name, field.get) for field in (*HEAD_FIELDS, *LLM_FIELDS, *TAIL_FIELDS)
+)
 
 _log = logging.getLogger("sidecar.telemetry.request_log")
 
@@ -123,35 +125,37 @@ class RequestRows:
     def _row(self, entry: AccessEntry) -> Row:
         ended_ns = entry.ended_ns or self._clock.time_ns()
         payload = self._payload(entry) if self.is_full else None
-        found = {field.name: field.get(entry) for field in _FIELDS}
         llm = _model_call(entry)
-        known = {
-            **{name: value for name, value in found.items() if value is not None},
-            **dict(_more(entry, llm)),
-        }
+        known: dict[str, object] = {}
+        for name, get in _GETTERS:
+            value = get(entry)
+            if value is not None:
+                known[name] = value
+        known.update(_more(entry, llm))
+        found = known.copy() if self._add else known
         for name, expression in (
             ("agentgateway.user", self._user),
             ("agentgateway.group", self._group),
         ):
-            value = expression.value(entry)
-            if value is not None:
-                known[name] = value
+            who = expression.value(entry)
+            if who is not None:
+                known[name] = who
         for name, expression in self._add.items():
             known.pop(name, None)
             known.update(expression.fields(name, entry))
         columns = (
             _uuid7(ended_ns // 1_000_000),
-            _time_text(ended_ns - entry.duration_ns),
-            _time_text(ended_ns),
+            time_text(ended_ns - entry.duration_ns),
+            time_text(ended_ns),
             entry.duration_ns // 1_000_000,
-            found["trace.id"],
-            found["span.id"],
+            found.get("trace.id"),
+            found.get("span.id"),
             entry.status or None,
             _text(entry.error or None),
-            _text(found["gen_ai.operation.name"]),
-            _text(found["gen_ai.provider.name"]),
-            _text(found["gen_ai.request.model"]),
-            _text(found["gen_ai.response.model"]),
+            _text(found.get("gen_ai.operation.name")),
+            _text(found.get("gen_ai.provider.name")),
+            _text(found.get("gen_ai.request.model")),
+            _text(found.get("gen_ai.response.model")),
             _count(llm.get("inputTokens")),
             _count(llm.get("outputTokens")),
             _count(llm.get("totalTokens")),
@@ -220,7 +224,7 @@ def _uuid7(milliseconds: int) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def _time_text(time_ns: int) -> str:
+def time_text(time_ns: int) -> str:
     """`2026-07-03T21:41:59.468865+00:00`: as text in the order of time."""
     seconds, rest = divmod(time_ns, 1_000_000_000)
     when = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
@@ -249,7 +253,12 @@ def _cost(llm: Mapping[str, Any]) -> float | None:
 
 
 def _attributes(known: Mapping[str, object]) -> str:
-    short = {_short(name, MAX_TEXT_CHARS): _value(value) for name, value in known.items()}
+    short = {
+        name if len(name) <= MAX_TEXT_CHARS else _short(name, MAX_TEXT_CHARS): value
+        if type(value) is str and len(value) <= MAX_VALUE_CHARS
+        else _value(value)
+        for name, value in known.items()
+    }
     made = json_line(short)
     if len(made) > MAX_ATTRIBUTES_BYTES:
         # Some expression gives more than a log is for: what is small stays.
@@ -267,6 +276,9 @@ def _attributes(known: Mapping[str, object]) -> str:
 def _value(value: object) -> object:
     if isinstance(value, str) and len(value) > MAX_VALUE_CHARS:
         return value[:MAX_VALUE_CHARS] + _CUT
+    # JSON's numbers end there, and one that does not fit would make texts of all the others.
+    if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+        return str(value)
     return value
 
 
@@ -300,4 +312,4 @@ def _cut(text: str, limit: int) -> str:
     return short.encode("utf-8", "backslashreplace").decode()
 
 
-__all__ = ["COLUMNS", "RequestRows", "Row", "standard_attributes"]
+__all__ = ["COLUMNS", "RequestRows", "Row", "standard_attributes", "time_text"]

@@ -10,6 +10,7 @@ Source: W3C Trace Context; spec/config.md sections 1.10 (`tracing`) and 9.3.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import final
 
 from sidecar.errors import ConfigError
@@ -33,6 +34,7 @@ _KEYS = frozenset(
 _NAME = "span.name"
 _MAX_CHILDREN = 128
 _LOW_64 = 0xFFFF_FFFF_FFFF_FFFF
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Attributes = dict[str, str | bool | int | float]
 
@@ -97,8 +99,11 @@ class ClientSpan:
         path: str = "",
         status: int = 0,
         error: str | None = None,
+        name: str = "",
+        more: Mapping[str, str] = _NOTHING,
     ) -> None:
-        """The call has ended. `method` and `host` give the name, else the subtype does."""
+        """The call has ended. Without a `name`, `method` and `host` give it, else the subtype.
+        `more`: further attributes."""
         attributes: Attributes = {
             "agentgateway.outbound.kind": self._kind,
             "agentgateway.outbound.subtype": self._subtype,
@@ -107,9 +112,10 @@ class ClientSpan:
         attributes |= {name: value for name, value in known if value}
         if status:
             attributes["http.status"] = status
+        attributes |= more
         context = self._context
         record = SpanRecord(
-            name=f"{method} {host}" if method and host else self._subtype,
+            name=name or (f"{method} {host}" if method and host else self._subtype),
             kind=CLIENT,
             trace_id=context.trace_id,
             span_id=self.span_id,

@@ -260,7 +260,7 @@ def _not_shown() -> list[str]:
         "* The cost of policies: the route has none. JWT, rate limits and CEL are not in here.",
         "* More than one worker, TLS to the upstream, HTTP/2 to the upstream, TLS handshakes",
         "  (connections are kept), upload streams, WebSocket, gRPC.",
-        "* MCP and A2A. Of calls of models there is a section below.",
+        "* A2A. Of calls of models and of MCP there are sections below.",
         "* Long runs: memory is taken minutes after start, not after days.",
         "* Feature parity: nginx without metrics does less for a request.",
         "* The floor of the open loop: its clock ticks every millisecond, so a request may leave",

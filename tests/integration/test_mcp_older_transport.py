@@ -135,6 +135,31 @@ def test_45_a_stream_belongs_to_its_principal() -> None:
                     assert got.status == status
 
 
+def test_a_stream_keeps_to_its_backend_and_to_the_rules_in_force() -> None:
+    one, two = free_ports(2)
+    with Upstream(McpServer("one")) as up:
+        config = mcp_config(one, ("one", up.address))
+        config["binds"] += mcp_config(two, ("one", up.address))["binds"]
+        routes = [bind["listeners"][0]["routes"][0] for bind in config["binds"]]
+        for number, route in enumerate(routes):
+            route["name"] = f"route{number}"
+        with GatewayProcess(config) as gateway:
+            client, stranger = Old(one), Old(two)
+            client.begin()
+            # What stands before another backend lets nobody pass to this one.
+            ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+            assert stranger.post(ping, client.endpoint).status == 404
+            found = client.ask("tools/call", name="echo", arguments={})
+            assert found["result"]["content"][0]["text"] == "one: echo {}"
+            rules = {"rules": ['mcp.tool.name == "stream"']}
+            routes[0]["backends"][0]["policies"] = {"mcpAuthorization": rules}
+            gateway.reload(config)
+            refused = client.ask("tools/call", name="echo", arguments={})
+            assert refused["error"]["message"] == "Unknown tool: echo"
+            client.close()
+            stranger.close()
+
+
 @pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
 async def test_the_sdks_client(setting: Setting) -> None:
     async with (

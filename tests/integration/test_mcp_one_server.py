@@ -312,6 +312,33 @@ def test_credentials_pass_where_configured() -> None:
             assert client.text("auth") == "Bearer mine"
 
 
+@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+def test_clients_that_servers_tell_apart_share_nothing(header: str) -> None:
+    """Nobody checks here who they are, and what they show passes to the servers."""
+    (port,) = free_ports(1)
+    servers = (McpServer("one", modern=False), McpServer("two", modern=False))
+    with Upstream(servers[0]) as one, Upstream(servers[1]) as two:
+        more = {"listCacheTtl": "1h"}
+        config = mcp_config(port, ("one", one.address), ("two", two.address), **more)
+        backend = config["binds"][0]["listeners"][0]["routes"][0]["backends"][0]
+        backend["policies"] = {"backendAuth": {"passthrough": {}}}
+        with GatewayProcess(config):
+            clients = [McpClient(port, headers={header: f"Bearer {n}"}) for n in range(2)]
+            for client in clients:
+                client.initialize()
+                for _ in range(2):
+                    assert client.result("tools/list")["tools"]
+            listed = [one for one in servers[0].calls if one["method"] == "tools/list"]
+            assert len(listed) == len(clients)
+            # A modern client has no session; the gateway has one of its own for each of them.
+            before = len(servers[0].sessions)
+            for client in clients:
+                for _ in range(2):
+                    got = client.modern("tools/call", "one_echo", name="one_echo", arguments={})
+                    assert "result" in messages(got)[-1]
+            assert len(servers[0].sessions) == before + len(clients)
+
+
 def test_killed_worker(server: McpServer) -> None:
     (port,) = free_ports(1)
     with (

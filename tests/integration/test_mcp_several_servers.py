@@ -289,7 +289,7 @@ def test_never_tells_clashes_of_all_pages() -> None:
 
 
 def test_messages_reach_their_own_session() -> None:
-    """A thousand sessions at once, each asked something of its own."""
+    """A thousand sessions at once, each asked something of its own, by document and by stream."""
     one, two = McpServer("one"), McpServer("two")
     with federation(one, two) as (first, _, _):
         clients = [McpClient(first.port) for _ in range(1000)]
@@ -300,9 +300,12 @@ def test_messages_reach_their_own_session() -> None:
                 client.initialize()
             for number, client in enumerate(mine):
                 mark = f"{id(client)}-{number}"
-                said = client.text("one_echo", mark=mark)
-                if mark not in said:
-                    wrong.append(said)
+                tool = ("one_echo", "one_stream")[number % 2]
+                got = client.request("tools/call", name=tool, arguments={"mark": mark})
+                said = messages(got)
+                # The answer, and before a stream's answer a log line.
+                if len(said) != 1 + number % 2 or any(mark not in str(one) for one in said):
+                    wrong.append(f"{mark}: {said}")
 
         run([lambda part=part: work(clients[part::8]) for part in range(8)])
         assert not wrong

@@ -255,10 +255,11 @@ class McpServer:
             self.released.wait(20)
             return
         if tool == "stream":
-            log = {"level": "info", "data": self.name}
+            given = message["params"].get("arguments", {})
+            log = {"level": "info", "data": given.get("mark", self.name)}
             note = {"jsonrpc": "2.0", "method": "notifications/message", "params": log}
             yield self._event(note, "s1")
-            said: object = "streamed"
+            said: object = f"streamed {given['mark']}" if "mark" in given else "streamed"
         else:
             self.asked["q7"] = queue.Queue()
             ask = {"jsonrpc": "2.0", "id": "q7", "method": "elicitation/create", "params": {}}
@@ -372,7 +373,8 @@ def messages(got: Got) -> list[Any]:
     if (got.get("content-type") or "").startswith("text/event-stream"):
         blocks = got.text.split("\n\n")
         lines = [line for block in blocks for line in block.split("\n")]
-        return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+        # An event that says but an id has no data to speak of.
+        return [json.loads(line[6:]) for line in lines if line.startswith("data: ") and line[6:]]
     found = json.loads(got.body)
     return found if isinstance(found, list) else [found]
 

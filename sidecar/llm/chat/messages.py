@@ -187,8 +187,7 @@ class _Messages(PlainFormat):
         check(body)
 
     def params(self, body: Json) -> Json:
-        # Fast path: most requests have none.
-        return {} if _PARAM_KEYS.isdisjoint(body) else loose.pick(body, _PARAMS)
+        return loose.pick(body, _PARAMS)
 
     def prompt(self, body: Json) -> list[dict[str, str]]:
         system = "\n".join(_texts(body.get("system")))

@@ -95,17 +95,31 @@ class StreamTap:
         # Fast path: of the many events that only bring text.
         if self._skips and self.produced.is_framed:
             data = self._unread(data)
+            if not data:
+                return False
         had_text = self._has_text
-        if data:
-            self._read(data)
+        self._read(data)
         return self._has_text and not had_text
 
     def _unread(self, data: bytes) -> bytes:
         """Pass by what is whole events of one line each, without names and counts; the rest."""
         sse = self._sse
         assert sse is not None
+        is_within = sse.is_within
+        # Fast path: one event a read, as most providers write them.
+        lines = data.count(b"\n")
+        if (
+            lines == len(_END)
+            and data.endswith(_END)
+            and data.startswith(_PLAIN)
+            and not is_within
+            and _COUNTS not in data
+            and b"\r" not in data
+        ):
+            self.produced.pass_by(len(data) - len(_PLAIN) - len(_END))
+            return b""
         # A read may begin within an event, and end within another.
-        first = data.find(_END) + len(_END) if sse.pending else 0
+        first = data.find(_END) + len(_END) if is_within else 0
         last = data.rfind(_END) + len(_END)
         if first == _NOWHERE or first >= last:
             return data
@@ -113,7 +127,7 @@ class StreamTap:
         if not plain.startswith(_PLAIN) or _COUNTS in plain or b"\r" in data:
             return data
         events = plain[len(_PLAIN) : -len(_END)].split(_BETWEEN)
-        if plain.count(b"\n") != 2 * len(events):
+        if (lines if len(plain) == len(data) else plain.count(b"\n")) != 2 * len(events):
             return data
         if first:
             self._read(data[:first])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
@@ -125,46 +126,31 @@ def test_every_key_of_the_reference_is_known() -> None:
     assert sorted(missing([ours], [theirs], (ours, theirs))) == []
 
 
+OURS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(^\.llm|\.ai)\.(.*\.)?(failover\.|streamIdleTimeout|lossy)",  # docs/llm.md
+        r"\.(ai|llm)\.failover$",
+        r"uard.*\.(hostOverride|failureMode)$",  # of clouds: docs/guards.md
+        r"\.a2a\.(card|pushNotifications|versions)",  # docs/policies/a2a.md
+        # mcpAuthorization and mcpGuardrails: docs/mcp.md, docs/mcp-guardrails.md
+        r"\.(readsArguments|requiredScope|processors\.\[\]\.path)$",
+        r"\.mcp\.(maxNameLength|listCacheTtl|allowedOrigins|mirroredHeaders|rateLimits)$",
+        r"\.mcp\.targets\.\[\]\.(pin|tools)$",
+        r"\.openapi\.outputSchemas$",  # docs/mcp-openapi.md
+        r"^\.config\.modelCatalog\.\[\]\..*(url|refresh)$",  # docs/llm.md
+        r"\.models\..*(serviceTiers|\.cacheWrite1h$|putImage$)",  # prices: docs/llm.md
+        r"\.database\.retention$",  # docs/request-log.md
+        r"(olicies|\.policy)\.budgets$",  # a policy of ours: docs/policies
+        r"\.apiKey\.keys\..*\.budgets$",  # of version 1.5
+        r"\.localRateLimit.*\.(key|onMissingKey|cost|debt|failureMode)$",
+    )
+)
+"""Keys that are known here alone, with the page that tells of them."""
+
+
 def is_ours(path: str) -> bool:
-    """Whether it is one of the keys that buckets have here alone, or model backends: docs."""
-    if any(f".{key}" in path for key in ("failover.", "streamIdleTimeout", "lossy")):
-        return ".ai." in path or path.startswith(".llm.")
-    if path.endswith((".ai.failover", ".llm.failover")):
-        return True
-    if "uard" in path and path.endswith(
-        (".hostOverride", ".failureMode")
-    ):  # of clouds: docs/guards.md
-        return True
-    if any(f".a2a.{key}" in path for key in ("card", "pushNotifications", "versions")):
-        return True  # docs/policies/a2a.md
-    # Of mcpAuthorization, and of mcpGuardrails.
-    if path.endswith((".readsArguments", ".requiredScope", ".processors.[].path")):
-        return True
-    if any(
-        path.endswith(f".mcp.{key}")
-        for key in (
-            *("maxNameLength", "listCacheTtl", "allowedOrigins"),
-            *("mirroredHeaders", "rateLimits"),
-        )
-    ) or path.endswith((".mcp.targets.[].pin", ".mcp.targets.[].tools")):
-        return True
-    if path.startswith(".config.modelCatalog.[].") and path.endswith((".url", ".refresh")):
-        return True  # docs/llm.md
-    if ".models." in path and (
-        "serviceTiers" in path or path.endswith((".cacheWrite1h", "putImage"))
-    ):
-        return True  # of prices: docs/llm.md
-    if path.endswith(".database.retention"):  # docs/request-log.md
-        return True
-    if path.endswith(".openapi.outputSchemas"):
-        return True
-    if path.endswith(("olicies.budgets", ".policy.budgets")):  # a policy of ours: docs/policies
-        return True
-    if ".apiKey.keys." in path and path.endswith(".budgets"):  # of version 1.5
-        return True
-    _, found, key = path.partition(".localRateLimit")
-    own = ("key", "onMissingKey", "cost", "debt", "failureMode")
-    return bool(found) and key.rpartition(".")[2] in own
+    return any(pattern.search(path) for pattern in OURS)
 
 
 @has_reference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 
@@ -19,24 +20,29 @@ async def after(seconds: float) -> bytes:
     return b"x"
 
 
+async def waited(watch: IdleWatch, read: Awaitable[bytes]) -> bytes:
+    with watch:
+        return await read
+
+
 async def test_a_read_that_never_ends() -> None:
     watch = IdleWatch(0.02)
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(watch.wait(held()), 10)
+            await asyncio.wait_for(waited(watch, held()), 10)
     watch.close()
 
 
 async def test_each_read_has_all_the_time() -> None:
     watch = IdleWatch(0.5)
     for _ in range(4):
-        assert await watch.wait(after(0.2)) == b"x"
+        assert await waited(watch, after(0.2)) == b"x"
     watch.close()
 
 
 async def test_a_cancellation_from_elsewhere_stays_one() -> None:
     watch = IdleWatch(30)
-    task = asyncio.ensure_future(watch.wait(held()))
+    task = asyncio.ensure_future(waited(watch, held()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -50,5 +56,5 @@ async def test_what_a_read_raises_is_raised() -> None:
 
     watch = IdleWatch(30)
     with pytest.raises(ConnectionError):
-        await watch.wait(fails())
+        await waited(watch, fails())
     watch.close()

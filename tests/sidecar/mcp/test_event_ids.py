@@ -16,8 +16,9 @@ def test_composite_round_trip(last: dict[str, bytes]) -> None:
     assert parse(raw) == Composite(last)
 
 
-def test_logged_round_trip() -> None:
-    place = Logged(3, "0123456789abcdef", 17)
+@pytest.mark.parametrize("listens", [False, True])
+def test_logged_round_trip(listens: bool) -> None:
+    place = Logged(3, "0123456789abcdef", 17, listens=listens)
     assert parse(logged(place)) == place
 
 

@@ -234,6 +234,13 @@ async def test_a_failure_within_a_stream_is_told(pair: Pair) -> None:
         await messages.next()
 
 
+async def test_a_refusal_within_a_stream_is_a_failure(pair: Pair) -> None:
+    messages = await pair.begin()
+    pair.there.boxes[0].finish(Refused(404, Headers(), b""))  # type: ignore[arg-type]
+    with pytest.raises(UpstreamError, match="404"):
+        await messages.next()
+
+
 async def test_a_target_that_the_owner_does_not_know(pair: Pair) -> None:
     with pytest.raises(UpstreamError) as caught:
         await pair.asking.request(1, "other", outbound(scope=THERE))
