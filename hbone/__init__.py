@@ -1,1 +1,1 @@
-"""HBONE, the tunnel of Istio: a wire format without I/O and its asyncio edge; empty as yet."""
+"""HBONE, the tunnel of Istio: `wire` without I/O, and `aio`, its asyncio edge."""

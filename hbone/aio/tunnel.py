@@ -18,6 +18,8 @@ from hbone.wire.authority import Authority
 from hbone.wire.connect import Field
 
 _READ_BYTES: Final = 256 * 1024
+_BURST_BYTES: Final = 1024 * 1024
+"""What a writer sends at most before it lets others have their turn."""
 
 
 class ByteStream(Protocol):
@@ -66,6 +68,7 @@ class Tunnel:
 
     __slots__ = (
         "_buffered",
+        "_burst",
         "_chunks",
         "_closed",
         "_error",
@@ -97,6 +100,7 @@ class Tunnel:
         self._owner = owner
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
+        self._burst = 0
         self._reader: asyncio.Future[None] | None = None
         self._has_ended = False
         self._has_sent_end = False
@@ -162,6 +166,10 @@ class Tunnel:
             owner.send(self.stream_id, view[:size], end=False)
             self.sent_bytes += size
             view = view[size:]
+            self._burst += size
+            if self._burst >= _BURST_BYTES:
+                self._burst = 0
+                await asyncio.sleep(0)
 
     async def write_eof(self) -> None:
         """See ByteStream. Once only counts."""

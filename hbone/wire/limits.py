@@ -37,7 +37,9 @@ class Limits:
     client_streams: int = 100
     """How many a client opens at once, if the server takes as many."""
     header_list_bytes: int = 64 * 1024
-    """16 KiB suit a client."""
+    """Of a CONNECT, as a server takes it."""
+    client_header_list_bytes: int = 16 * 1024
+    """Of an answer, as a client takes it."""
     header_frame_bytes: int = 128 * 1024
     """An encoded header block with its continuations."""
     early_resets_per_10s: int = 200
@@ -61,6 +63,7 @@ class Limits:
             ("max_streams", 1, MAX_STREAM_ID),
             ("client_streams", 1, MAX_STREAM_ID),
             ("header_list_bytes", 1024, _MAX_WINDOW_BYTES),
+            ("client_header_list_bytes", 1024, _MAX_WINDOW_BYTES),
             ("header_frame_bytes", 1024, _MAX_WINDOW_BYTES),
         ):
             value = getattr(self, name)

@@ -81,7 +81,10 @@ class States(H2Connection):
         )
         self.max_inbound_frame_size = limits.frame_bytes
         # Twice: a list a little too long costs its stream, not the connection.
-        self.decoder = _BlockDecoder(2 * limits.header_list_bytes)
+        self._header_list_bytes = (
+            limits.client_header_list_bytes if is_client else limits.header_list_bytes
+        )
+        self.decoder = _BlockDecoder(2 * self._header_list_bytes)
 
     def opening(self, limits: Limits) -> bytes:
         """The preface, our SETTINGS and the connection's window."""
@@ -90,7 +93,7 @@ class States(H2Connection):
         settings: dict[int, int] = {
             SettingCodes.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
             SettingCodes.MAX_FRAME_SIZE: limits.frame_bytes,
-            SettingCodes.MAX_HEADER_LIST_SIZE: limits.header_list_bytes,
+            SettingCodes.MAX_HEADER_LIST_SIZE: self._header_list_bytes,
         }
         if self.config.client_side:
             settings[SettingCodes.ENABLE_PUSH] = 0

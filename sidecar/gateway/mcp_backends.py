@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol, final
 
+import orjson
+
+from shm.generations import Generations
 from sidecar.config.model.mcp_tools import ToolControl, ToolPins
 from sidecar.config.scalars import duration_ns
 from sidecar.errors import ConfigError
@@ -110,12 +113,13 @@ class McpBackends:
         asking = Asking(
             lanes,
             parts.calls.names,
-            parts.listing(self._services, self._metrics.unapproved),
+            parts.listing(self._services, self._metrics.unapproved, worker.generations, key),
             parts.terms,
             admit,
         )
         fanout = Fanout(asking, parts.calls, parts.rules, parts.guard)
-        federation = Federation(key, asking, sessions, fanout, parts.verbatim, parts.guard)
+        state = f"{key.hex()}{_digest([target, policies])}"
+        federation = Federation(key, asking, sessions, fanout, parts.verbatim, parts.guard, state)
         worker.add(federation)
         serve = McpServe(federation, worker, parts.admission, self._metrics)
         return replace(base, kind=_KIND, serve=serve)
@@ -124,7 +128,7 @@ class McpBackends:
         target, kind = self._server(entry, outer, place), entry["kind"]
         if kind == "openapi":
             return target
-        key = f"{backend.hex()}/{state_key(entry)}"
+        key = f"{backend.hex()}{_digest(_around(outer))}/{state_key(entry)}"
         return self._worker.bridged(key, target, is_legacy=kind == "sse")
 
     def _server(self, entry: Data, outer: Data, place: str) -> Target:
@@ -134,7 +138,7 @@ class McpBackends:
             key = state_key(entry)
             target = StdioTarget(name, key, spec, self._worker.children)
             return self._worker.own(key, target, with_facts=False, has_homes=True)
-        below = {one: outer[one] for one in _CONNECTION if outer.get(one) is not None}
+        below = _around(outer)
         try:
             backend = self._backend(entry, below)
         except ConfigError as problem:
@@ -148,7 +152,8 @@ class McpBackends:
         authority = entry["authority"] or backend.default_authority
         if kind == "mcp":
             return StreamableTarget(name, sender, authority, entry["path"], lingerers)
-        key = state_key(entry)
+        # Not only what it is: the same server behind another route may be shown other credentials.
+        key = f"{_digest(below)}/{state_key(entry)}"
         base = f"{backend.scheme}://{authority}{entry['path']}"
         made = SseTarget(name, key, sender, base, self._worker.connections, lingerers)
         return self._worker.own(key, made)
@@ -171,6 +176,17 @@ class McpBackends:
         levels = self._levels.backend_phase(None, None, _NO_ROUTE, reference, own)
         merged = merge([below, *levels, entry["policies"]])
         return self._connect.make(reference, without_passthrough(merged))
+
+
+def _around(outer: Data) -> dict[str, Any]:
+    """What of the levels around it acts on connections to each server."""
+    return {one: outer[one] for one in _CONNECTION if outer.get(one) is not None}
+
+
+def _digest(data: Any) -> str:
+    """Tells plain data from other data."""
+    text = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
 
 
 def limits(target: Data, services: Services, place: str) -> Admit | None:
@@ -310,12 +326,19 @@ class Parts:
                 made[entry["name"]] = _pinned(entry, place, services, tell)
         return made
 
-    def listing(self, services: Services, tell: Callable[[str, Change], None]) -> Listing:
+    def listing(
+        self,
+        services: Services,
+        tell: Callable[[str, Change], None],
+        generations: Generations,
+        backend: bytes,
+    ) -> Listing:
         """Where pages of lists are kept. Raises: ConfigError."""
         ttl = self._target.get("listCacheTtl")
         ttl_ms = 0 if ttl is None else duration_ns(ttl) // 1_000_000
         pins = self.pins(services, tell)
-        return Listing(self.calls.names, self.controls, pins, ttl_ms, services.clock)
+        names, clock = self.calls.names, services.clock
+        return Listing(names, self.controls, pins, ttl_ms, clock, generations, backend)
 
 
 def _pinned(

@@ -29,7 +29,7 @@ from sidecar.mcp import era
 from sidecar.mcp.federation import Federation, new_uuid
 from sidecar.mcp.lanes import Caller
 from sidecar.mcp.sessions import Live, Sessions, SessionsFullError, seen_by_servers
-from sidecar.mcp.upstream.base import Answered, Inbound, Messages, Outbound, Refused, Scope
+from sidecar.mcp.upstream.base import Answered, Held, Inbound, Messages, Outbound, Refused, Scope
 from sidecar.mcp.upstream.inbox import Inbox
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class OldStreams:
         stream = self._streams.get(outbound.scope.key)
         if stream is None:
             raise Refused(404, Headers(), b"")
-        stream.take(outbound.message, outbound.of)
+        stream.take(outbound.message, outbound.of, outbound.held.upstream_id)
 
     async def request(self, outbound: Outbound) -> Answered:
         """Nobody asks a stream anything. Raises: Refused."""
@@ -98,7 +98,8 @@ class OldStream:
         self.retry_ms: int | None = None
         self.principal = principal
         self._worker = worker
-        self._began_with = federation
+        self._federation = federation
+        """With the rules of whoever passed the latest message on: those in force."""
         self._sessions: Sessions = worker.sessions
         self._inbox = Inbox("the stream of a client", None)
         self._room = asyncio.Event()
@@ -111,13 +112,9 @@ class OldStream:
         self._last: Request | None = None
         """Of the client's latest message: in whose name the session is ended."""
 
-    @property
-    def _federation(self) -> Federation:
-        return self._worker.current(self._began_with)
-
     def endpoint(self, place: int) -> str:
         """Where the client posts. `place`: this worker."""
-        backend = self._began_with.key.hex()
+        backend = self._federation.key.hex()
         plain = orjson.dumps([place, self.key.hex(), self.principal.hex(), backend])
         sealed = self._sessions.sealer.seal_bytes(plain, _PURPOSE)
         return f"{PATH}?{_QUERY}={sealed}"
@@ -165,8 +162,12 @@ class OldStream:
 
     # --- from the client ------------------------------------------------------------------
 
-    def take(self, message: Json, request: Request) -> None:
-        """A message that came by POST; its answer goes on the stream."""
+    def take(self, message: Json, request: Request, state: str) -> None:
+        """A message that came by POST; its answer goes on the stream. `state`: of the backend
+        that took it."""
+        federation = self._worker.in_state(state)
+        if federation is not None and federation.key == self._federation.key:
+            self._federation = federation
         identity = jsonrpc.id_of(message) if "method" in message else None
         if len(self._tasks) >= _CALLS_MAX:
             text = f"{_CALLS_MAX} requests wait for their answers"
@@ -287,8 +288,9 @@ def place_of(
     return (worker, bytes.fromhex(key)) if is_theirs else None
 
 
-def posted(message: Json, request: Request, place: tuple[int, bytes]) -> Outbound:
-    """A client's message on its way to its stream."""
+def posted(message: Json, request: Request, place: tuple[int, bytes], state: str) -> Outbound:
+    """A client's message on its way to its stream. `state`: see OldStream.take; as there is no
+    server here, it goes in the place of what a server holds the session by."""
     worker, key = place
     scope = Scope("session", key, worker)
-    return Outbound(message, "legacy", era.LEGACY[-1], request, Headers(), scope)
+    return Outbound(message, "legacy", era.LEGACY[-1], request, Headers(), scope, Held(state))

@@ -8,7 +8,6 @@ JSON or events. Any worker serves any of a session's requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -37,7 +36,7 @@ from sidecar.gateway.mcp_http import (
     shown,
 )
 from sidecar.gateway.mcp_old import MAX_STREAMS, PATH, OldStream, place_of, posted
-from sidecar.gateway.mcp_stream import EventBody, Logging, answer, document, stream
+from sidecar.gateway.mcp_stream import EventBody, answer, document, logging_of, stream
 from sidecar.http.message import FixedBody, PrefixedBody, Request, Response
 from sidecar.http.sse import encode_event
 from sidecar.jsonrpc import INVALID_REQUEST, Id, Json, JsonRpcError
@@ -63,8 +62,6 @@ if TYPE_CHECKING:
 
 _METHODS: Final = b"GET, POST, DELETE"
 _BATCH_MAX: Final = 64
-_PRIMED: Final = "2025-11-25"
-_RESUMABLE: Final = frozenset(("2025-03-26", "2025-06-18", _PRIMED))
 
 
 @final
@@ -168,7 +165,9 @@ class McpServe:
                 await self._federation.tell(message, caller)
                 return Response(202)
             messages = await self._federation.request(message, caller, facts.goes_to)
-            return await answer(messages, identity, facts.seen, self._logging(caller))
+            return await answer(
+                messages, identity, facts.seen, logging_of(self._worker.logs, caller)
+            )
         except JsonRpcError as error:
             error.identity = identity
             raise
@@ -261,7 +260,7 @@ class McpServe:
                 raise JsonRpcError(INVALID_REQUEST, "Invalid request: not a message")
             if jsonrpc.kind_of(message) in ("request", "notification"):
                 facts.asks(message)
-            await self._worker.deliver(posted(message, request, place))
+            await self._worker.deliver(posted(message, request, place, self._federation.state))
         except JsonRpcError as error:
             facts.failed(error.code, error)
             return refusal(error, request)
@@ -354,28 +353,22 @@ class McpServe:
         earlier: list[Inbound] = []
         if isinstance(place, event_ids.Logged):
             found = await self._worker.logged(place, last, caller)
-            if not place.listens:
+            if not place.listens or (found is not None and not found.is_json):
                 # Nothing where the log is lost: the client's request has no answer any more.
                 return stream(EventBody(found or Ready(()), None, _unseen, has_ids=True))
             while found is not None and (inbound := await found.next()) is not None:
                 earlier.append(inbound)
             last = next((one.event_id for one in reversed(earlier) if one.event_id), b"")
+        await self._worker.listens_anew(caller)
         try:
             messages = await self._federation.listen(caller, last)
         except UpstreamError as error:
             return failed(error, None)
         if messages is None and not earlier:
             return not_allowed(b"POST, DELETE")
-        logging = self._logging(caller, earlier)
+        logging = logging_of(self._worker.logs, caller, earlier)
         body = EventBody(messages or Ready(()), None, _unseen, has_ids=True, logging=logging)
         return stream(body)
-
-    def _logging(self, caller: Caller, earlier: Sequence[Inbound] = ()) -> Logging | None:
-        """How the stream can be taken up again; None where the client does not do that."""
-        live = caller.live
-        if live is None or caller.version not in _RESUMABLE:
-            return None
-        return Logging(self._worker.logs, live.key, caller.version == _PRIMED, earlier)
 
     async def _deleted(self, request: Request) -> Response:
         caller = self._session_caller(request)

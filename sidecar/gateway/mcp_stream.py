@@ -23,11 +23,14 @@ from sidecar.http.sse import encode_event
 from sidecar.jsonrpc import Id, Json, JsonRpcError
 from sidecar.mcp.event_log import Failure, Reader, failure
 from sidecar.mcp.event_logs import EventLogs
+from sidecar.mcp.lanes import Caller
 from sidecar.mcp.upstream.base import Inbound, Messages, Refused
 
 KEEP_ALIVE_SECONDS: Final = 15.0
 PRIME_SECONDS: Final = 0.05
 """Of silence, until a client is told an id: most answers are there sooner, and need none."""
+_PRIMED: Final = "2025-11-25"
+_RESUMABLE: Final = frozenset(("2025-03-26", "2025-06-18", _PRIMED))
 _COMMENT: Final = b": keep-alive\n\n"
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (
@@ -52,6 +55,14 @@ class Logging:
     """Whether the client knows events that say but an id (2025-11-25)."""
     earlier: Sequence[Inbound] = ()
     """What the client missed of an earlier stream."""
+
+
+def logging_of(logs: EventLogs, caller: Caller, earlier: Sequence[Inbound] = ()) -> Logging | None:
+    """How a stream can be taken up again; None where its client does not do that."""
+    live = caller.live
+    if live is None or caller.version not in _RESUMABLE:
+        return None
+    return Logging(logs, live.key, caller.version == _PRIMED, earlier)
 
 
 def document(message: Json, status: int = 200) -> Response:

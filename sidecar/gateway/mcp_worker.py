@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any, Final, final
 
 from shm.errors import ShmError
@@ -17,6 +17,7 @@ from sidecar.config.scalars import duration_seconds
 from sidecar.errors import SidecarError, UpstreamError
 from sidecar.gateway.mcp_keys import state_keys
 from sidecar.gateway.mcp_old import STREAMS, OldStreams
+from sidecar.gateway.mcp_opened import OpenedSessions
 from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Request
 from sidecar.mcp import event_ids
@@ -44,7 +45,6 @@ _RETIRE_SECONDS: Final = 30.0
 _END_SECONDS: Final = 2.0
 """How long servers may take to hear that the gateway leaves."""
 _REAPED_AT_ONCE: Final = 64
-_OPENED_MAX: Final = 20_000
 _BACKGROUND_MAX: Final = 1024
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], bool]
@@ -68,15 +68,18 @@ class McpWorker:
         """Keys of the targets that the configuration in force names."""
         self._bridges: dict[str, BridgeState] = {}
         self._federations: dict[bytes, Federation] = {}
-        self._in_force: dict[bytes, Federation] = {}
-        """Those of the configuration in force, while the others may be of one that is to come."""
-        self._opened: OrderedDict[bytes, tuple[bytes, Live]] = OrderedDict()
-        """Sessions that began here: `(backend, session)` by the key of their row."""
+        self._states: dict[str, Federation] = {}
+        self._states_before: dict[str, Federation] = {}
+        """The same, and those of the round before, by `Federation.state`."""
+        self._directory = Path(directory)
+        self._opened: OpenedSessions | None = None
+        """Sessions that began here, or at the worker before."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_started = False
         self._reap_seconds = _REAP_SECONDS
         self.sessions: Sessions | None = None
         self.key = tables.session_key
+        self.generations = tables.generations
         self.lingerers = Lingerers()
         self.streams = OldStreams()
         self.logs = EventLogs(worker)
@@ -89,6 +92,7 @@ class McpWorker:
     def begin_round(self) -> None:
         """A full compilation begins: it tells of all targets and backends anew."""
         self._federations = {}
+        self._states_before, self._states = self._states, {}
 
     def serving(self, config: Mapping[str, Any]) -> McpWorker:
         """The same, ready to be used. `config`: of the process, of which the first one counts."""
@@ -164,18 +168,36 @@ class McpWorker:
             _log.debug("an event log is lost: %s", error)
             return None
 
+    async def listens_anew(self, caller: Caller) -> None:
+        """Before a session's own stream is opened: servers may have but one of it."""
+        assert caller.live is not None
+        key = caller.live.key
+        self.logs.end_listening(key)
+
+        async def tell(worker: int) -> None:
+            scope = Scope("session", key, worker)
+            outbound = Outbound({}, "legacy", caller.version, caller.request, Headers(), scope)
+            try:
+                await self._peers.send(worker, LOGS, outbound)
+            except (UpstreamError, Refused) as error:
+                _log.debug("a worker was not told of a stream: %s", error)
+
+        others = (one for one in range(self._peers.workers) if one != self._worker)
+        await asyncio.gather(*map(tell, others))
+
     def add(self, federation: Federation) -> None:
         """The backend of this key as it is from now on."""
         self._federations[federation.key] = federation
+        self._states[federation.state] = federation
 
-    def current(self, federation: Federation) -> Federation:
-        """The same backend by the configuration in force: what lives long must learn its rules."""
-        return self._in_force.get(federation.key, federation)
+    def in_state(self, state: str) -> Federation | None:
+        """The backend with just the rules that another worker knows by this name; None when this
+        worker does not know them yet, or any more."""
+        return self._states.get(state) or self._states_before.get(state)
 
     def retire(self, resources: Mapping[str, Mapping[str, Any]]) -> None:
         """A configuration is in force. What only earlier ones named ends: what nobody uses at
         once, and what calls under way use after a while. `resources`: of its snapshot."""
-        self._in_force = dict(self._federations)
         if not self._is_started:
             return
         keys = self._named = state_keys(resources)
@@ -205,20 +227,22 @@ class McpWorker:
         if self._is_started or self.sessions is None:
             return
         self._is_started = True
+        path = self._directory / f"worker-{self._worker}.sessions"
         await self._peers.start()
+        self._opened = OpenedSessions(self.sessions, path)
         self.later(self._reap)
 
     # --- sessions -------------------------------------------------------------------------
 
     def opened(self, federation: Federation, live: Live) -> None:
         """A session began here: its end is seen to here, too."""
-        self._opened[live.key] = (federation.key, live)
-        if len(self._opened) > _OPENED_MAX:
-            self._opened.popitem(last=False)
+        assert self._opened is not None
+        self._opened.add(federation.key, live)
 
     def closed(self, live: Live) -> None:
         """It was ended by its client."""
-        self._opened.pop(live.key, None)
+        assert self._opened is not None
+        self._opened.discard(live.key)
         self.logs.end_session(live.key)
 
     async def _reap(self) -> None:
@@ -234,20 +258,25 @@ class McpWorker:
         """One round. Raises: ShmError."""
         sessions = self.sessions
         assert sessions is not None
+        self.connections.sweep()
         for state in self._bridges.values():
             state.sweep(self._clock.monotonic_ns() - IDLE_SECONDS * 1_000_000_000)
         for key in self.logs.sessions():
             if not sessions.is_live(key):
                 self.logs.end_session(key)
-        for count, (key, (backend, live)) in enumerate(tuple(self._opened.items())):
+        opened = self._opened
+        assert opened is not None
+        for count, (key, (backend, live)) in enumerate(opened):
             if count % _REAPED_AT_ONCE == _REAPED_AT_ONCE - 1:
                 await asyncio.sleep(0)
-            if sessions.is_live(key):
+            # By what servers gave meanwhile, to whichever worker.
+            if sessions.refresh(live):
                 continue
-            self._opened.pop(key, None)
             federation = self._federations.get(backend)
-            if federation is not None:
+            if federation is not None and not sessions.was_deleted(key):
                 await federation.end(self._caller(live))
+            # Not before: a worker that is killed here leaves it to the next one.
+            opened.discard(key)
 
     def _caller(self, live: Live) -> Caller:
         """In the name of a client that has gone."""
@@ -284,6 +313,8 @@ class McpWorker:
             return
         if self._is_started:
             await self._peers.close()
+        if self._opened is not None:
+            self._opened.close()
         await self.logs.close()
         await self.connections.close()
         await self.children.close()

@@ -149,6 +149,7 @@ class Observers:
             config.get("standardAttributes"),
             compiler,
             put=self.request_log.put,
+            lose=self.request_log.lose,
             clock=self._clock,
         )
         if rows.is_full:

@@ -4,8 +4,9 @@ Source: spec/mcp_a2a.md sections 1.2 (2025-11-25), 1.3 and 5.2 row 5; MCP 2025-1
 "Resumability and Redelivery"; design section 8 (bounds).
 
 From its beginning the server is read by the log's own task: a client that loses its connection
-loses no answer. What listens of its own accord is not read on: the server keeps what it has to say
-for the next stream. Where logs are kept, and how long: mcp.event_logs.
+loses no answer. What listens of its own accord is read on for a moment only: then the server, where
+it does, keeps what it has to say for the next stream. Where logs are kept, and how long:
+mcp.event_logs.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from sidecar import jsonrpc
 from sidecar.errors import SidecarError
 from sidecar.jsonrpc import INTERNAL_ERROR, Id, Json, JsonRpcError
 from sidecar.mcp.event_ids import Logged, logged
-from sidecar.mcp.streams import Ready
 from sidecar.mcp.upstream.base import Inbound, Messages, Refused
+from sidecar.mcp.upstream.inbox import Whole
 
 if TYPE_CHECKING:
     from sidecar.mcp.event_logs import EventLogs
 
 LINGER_SECONDS: Final = 300.0
 """How long a client may take to come back."""
+GRACE_SECONDS: Final = 2.0
+"""How long a listening stream is read on without a client. Those that lost it come back at once."""
 _WAITING_MAX: Final = 64
 """Events that wait for a slow client; then the server is not read."""
 Failure = SidecarError | JsonRpcError | Refused
@@ -223,17 +226,18 @@ class Log:
         return Inbound(inbound.message, self.place(self._last), inbound.retry_ms)
 
     def resume(self, after: int) -> Messages:
-        """What followed an event. A listening stream is not read on: its events come as their
-        servers named them, and who asks goes on by listening anew."""
+        """What followed an event, and what follows. Of a listening stream that is read no more it
+        is the former alone, in one piece (`is_json`), by the ids of its servers: who asks goes on
+        by listening anew."""
         self._stop_timer()
         kept = [entry for entry in self.entries if entry.number > after]
         before, self.reader = self.reader, None
         if before is not None:
             # Its connection is dead, though nobody has noticed.
             before.finish()
-        if self.identity is None:
+        if self.identity is None and self._source is None:
             self._logs.drop(self)
-            return Ready([_again(entry, entry.own_id) for entry in kept], is_json=False)
+            return Whole([_again(entry, entry.own_id) for entry in kept], is_json=True)
         self._logs.taken(self)
         events = [
             _again(entry, entry.own_id if entry.is_passed else self.place(entry.number))
@@ -251,8 +255,6 @@ class Log:
             return
         self.reader = None
         self.room.set()
-        if self.identity is None:
-            self._stop()
         self._linger()
 
     def _over(self) -> None:
@@ -282,7 +284,14 @@ class Log:
         self._stop_timer()
         if self._logs.left(self):
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(LINGER_SECONDS, self._logs.drop, self)
+            if self.identity is None and self._source is not None:
+                self._timer = loop.call_later(GRACE_SECONDS, self._rested)
+            else:
+                self._timer = loop.call_later(LINGER_SECONDS, self._logs.drop, self)
+
+    def _rested(self) -> None:
+        self._stop()
+        self._linger()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

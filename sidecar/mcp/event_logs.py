@@ -142,6 +142,13 @@ class EventLogs:
         """Keys of those that have logs."""
         return list(self._sessions)
 
+    def end_listening(self, session: bytes) -> None:
+        """It listens anew: what nobody reads any more of its old streams ends."""
+        kept = self._sessions.get(session)
+        for log in tuple(kept.logs) if kept is not None else ():
+            if log.identity is None and log.reader is None:
+                self.drop(log)
+
     def end_session(self, session: bytes) -> None:
         """It has ended, and its logs with it."""
         kept = self._sessions.get(session)
@@ -171,8 +178,8 @@ class EventLogs:
         raise Refused(405, Headers(), b"")
 
     async def send(self, outbound: Outbound) -> None:
-        """Nobody tells a log anything. Raises: Refused."""
-        raise Refused(405, Headers(), b"")
+        """Its session listens anew, at another worker."""
+        self.end_listening(outbound.scope.key)
 
     async def end(self, outbound: Outbound) -> None:
         """It ends with its session."""

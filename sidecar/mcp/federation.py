@@ -61,6 +61,7 @@ class Federation:
         "is_stateful",
         "key",
         "lanes",
+        "state",
         "verbatim",
     )
 
@@ -72,10 +73,13 @@ class Federation:
         fanout: Fanout,
         verbatim: str,
         guard: Guard | None = None,
+        state: str = "",
     ) -> None:
-        """`key`: what tells the backend from others in session ids. `verbatim`: the only server,
+        """`state`: names the backend with all its rules, the same in all workers. `key`: what tells
+        it from others in session ids. `verbatim`: the only server,
         when messages pass as they are; else "". `guard`: the same as of `fanout`."""
         self.key = key
+        self.state = state
         self.lanes: Lanes = asking.lanes
         self.is_stateful = asking.terms.is_stateful
         self.verbatim = verbatim

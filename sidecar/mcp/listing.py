@@ -4,8 +4,9 @@ Source: spec/mcp_a2a.md sections 1.4 (caching), 2.2 (`never`), 2.3, 5.2 rows 8, 
 
 A page is kept as long as its server allows: a modern one says so, and only what it calls public is
 kept, for all clients. A legacy server cannot say it, so it is the operator who allows it; pages are
-kept by principal then. `list_changed` drops what is kept, in the worker that hears of it; the time
-bounds how long the others go on with it.
+kept by principal then. `list_changed` drops what is kept in all workers, whichever hears of it: it
+changes a mark that they share, and a page is good while the mark is the one that stood there when
+the page was asked for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
 
+from shm.generations import Generations
 from sidecar.jsonrpc import Json
 from sidecar.mcp.lists import Page, prepare
 from sidecar.mcp.names import Names
@@ -41,13 +43,25 @@ Key = tuple[str, str, str, Era, bytes]
 class _Kept:
     page: Page
     until_ns: int
+    mark: int
 
 
 @final
 class Listing:
     """The pages of one backend, in one worker."""
 
-    __slots__ = ("_clock", "_controls", "_kept", "_legacy_ttl_ms", "_names", "pins")
+    __slots__ = (
+        "_backend",
+        "_cells",
+        "_clock",
+        "_controls",
+        "_generations",
+        "_kept",
+        "_legacy_ttl_ms",
+        "_names",
+        "_pinned_at",
+        "pins",
+    )
 
     def __init__(
         self,
@@ -56,8 +70,11 @@ class Listing:
         pins: Mapping[str, PinnedTools],
         legacy_ttl_ms: int,
         clock: Clock,
+        generations: Generations,
+        backend: bytes,
     ) -> None:
-        """`legacy_ttl_ms`: how long pages of legacy servers are kept; 0: not at all."""
+        """`legacy_ttl_ms`: how long pages of legacy servers are kept; 0: not at all.
+        `generations`: those of all workers, in which `backend` tells this one from others."""
         self._names = names
         self._controls = controls
         self.pins = pins
@@ -65,6 +82,21 @@ class Listing:
         self._legacy_ttl_ms = legacy_ttl_ms
         self._clock = clock
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
+        self._generations = generations
+        self._backend = backend
+        self._cells: dict[tuple[str, str], int] = {}
+        self._pinned_at = {target: self.mark(target, "tools/list") for target in pins}
+
+    def _cell(self, target: str, method: str) -> int:
+        cell = self._cells.get((target, method))
+        if cell is None:
+            cell = Generations.cell(self._backend, target.encode(), method.encode())
+            self._cells[target, method] = cell
+        return cell
+
+    def mark(self, target: str, method: str) -> int:
+        """What stands for a server's list as of now. See `take`."""
+        return self._generations.get(self._cell(target, method))
 
     def find(self, target: str, method: str, cursor: str, era: Era, who: bytes) -> Page | None:
         """A page that is good still."""
@@ -73,15 +105,16 @@ class Listing:
             key = (target, method, cursor, era, whose)
             kept = self._kept.get(key)
             if kept is not None:
-                if now < kept.until_ns:
+                if now < kept.until_ns and kept.mark == self.mark(target, method):
                     return kept.page
                 del self._kept[key]
         return None
 
     def take(
-        self, target: str, method: str, cursor: str, era: Era, who: bytes, result: Json
+        self, target: str, method: str, cursor: str, era: Era, who: bytes, result: Json, mark: int
     ) -> Page:
-        """A page as its server gave it; kept where that is allowed. Raises: UpstreamError."""
+        """A page as its server gave it; kept where that is allowed. `mark`: as it was before the
+        server was asked, for what it says then may be stale by now. Raises: UpstreamError."""
         is_tools = method == "tools/list"
         page = prepare(
             method,
@@ -94,7 +127,7 @@ class Listing:
         whose, ttl_ms = self._allowed(era, who, result)
         if ttl_ms > 0 and method != "tasks/list":
             until = self._clock.monotonic_ns() + min(ttl_ms, _MAX_TTL_MS) * 1_000_000
-            self._kept[target, method, cursor, era, whose] = _Kept(page, until)
+            self._kept[target, method, cursor, era, whose] = _Kept(page, until, mark)
             if len(self._kept) > _PAGES_MAX:
                 self._kept.popitem(last=False)
         return page
@@ -112,7 +145,17 @@ class Listing:
         methods = _CHANGED.get(message.get("method", ""))
         if methods is None:
             return
-        if (pins := self.pins.get(target)) is not None and "tools/list" in methods:
-            pins.changed()
+        for method in methods:
+            self._generations.change(self._cell(target, method))
         for key in [key for key in self._kept if key[0] == target and key[1] in methods]:
             del self._kept[key]
+
+    def pins_of(self, target: str) -> PinnedTools | None:
+        """What is approved of a server's tools; None where they are not pinned."""
+        pins = self.pins.get(target)
+        if pins is not None:
+            mark = self.mark(target, "tools/list")
+            if mark != self._pinned_at[target]:
+                self._pinned_at[target] = mark
+                pins.changed()
+        return pins

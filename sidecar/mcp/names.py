@@ -3,7 +3,7 @@
 Source: spec/mcp_a2a.md section 2.2; spec/config.md section 6.2.
 
 API: `Names(targets, mode)` with `to_client(kind, target, name)`, `to_target(kind, name)` and, for
-names that do not tell their server, `candidates(kind, name)` and an `Index` over what these list.
+names that do not tell their server, `candidates(kind, name)`: `to_client` of what these list tells the one that is meant.
 
 With several servers (their number is not one, or the mode is `always`) names get a prefix:
 
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import re
 from base64 import b32encode
-from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final, Literal, final
 
@@ -146,34 +145,3 @@ class Names:
             and len(name) == self.max_tool_name
             and _CUT.fullmatch(name) is not None
         )
-
-
-@final
-class Index:
-    """Client's name → target and its own name, of what targets list.
-
-    `lists`: `[(target, names)]` in the order of the configuration. A client's name that two targets
-    have is `ambiguous`: it is in no list, and calling it is an error.
-    """
-
-    __slots__ = ("_found", "ambiguous")
-
-    def __init__(
-        self, names: Names, kind: Kind, lists: Iterable[tuple[str, Iterable[str]]]
-    ) -> None:
-        found: dict[str, tuple[str, str]] = {}
-        ambiguous: set[str] = set()
-        for target, listed in lists:
-            for name in listed:
-                client = names.to_client(kind, target, name)
-                first = found.setdefault(client, (target, name))
-                if first != (target, name):
-                    ambiguous.add(client)
-        for client in ambiguous:
-            del found[client]
-        self._found = found
-        self.ambiguous = frozenset(ambiguous)
-
-    def find(self, name: str) -> tuple[str, str] | None:
-        """The target and its own name; None for what is unknown, and for what is ambiguous."""
-        return self._found.get(name)

@@ -71,13 +71,16 @@ class Pages:
             pages = dict(kept)
             for name, result in answers.settle(tuple(asked), fails_open=self._terms.fails_open):
                 if name not in pages:
-                    pages[name] = self._taken(name, method, asked[name], caller, result)
+                    pages[name] = self._taken(
+                        name, method, asked[name], caller, result, marks[name]
+                    )
             found = [pages[name] for name in asked if name in pages]
             return jsonrpc.result(
                 identity, self._merged(method, found, caller, evaluation, answers)
             )
 
         missing = [name for name in asked if name not in kept]
+        marks = {name: self._listing.mark(name, method) for name in missing}
         if not missing:
             return Ready.of(finish(Answers({}, {})))
         sent = {name: _with_cursor(message, asked[name]) for name in missing}
@@ -91,8 +94,11 @@ class Pages:
                 pages[name] = page
         return pages
 
-    def _taken(self, name: str, method: str, cursor: str, caller: Caller, result: Json) -> Page:
-        return self._listing.take(name, method, cursor, caller.era, caller.principal, result)
+    def _taken(
+        self, name: str, method: str, cursor: str, caller: Caller, result: Json, mark: int
+    ) -> Page:
+        era, who = caller.era, caller.principal
+        return self._listing.take(name, method, cursor, era, who, result, mark)
 
     def _cursors(self, message: Json, caller: Caller) -> dict[str, str]:
         """Whom to ask, and from where on."""
@@ -146,7 +152,7 @@ class Pages:
 
         Raises: JsonRpcError that says why not, where so configured; UpstreamError, Refused.
         """
-        pins = self._listing.pins.get(target)
+        pins = self._listing.pins_of(target)
         if pins is None:
             return True
         if pins.is_due(name):
@@ -249,6 +255,7 @@ class Pages:
             "params": params,
         }
         answers = Answers({}, {})
+        mark = self._listing.mark(name, method)
         messages = (await self._lanes.request(name, asked, caller)).messages
         try:
             while (inbound := await messages.next()) is not None:
@@ -260,7 +267,7 @@ class Pages:
         finally:
             messages.close()
         answers.settle((name,), fails_open=False)
-        return self._taken(name, method, cursor, caller, answers.results.get(name, {}))
+        return self._taken(name, method, cursor, caller, answers.results.get(name, {}), mark)
 
 
 def is_mismatch(error: Refused) -> bool:

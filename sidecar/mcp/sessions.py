@@ -19,7 +19,7 @@ from typing import Any, Final, final
 import orjson
 
 from shm.errors import ShmError, TableFullError
-from shm.sessions import MAX_VALUE_BYTES, NO_PRINCIPAL, Owner, Session, SessionTable
+from shm.sessions import MAX_VALUE_BYTES, NO_PRINCIPAL, NOBODY, Owner, Session, SessionTable
 from sidecar.mcp.token import Claims, Sealer, Upstream
 from sidecar.mcp.upstream.base import Held
 from sidecar.telemetry.clock import Clock
@@ -145,6 +145,22 @@ class Sessions:
                     changed = replace(upstreams[name], upstream_id=upstream_id, pin=pin)
                     upstreams[name] = changed
         return Live(text, claims, row, upstreams)
+
+    def recalled(self, text: str) -> Live | None:
+        """A session of this gateway, to be ended at its servers: it may have ended here. None for
+        what no key of ours has sealed. Raises: ShmError."""
+        claims = self.sealer.open(text)
+        if claims is None:
+            return None
+        key, now = self._table.key(claims.uuid), self._clock.monotonic_ns()
+        row = self._table.peek(key, now) or Session(
+            key, 0, now, now, self._ttl_ns, NOBODY, claims.principal, b""
+        )
+        return self._live(text, claims, row)
+
+    def was_deleted(self, key: bytes) -> bool:
+        """Whether it was ended, and not merely left. Raises: ShmError."""
+        return self._table.is_deleted(key, self._clock.monotonic_ns())
 
     def key_of(self, uuid: bytes) -> bytes:
         """Of the row that a session with this uuid has, or will have."""

@@ -166,6 +166,10 @@ class RequestLogWriter:
         if waiting + 1 >= BATCH_ROWS and not self._has_enough.is_set():
             self._has_enough.set()
 
+    def lose(self) -> None:
+        """Count a row that nobody could make."""
+        self._overflowed += 1
+
     def counts(self) -> tuple[int, int, int]:
         """Rows written, rows lost, and times that nothing could be written: since it began."""
         return self._written, self._overflowed + self._refused, self._failures

@@ -15,13 +15,14 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self, final
 
 from shm.budgets import BudgetRow
 from shm.endpoints import EndpointTable
 from shm.errors import ShmError
+from shm.generations import Generations
 from shm.leases import BUDGET, LeaseTable, Slot
 from shm.rates import RateTable
 from shm.sessions import SessionTable
@@ -59,6 +60,8 @@ class Tables:
     """32 bytes, by which session ids are sealed."""
     is_key_given: bool = False
     """Whether other gateways, or this one after a restart, know the key too."""
+    generations: Generations = field(default_factory=Generations)
+    """Of what workers keep of MCP servers' lists. Without a name: gone with the gateway."""
     leases: LeaseTable | None = None
     """What is leased of buckets and budgets that Redis holds; None without Redis."""
     redis: RedisSettings | None = None

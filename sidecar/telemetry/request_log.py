@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, final, runtime_checkable
 
 import orjson
 
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, SidecarError
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.expressions import Compiler, Expression
 from sidecar.telemetry.fields import COST_KEYS, HEAD_FIELDS, LLM_FIELDS, TAIL_FIELDS, AccessEntry
@@ -45,6 +45,8 @@ MAX_VALUE_CHARS: Final = 4096
 MAX_ATTRIBUTES_BYTES: Final = 64 * 1024
 MAX_CONTENT_CHARS: Final = 256 * 1024
 """Of a prompt, and of an answer."""
+_QUIET_NS: Final = 60 * 10**9
+"""Between two lines of the log about rows that could not be made."""
 _CUT: Final = "…[cut]"
 _MAX_INTEGER: Final = 2**63 - 1
 _KEYS: Final = frozenset(("llm", "add", "retention"))
@@ -100,9 +102,11 @@ class RequestRows:
         *,
         put: Callable[[Row], None],
         clock: Clock,
+        lose: Callable[[], None] | None = None,
         path: str = "frontendPolicies.accessLog.database",
     ) -> None:
-        """`policy`: `accessLog.database`; `standard`: `config.standardAttributes`.
+        """`policy`: `accessLog.database`; `standard`: `config.standardAttributes`. `lose` counts
+        a row that could not be made.
 
         Raises: ConfigError.
         """
@@ -113,14 +117,21 @@ class RequestRows:
         self._add = compiler.expressions(policy.get("add"), f"{path}.add")
         self._user, self._group = standard_attributes(standard, compiler, _STANDARD)
         self._put = put
+        self._lose = lose
         self._clock = clock
+        self._told_ns: int | None = None
 
     def put(self, entry: AccessEntry) -> None:
         """Make the row. A request ends the same when that fails."""
         try:
             self._put(self._row(entry))
         except Exception:
-            _log.exception("request log: no row could be made of a request")
+            if self._lose is not None:
+                self._lose()
+            now_ns = self._clock.monotonic_ns()
+            if self._told_ns is None or now_ns - self._told_ns >= _QUIET_NS:
+                self._told_ns = now_ns
+                _log.exception("request log: no row could be made of a request")
 
     def _row(self, entry: AccessEntry) -> Row:
         ended_ns = entry.ended_ns or self._clock.time_ns()
@@ -172,7 +183,10 @@ class RequestRows:
         call = entry.request.state.get("llm") if entry.request is not None else None
         if not isinstance(call, _Content):
             return None
-        fields = call.cel(frozenset(("prompt", "completion")))
+        try:
+            fields = call.cel(frozenset(("prompt", "completion")))
+        except SidecarError:
+            return None  # words that are none of the format's
         prompt, completion = fields.get("prompt"), fields.get("completion")
         asked = _messages(prompt) if isinstance(prompt, list) and prompt else None
         answered = None

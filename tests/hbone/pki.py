@@ -32,12 +32,16 @@ class Leaf:
 
 
 class Pki:
-    """One root, and one intermediate when asked for."""
+    """A root, or an intermediate under `above`, whose leaves bring it along."""
 
-    def __init__(self, name: str = "root") -> None:
+    def __init__(self, name: str = "root", above: Pki | None = None) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self.root = self._sign(name, self._key, self._key, name, START, END, ca=True)
-        self.root_pem = self.root.public_bytes(Encoding.PEM)
+        issuer, by = (name, self._key) if above is None else (above._name, above._key)
+        self._name = name
+        self.root = self._sign(name, self._key, by, issuer, START, END, ca=True)
+        own_pem = self.root.public_bytes(Encoding.PEM)
+        self.root_pem = own_pem if above is None else above.root_pem
+        self._brings = b"" if above is None else own_pem
 
     def leaf(
         self,
@@ -53,7 +57,7 @@ class Pki:
             names.insert(0, x509.DNSName(dns))
         certificate = self._sign("", key, self._key, None, start, end, names=names, usages=usages)
         return Leaf(
-            certificate.public_bytes(Encoding.PEM),
+            certificate.public_bytes(Encoding.PEM) + self._brings,
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             certificate,
         )

@@ -183,7 +183,7 @@ def test_the_worker_of_a_log_is_killed(setting: Setting) -> None:
     found = re.fullmatch("agw-l([0-3])-.*", last)
     assert found is not None
     names = {one["role"]: one["pid"] for one in gateway.dump()["processes"]}
-    victim = names[f"worker-{found[1]}"]
+    victim = names[f"worker {found[1]}"]
     os.kill(victim, signal.SIGKILL)
     gateway.wait_replaced([victim])
     for _ in range(TRIES):

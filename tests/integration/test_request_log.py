@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sidecar.state.request_log import opened
 from tests.support.client import fetch
 from tests.support.gateway import GatewayProcess, free_ports
 from tests.support.models import COMPLETION, EVENTS, JSON, chunk
@@ -294,7 +295,13 @@ def test_workers_write_every_row_and_a_killed_one_does_no_harm(
     upstream: Upstream, folder: Path
 ) -> None:
     file = folder / "data.db"
-    with GatewayProcess(document(upstream, file, llm="metadata"), workers=2) as gateway:
+    with closing(opened(file)) as connection:
+        old = "INSERT INTO request_logs (id, started_at, completed_at, duration_ms, has_payload,"
+        old += " attributes_json) VALUES ('old', '1999-01-01T', '1999-01-01T', 1, 0, '{}')"
+        connection.execute(old)
+    config = document(upstream, file, llm="metadata", retention="720h")
+    with GatewayProcess(config, workers=2) as gateway:
+        gateway.wait_line("deleted 1 rows")
         assert ask(port=OTHER) == 200
         gateway.wait_metric("agentgateway_request_log_rows_total", 1)
         pids = gateway.worker_pids()

@@ -216,12 +216,16 @@ class SseConnections:
 
         task.add_done_callback(ended)
 
-    def _make_room(self) -> None:
+    def sweep(self) -> None:
+        """Close those that nobody has used for long."""
         now = time.monotonic()
         for key, connection in list(self._connections.items()):
             is_idle = not connection.dialogue.waiting and now - connection.used > self._idle
             if is_idle:
                 self._drop(key)
+
+    def _make_room(self) -> None:
+        self.sweep()
         if len(self._connections) >= MAX_CONNECTIONS:
             text = f"this worker has {MAX_CONNECTIONS} SSE connections, which is the most"
             raise UpstreamError(503, "UpstreamFailure", text, sent=False)
@@ -231,9 +235,13 @@ class SseConnections:
         self._drop((key, scope.kind, scope.key))
 
     def retire(self, keys: frozenset[str], *, is_urgent: bool = True) -> None:
-        """Close those of all targets but these. `is_urgent`: also those that somebody waits on."""
+        """Close those of all targets but these. `is_urgent`: also those that somebody waits on.
+
+        `keys`: ends of the targets' own, behind their last `/`."""
         for key, connection in list(self._connections.items()):
-            if key[0] not in keys and (is_urgent or not connection.dialogue.waiting):
+            if key[0].rpartition("/")[2] not in keys and (
+                is_urgent or not connection.dialogue.waiting
+            ):
                 self._drop(key)
 
     def _drop(self, key: ConnectionKey) -> None:

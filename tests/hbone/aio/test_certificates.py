@@ -312,6 +312,22 @@ async def test_a_revoked_server() -> None:
             await net.tunnel()
 
 
+async def test_a_revoked_intermediate() -> None:
+    root = Pki()
+    good, bad = Pki("good", root), Pki("bad", root)
+    async with mesh(pki=good) as net:
+        net.pool.set_credentials(bad.credentials(CLIENT))
+        live = await net.tunnel()
+        assert len(live.peer.chain) == 3
+        net.server.set_revoked(root.revoked(bad.root))
+        with pytest.raises(HboneError):
+            await read_all(live)
+        with pytest.raises(HandshakeError):
+            await net.tunnel()
+        net.pool.set_credentials(good.credentials(CLIENT))
+        assert await net.tunnel()
+
+
 def test_lists_that_prove_nothing() -> None:
     forged = MINE.crl(MINE.leaf(CLIENT).certificate, by=Pki())
     for crl in (b"", b"nonsense", b"-----BEGIN X509 CRL-----\n!\n", forged, FOREIGN_ROOT.crl()):

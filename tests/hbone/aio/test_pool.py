@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from hbone.aio import Connect, Pool, PoolKey, Settings, Tunnel
+from hbone.aio import Connect, Credentials, Pool, PoolKey, Settings, Tunnel
 from hbone.aio.carrier import Carrier
 from hbone.errors import (
     CertificateError,
@@ -69,6 +69,20 @@ async def test_a_goaway_means_a_new_connection_and_live_tunnels_go_on() -> None:
         await first.write_eof()
         assert await read_all(first) == b""
         await settle(lambda: net.pool.connections == 1)
+
+
+async def test_a_connect_that_crossed_the_goaway_is_asked_again() -> None:
+    async with mesh() as net:
+        live = await net.tunnel()
+        (endpoint,) = net.server._endpoints
+        endpoint.drain()
+        endpoint._connection.finish()
+        tunnel = await net.tunnel()  # asked for before the GOAWAY was heard
+        assert net.pool.dials == 2
+        for each in (live, tunnel):
+            await each.write(b"x")
+            assert await each.read() == b"x"
+        assert net.server.answered == {200: 2}
 
 
 async def test_idle_connections_go_and_live_tunnels_stay() -> None:
@@ -219,8 +233,6 @@ async def test_a_gateway_that_is_none() -> None:
 async def test_pool_refuses_credentials_that_do_not_fit() -> None:
     pki = Pki()
     leaf, other = pki.leaf(CLIENT), pki.leaf(CLIENT)
-    from hbone.aio import Credentials
-
     with pytest.raises(CertificateError) as caught:
         Pool(Credentials(leaf.chain, other.key, pki.root_pem))
     assert "BEGIN" not in str(caught.value)

@@ -11,6 +11,7 @@ import uvloop
 
 from hbone.aio import Connect, Settings
 from hbone.errors import ConnectionLostError, HboneError, TunnelRefusedError
+from hbone.wire.authority import make_authority
 from hbone.wire.connection import Connection
 from hbone.wire.events import Event
 from hbone.wire.limits import Limits
@@ -197,8 +198,6 @@ def test_uvloop() -> None:
             await tunnel.write(bytes(100_000))
             await tunnel.write_eof()
             assert len(await read_all(tunnel)) == 100_000
-            from hbone.wire.authority import make_authority
-
             with pytest.raises(TunnelRefusedError):
                 await net.pool.connect(net.key, make_authority("a", 1))
             await net.server.drain(20)

@@ -40,7 +40,7 @@ def test_settings_are_those_of_the_mesh() -> None:
     opening = client.take()
     assert opening.startswith(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     mib = 1024 * 1024
-    assert settings_of(opening[24:]) == {2: 0, 4: 4 * mib, 5: mib, 6: 65536}
+    assert settings_of(opening[24:]) == {2: 0, 4: 4 * mib, 5: mib, 6: 16384}
     assert opening.endswith(b"\0\0\4\x08\0\0\0\0\0" + (16 * mib - 65_535).to_bytes(4))
     peer = Connection(Limits(), is_client=False, now=0.0)
     peer.start()

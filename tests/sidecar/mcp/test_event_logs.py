@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from sidecar.errors import UpstreamError
-from sidecar.mcp import event_logs
+from sidecar.mcp import event_log, event_logs
 from sidecar.mcp.event_ids import Logged, logged, parse
 from sidecar.mcp.event_log import Reader
 from sidecar.mcp.event_logs import EventLogs
 from sidecar.mcp.upstream.base import Inbound, Messages, Scope
 from sidecar.mcp.upstream.inbox import Inbox
 from tests.support.mcp_http import outbound
+from tests.support.turns import turn_until
 
 MINE, OTHER = b"m" * 16, b"o" * 16
 
@@ -142,20 +143,42 @@ async def test_ids_of_the_server_are_passed_on(logs: EventLogs) -> None:
     await logs.close()
 
 
-async def test_a_listening_stream_is_not_read_on(logs: EventLogs) -> None:
+async def test_a_listening_stream_is_read_on_for_a_moment(
+    logs: EventLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = Stream(logs, identity=None)
     stream.say(1)
     primed, first = await stream.heard(2)
     assert first.event_id.startswith(b"agw-s2-")
     stream.reader.close()
-    assert stream.source.is_closed
-    again = await stream.again(primed.event_id)
+    stream.say(2)
+    live = await stream.again(primed.event_id)
+    assert live is not None
+    assert not live.is_json
+    assert numbers(await taken(live, 2)) == [1, 2]
+    monkeypatch.setattr(event_log, "GRACE_SECONDS", 0.0)
+    live.close()
+    await turn_until(lambda: stream.source.is_closed)
+    again = await stream.again(first.event_id)
     assert again is not None
-    assert numbers(await taken(again, 1)) == [1]
+    assert again.is_json
+    assert numbers(await taken(again, 1)) == [2]
     assert await again.next() is None
     # The new stream has it from now on.
     assert await stream.again(primed.event_id) is None
     assert len(logs) == 0
+
+
+async def test_a_session_that_listens_anew(logs: EventLogs) -> None:
+    left, read = Stream(logs, identity=None), Stream(logs, identity=None)
+    asked, other = Stream(logs), Stream(logs, OTHER, None)
+    for stream in (left, asked, other):
+        await stream.heard(1)
+        stream.reader.close()
+    await logs.send(outbound(scope=Scope("session", MINE, 0)))
+    assert left.source.is_closed
+    assert not any(one.source.is_closed for one in (read, asked, other))
+    await logs.close()
 
 
 async def test_a_second_reader_takes_over(logs: EventLogs) -> None:

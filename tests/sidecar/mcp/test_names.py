@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import ConfigError
-from sidecar.mcp.names import Index, Names
+from sidecar.mcp.names import Names
 
 TWO = ("files", "git-hub.v2")
 CONDITIONAL = Names(TWO, "conditional")
@@ -85,8 +85,6 @@ def test_long_tool_names_are_cut_and_found_by_look_up():
     assert client != CONDITIONAL.to_client("tool", "files", own + "x")
     assert CONDITIONAL.to_target("tool", client) is None
     assert CONDITIONAL.candidates("tool", client) == ("files",)
-    index = Index(CONDITIONAL, "tool", [("files", ["short", own])])
-    assert index.find(client) == ("files", own)
 
 
 def test_the_uncut_name_is_understood():
@@ -100,9 +98,6 @@ def test_long_target_leaves_all_candidates():
     assert len(first) == len(second) == 64
     assert first != second
     assert names.candidates("tool", first) == long[:2]
-    index = Index(names, "tool", [(target, ["x"]) for target in long])
-    assert index.find(first) == (long[0], "x")
-    assert index.find(second) == (long[1], "x")
 
 
 def test_a_name_that_looks_cut_is_found_by_look_up():
@@ -111,7 +106,7 @@ def test_a_name_that_looks_cut_is_found_by_look_up():
     assert client == f"files_{own}"
     assert len(client) == 64
     assert CONDITIONAL.to_target("tool", client) is None
-    assert Index(CONDITIONAL, "tool", [("files", [own])]).find(client) == ("files", own)
+    assert CONDITIONAL.candidates("tool", client) == ("files",)
 
 
 def test_limits():
@@ -126,15 +121,6 @@ def test_limits():
 def test_unprefixed_names_are_never_cut():
     assert ONE.to_client("tool", "files", "x" * 90) == "x" * 90
     assert NEVER.to_client("tool", "files", "x" * 90) == "x" * 90
-
-
-def test_ambiguous_names():
-    index = Index(NEVER, "tool", [("files", ["a", "b", "b"]), ("git-hub.v2", ["b", "c"])])
-    assert index.find("a") == ("files", "a")
-    assert index.find("c") == ("git-hub.v2", "c")
-    assert index.find("b") is None
-    assert index.ambiguous == {"b"}
-    assert index.find("d") is None
 
 
 @pytest.mark.parametrize("targets", [("a_b",), ("a+b",), ("",), ("a", "a")])
@@ -165,5 +151,5 @@ def test_round_trip(targets, mode, kind, own, which):
     found = names.to_target(kind, client)
     if found is None:
         assert target in names.candidates(kind, client)
-        found = Index(names, kind, [(target, [own])]).find(client)
-    assert found == (target, own)
+    else:
+        assert found == (target, own)

@@ -215,6 +215,12 @@ def test_a_row_that_cannot_be_made_costs_nothing_else(caplog: pytest.LogCaptureF
     def put(row: Row) -> None:
         raise RuntimeError("no")
 
-    rows = RequestRows(None, None, compiler(), put=put, clock=SystemClock())
-    rows.put(entry(request()))
-    assert "no row could be made" in caplog.text
+    lost: list[int] = []
+    rows = RequestRows(
+        *(None, None, compiler()), put=put, clock=SystemClock(), lose=lambda: lost.append(1)
+    )
+    for _ in range(3):
+        rows.put(entry(request()))
+    assert lost == [1, 1, 1]
+    # Once a minute.
+    assert caplog.text.count("no row could be made") == 1
