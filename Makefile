@@ -49,7 +49,7 @@ format: $(READY)
 # and many tests fork.
 unit: $(READY)
 ifeq ($(strip $(TESTS)),)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going unit-gateway unit-parts
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going unit-gateway unit-parts
 else
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
 endif

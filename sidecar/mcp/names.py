@@ -3,7 +3,7 @@
 Source: spec/mcp_a2a.md section 2.2; spec/config.md section 6.2.
 
 API: `Names(targets, mode)` with `to_client(kind, target, name)`, `to_target(kind, name)` and, for
-names that do not tell their server, `candidates(kind, name)`: `to_client` of what these list tells the one that is meant.
+names that do not tell their server, `candidates(kind, name)`: what these list tells the one meant.
 
 With several servers (their number is not one, or the mode is `always`) names get a prefix:
 
@@ -18,8 +18,8 @@ have one reading; the configuration sees to that.
 
 Extension: models take tool names of 64 characters at most, so a prefixed tool name beyond
 `max_tool_name` is cut, and ends in `_` and 12 characters of a hash of target and name. The hash
-cannot be read backwards, so what looks like a cut name has `candidates`, and is found in an
-`Index` built from their lists by the same computation. The uncut name is understood as well.
+cannot be read backwards, so what looks like a cut name has `candidates`, and is found in their
+lists by the same computation. The uncut name is understood as well.
 """
 
 from __future__ import annotations

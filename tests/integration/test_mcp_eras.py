@@ -114,10 +114,11 @@ def test_a_question_is_put_to_a_modern_client(setting: Setting) -> None:
 def test_a_state_is_of_one_request(setting: Setting) -> None:
     first = asked(setting)
     state = first["requestState"]
-    for changed in (
+    others: tuple[dict[str, Any], ...] = (
         {"name": "ask", "arguments": {"x": 2}},
         {"name": "echo", "arguments": {"x": 1}},
-    ):
+    )
+    for changed in others:
         got = modern(
             setting.ports["old"],
             "tools/call",
