@@ -14,7 +14,7 @@ LITELLM_BY := 2026-11-07
 # The newest that Python 3.11 can run.
 CONTEXTFORGE := 1.0.7.post20260921
 
-.PHONY: setup run test lint format unit unit-gateway unit-parts bench bench-llm bench-mcp soak lock clean
+.PHONY: setup run test lint format unit unit-first unit-second bench bench-llm bench-mcp soak lock clean
 
 setup: $(READY)
 
@@ -49,18 +49,18 @@ format: $(READY)
 # and many tests fork.
 unit: $(READY)
 ifeq ($(strip $(TESTS)),)
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going unit-gateway unit-parts
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going unit-first unit-second
 else
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
 endif
 
-WHOLE_GATEWAYS := tests/integration tests/test_examples.py
-unit-gateway: $(READY)
-	TEST_PORTS=10000-20999 $(BIN)/python -m pytest $(PYTEST_FLAGS) $(WHOLE_GATEWAYS)
+FIRST_HALF := $(wildcard tests/integration/test_[j-z]*.py) tests/test_examples.py
+unit-first: $(READY)
+	TEST_PORTS=10000-20999 $(BIN)/python -m pytest $(PYTEST_FLAGS) $(FIRST_HALF)
 
-unit-parts: $(READY)
+unit-second: $(READY)
 	TEST_PORTS=21000-31999 $(BIN)/python -m pytest $(PYTEST_FLAGS) tests \
-	  $(addprefix --ignore=,$(WHOLE_GATEWAYS))
+	  $(addprefix --ignore=,$(FIRST_HALF))
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench

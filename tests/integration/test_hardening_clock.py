@@ -33,6 +33,7 @@ DATES = {
     "shm/config.py": "when a process started, to be shown",
     "shm/lock.py": "the longest that a wait may take, which its call asks for in that clock",
     "shm/segment.py": "compared with dates of files and of earlier instances",
+    "sidecar/admin/logs.py": "which of the logged requests are asked for, by their dates",
     "sidecar/echo.py": "the Date field",
     "sidecar/gateway/control.py": "windows of budgets, which follow the calendar",
     "sidecar/gateway/expressions.py": "timestamps in expressions",
@@ -40,6 +41,7 @@ DATES = {
     "sidecar/llm/credentials/azure.py": "when a token ends",
     "sidecar/llm/credentials/gcp.py": "when a token ends",
     "sidecar/state/budgets.py": "windows of budgets, which follow the calendar",
+    "sidecar/state/tables.py": "windows of budgets, which follow the calendar",
     "sidecar/telemetry/clock.py": "the one source of dates",
 }
 """Who may ask for the wall clock, and what for; nothing of it measures time."""

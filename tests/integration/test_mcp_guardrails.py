@@ -313,10 +313,13 @@ def test_streams_pass_but_for_their_end(setting: Setting) -> None:
     setting.guard.script = only("response", Answer(code=1, reason="not that"))
     with Events(client, call) as events:
         assert events.next()["method"] == "notifications/message"
+        first = events.identity
         last = events.next()
-        assert last["error"] == {"code": -32001, "message": "not that"}
-        # Nobody could take it up elsewhere, and so come by what is refused here.
-        assert (last["id"], events.identity) == (9, "")
+        assert (last["id"], last["error"]) == (9, {"code": -32001, "message": "not that"})
+    # The ids are the gateway's own: who takes it up again does not come by what was refused.
+    assert first.startswith("agw-l")
+    with Events(client, last=first) as again:
+        assert again.next() == last
 
 
 def test_each_of_a_batch(setting: Setting) -> None:
