@@ -15,27 +15,26 @@ import resource
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import orjson
 
 from tests.bench import llm_cases
-from tests.bench.cases import Plan
 from tests.bench.environments import AbsentError
 from tests.bench.llm_cases import CASES, MANY, TTFT
 from tests.bench.llm_litellm import program
 from tests.bench.llm_many import STREAMS
 from tests.bench.llm_peers import LITELLM, LlmStage
 from tests.bench.llm_qualify import qualify
-from tests.bench.llm_report import LlmReport, to_json, to_markdown, with_section
+from tests.bench.llm_report import COMMAND, LlmReport, to_json, to_markdown
 from tests.bench.load import LoadError
+from tests.bench.options import PAGE, parsed, parser, plan_of, tell
 from tests.bench.report import targets_text
+from tests.bench.section import with_section
 from tests.bench.usage import LOAD_CORE, pinned
 from tests.support.gateway import ROOT
 
-_PAGE: Final = Path("docs") / "benchmarks.md"
 _NAMES: Final = (*(case.name for case in CASES), TTFT, MANY)
 _FILES_A_STREAM: Final = 2
 _SPARE_FILES: Final = 500
@@ -43,15 +42,12 @@ _SPARE_FILES: Final = 500
 
 def main(argv: Sequence[str]) -> int:
     """Run what was asked for; returns the exit code."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    if options.write and options.case:
-        parser.error("--write replaces the whole section, so it takes no cases")
+    options = _options(argv)
     missing = [name for name in ("nginx", "wrk") if shutil.which(name) is None]
     if missing or len(os.sched_getaffinity(0)) < 2:
         print(f"needs two cores, nginx and wrk; missing: {missing}", file=sys.stderr)
         return 2
-    report = LlmReport(_plan(options))
+    report = LlmReport(plan_of(options))
     names = options.case or list(_NAMES)
     why_absent = "left out" if options.no_litellm else _install()
     with pinned(LOAD_CORE), LlmStage(with_litellm=not why_absent) as stage:
@@ -59,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
             _leave_out(stage, report, LITELLM, why_absent)
         _qualified(stage, report)
         chosen = [case for case in CASES if case.name in names]
-        report.cells = llm_cases.run_cases(stage, chosen, report.plan, _tell)
+        report.cells = llm_cases.run_cases(stage, chosen, report.plan, tell)
         _extras(stage, report, names)
     report.failures += [
         f"{one.case.name} {one.peer}: {one.failure}" for one in report.cells if one.failure
@@ -71,26 +67,11 @@ def main(argv: Sequence[str]) -> int:
     return 1 if report.failures else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.llm_bench", description=__doc__)
-    parser.add_argument("case", nargs="*", help=f"some of: {', '.join(_NAMES)}", metavar="case")
-    parser.add_argument("--quick", action="store_true", help="one repeat of two seconds")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tries", type=int, default=3, help="runs to find the core undisturbed")
-    parser.add_argument("--no-litellm", action="store_true", help="leave LiteLLM out")
-    parser.add_argument("--json", metavar="FILE", help="every sample")
-    parser.add_argument("--write", action="store_true", help=f"write its section of {_PAGE}")
-    return parser
-
-
-def _plan(options: argparse.Namespace) -> Plan:
-    plan = Plan(options.seconds, 1.0, options.repeats, options.tries)
-    return replace(plan, seconds=2.0, repeats=1, tries=1) if options.quick else plan
-
-
-def _tell(line: str) -> None:
-    print(line, flush=True)
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    made = parser("llm_bench", __doc__, _NAMES)
+    made.add_argument("--no-litellm", action="store_true", help="leave LiteLLM out")
+    made.add_argument("--json", metavar="FILE", help="every sample")
+    return parsed(made, argv, _NAMES)
 
 
 def _install() -> str:
@@ -146,8 +127,8 @@ def _save(report: LlmReport, options: argparse.Namespace) -> None:
         )
         Path(options.json).write_bytes(text + b"\n")
     if options.write:
-        page = ROOT / _PAGE
-        page.write_text(with_section(page.read_text(), to_markdown(report)))
+        page = ROOT / PAGE
+        page.write_text(with_section(page.read_text(), to_markdown(report), COMMAND))
 
 
 if __name__ == "__main__":

@@ -7,24 +7,20 @@ model's name (nginx, and the direct way) listens on a port for each.
 from __future__ import annotations
 
 import http.client
-import os
-import signal
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import orjson
 
 from tests.bench import llm_litellm
 from tests.bench.environments import AbsentError
 from tests.bench.peers import NGINX, wait_open
+from tests.bench.processes import Processes
 from tests.bench.usage import LOAD_CORE, PROXY_CORE, descendants, pinned
-from tests.support.gateway import ROOT, GatewayProcess, free_ports
+from tests.support.gateway import GatewayProcess, free_ports
 
 Json = dict[str, Any]
 CHAT: Final = "/v1/chat/completions"
@@ -113,34 +109,16 @@ class LlmPeer:
     converts: bool = False
 
 
-class LlmStage:
+class LlmStage(Processes):
     """`with LlmStage() as stage:` everything runs; `stage.peers` are ready for load."""
 
     def __init__(self, *, with_litellm: bool = True) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self.folder = Path(self._folder.name)
+        super().__init__()
         self.bodies, self.streams = free_ports(2)
         self.direct = LlmPeer(DIRECT, self.bodies, self.streams)
         self.peers: list[LlmPeer] = []
         self._with_litellm = with_litellm
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._gateways: dict[str, GatewayProcess] = {}
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
+        self._by_name: dict[str, GatewayProcess] = {}
 
     def peer(self, name: str) -> LlmPeer:
         """By its name."""
@@ -148,7 +126,7 @@ class LlmStage:
 
     def spent_usd(self) -> float:
         """What the limited gateway's budget was charged."""
-        port = self._gateways[LIMITED].admin_port
+        port = self._by_name[LIMITED].admin_port
         url = f"http://127.0.0.1:{port}/api/budgets/status"
         with urllib.request.urlopen(url, timeout=10) as answer:
             budgets = orjson.loads(answer.read())["budgets"]
@@ -168,11 +146,6 @@ class LlmStage:
             self.peers.append(self._gateway(LIMITED, _POLICIES))
             self.peers.append(self._litellm())
 
-    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        self._processes.append(process)
-        return process
-
     def _nginx(self, name: str, text: str, ready: int, **values: Any) -> subprocess.Popen[bytes]:
         path = self.folder / f"{name}.conf"
         path.write_text((NGINX + text).format(folder=self.folder, name=name, **values))
@@ -189,7 +162,9 @@ class LlmStage:
 
     def _gateway(self, name: str, policies: Json) -> LlmPeer:
         (port,) = free_ports(1)
-        process = self._gateways[name] = GatewayProcess(self._config(port, policies))
+        process = GatewayProcess(self._config(port, policies))
+        self._gateways.append(process)
+        self._by_name[name] = process
         process.start()
         load = tuple(pid for one in process.worker_pids() for pid in descendants(one))
         everyone = tuple(descendants(process.process.pid))
@@ -230,19 +205,6 @@ class LlmStage:
             return LlmPeer(LITELLM, why_absent=f"no start: {llm_litellm.log_tail(self.folder)}")
         pids = tuple(descendants(process.pid))
         return LlmPeer(LITELLM, port, port, pids, pids, checks_keys=True, converts=True)
-
-    def _end(self) -> None:
-        for gateway in self._gateways.values():
-            gateway.__exit__(None, None, None)
-        for process in self._processes:
-            process.send_signal(signal.SIGTERM)
-        for process in self._processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(5)
-        self._folder.cleanup()
 
 
 _POLICIES: Final[Json] = {

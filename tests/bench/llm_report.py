@@ -13,10 +13,10 @@ from tests.bench.llm_many import Many
 from tests.bench.llm_peers import BARE, DIRECT, LIMITED, LITELLM, NGINX_NAME
 from tests.bench.load import Sample
 from tests.bench.report import Target, machine, table
+from tests.bench.section import targets_table
 
 TIMES_LITELLM: Final = 50
-_BEGIN: Final = "<!-- begin: python -m tests.bench.llm_bench --write -->"
-_END: Final = "<!-- end: python -m tests.bench.llm_bench --write -->"
+COMMAND: Final = "python -m tests.bench.llm_bench --write"
 
 
 @dataclass
@@ -93,16 +93,6 @@ def to_json(report: LlmReport) -> dict[str, Any]:
     }
 
 
-def with_section(page: str, section: str) -> str:
-    """The page with this section in place of the one there was, else at its end."""
-    made = f"{_BEGIN}\n{section.strip()}\n{_END}\n"
-    before, begin, rest = page.partition(f"{_BEGIN}\n")
-    _, end, after = rest.partition(f"{_END}\n")
-    if begin and end:
-        return before + made + after
-    return f"{page.rstrip()}\n\n{made}"
-
-
 def to_markdown(report: LlmReport) -> str:
     """The section; what it says of the method is all that a reader needs to make it again."""
     parts = [
@@ -136,7 +126,7 @@ def to_markdown(report: LlmReport) -> str:
         "",
         "## Targets of the LLM gateway",
         "",
-        *_targets(report.targets),
+        *targets_table(report.targets),
         "",
         *(f"* {note}" for note in (*report.notes, *report.failures)),
         "",
@@ -231,21 +221,6 @@ def _many(report: LlmReport) -> list[str]:
 
 def _mb(kib: int) -> str:
     return f"{kib * 1024 / 1e6:,.0f}"
-
-
-def _targets(targets: Sequence[Target]) -> list[str]:
-    return table(
-        ("target", "measured", "bound", ""),
-        (
-            (
-                one.title,
-                f"{one.value:,.2f} {one.unit}".strip(),
-                f"{'≥' if one.is_floor else '≤'} {one.bound:g} {one.unit}".strip(),
-                "met" if one.is_met else "**missed**",
-            )
-            for one in targets
-        ),
-    )
 
 
 def _not_shown() -> list[str]:

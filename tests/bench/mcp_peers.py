@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import http.client
-import os
-import signal
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import orjson
 
 from tests.bench import mcp_contextforge
 from tests.bench.environments import AbsentError
 from tests.bench.peers import wait_open
+from tests.bench.processes import Processes
 from tests.bench.usage import LOAD_CORE, PROXY_CORE, descendants, pinned
-from tests.support.gateway import ROOT, GatewayProcess, free_ports
+from tests.support.gateway import GatewayProcess, free_ports
 
 Json = dict[str, Any]
 MODERN: Final = "2026-07-28"
@@ -60,33 +55,14 @@ class McpPeer:
         return dict(self.paths).get(shape, "")
 
 
-class McpStage:
+class McpStage(Processes):
     """`with McpStage() as stage:` everything runs; `stage.peers` are ready for load."""
 
     def __init__(self, *, with_contextforge: bool = True) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self.folder = Path(self._folder.name)
+        super().__init__()
         (self.upstream,) = free_ports(1)
         self.peers: list[McpPeer] = []
         self._with_contextforge = with_contextforge
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._gateway: GatewayProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
 
     def peer(self, name: str) -> McpPeer:
         """By its name."""
@@ -95,8 +71,7 @@ class McpStage:
     def _start(self) -> None:
         with pinned(LOAD_CORE):
             command = [sys.executable, "-m", "tests.bench.mcp_upstream", str(self.upstream)]
-            process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
-            self._processes.append(process)
+            process = self._spawn(command)
             wait_open(process, f"http://127.0.0.1:{self.upstream}/")
         self.peers.append(McpPeer(DIRECT, self.upstream, (("one", "/server-0"),)))
         with pinned(PROXY_CORE):
@@ -105,7 +80,8 @@ class McpStage:
 
     def _ours(self) -> McpPeer:
         (port,) = free_ports(1)
-        process = self._gateway = GatewayProcess(_config(port, self.upstream))
+        process = GatewayProcess(_config(port, self.upstream))
+        self._gateways.append(process)
         process.start()
         load = tuple(pid for one in process.worker_pids() for pid in descendants(one))
         everyone = tuple(descendants(process.process.pid))
@@ -136,19 +112,6 @@ class McpStage:
             connections=4,
             least_seconds=10.0,
         )
-
-    def _end(self) -> None:
-        if self._gateway is not None:
-            self._gateway.__exit__(None, None, None)
-        for process in self._processes:
-            process.send_signal(signal.SIGTERM)
-        for process in self._processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(5)
-        self._folder.cleanup()
 
 
 def _config(port: int, upstream: int) -> Json:

@@ -12,12 +12,12 @@ from tests.bench.load import Sample
 from tests.bench.mcp_cases import SESSIONS, McpCell
 from tests.bench.mcp_peers import CONTEXTFORGE, GATEWAY, RULE
 from tests.bench.report import Target, machine, table
+from tests.bench.section import targets_table
 
 TIMES_CONTEXTFORGE: Final = 20
 IDLE_MB: Final = 150
 HOP_US: Final = 300
-_BEGIN: Final = "<!-- begin: python -m tests.bench.mcp_bench --write -->"
-_END: Final = "<!-- end: python -m tests.bench.mcp_bench --write -->"
+COMMAND: Final = "python -m tests.bench.mcp_bench --write"
 
 
 @dataclass
@@ -67,16 +67,6 @@ class McpReport:
         return found
 
 
-def with_section(page: str, section: str) -> str:
-    """The page with this section in place of the one there was, else at its end."""
-    made = f"{_BEGIN}\n{section.strip()}\n{_END}\n"
-    before, begin, rest = page.partition(f"{_BEGIN}\n")
-    _, end, after = rest.partition(f"{_END}\n")
-    if begin and end:
-        return before + made + after
-    return f"{page.rstrip()}\n\n{made}"
-
-
 def to_markdown(report: McpReport) -> str:
     """The section; what it says of the method is all that a reader needs to make it again."""
     parts = [
@@ -92,7 +82,7 @@ def to_markdown(report: McpReport) -> str:
         "",
         "## Targets of the MCP gateway",
         "",
-        *_targets(report.targets),
+        *targets_table(report.targets),
         "",
         *(f"* {note}" for note in (*report.notes, *report.failures)),
         "",
@@ -154,16 +144,3 @@ def _rows(report: McpReport) -> Iterable[Sequence[str]]:
         )
     for name, why in report.absent.items():
         yield ("", name, why, *[""] * 6)
-
-
-def _targets(targets: Iterable[Target]) -> list[str]:
-    rows = [
-        (
-            one.title,
-            f"{one.value:,.1f} {one.unit}".strip(),
-            f"{'≥' if one.is_floor else '≤'} {one.bound:,g} {one.unit}".strip(),
-            "met" if one.is_met else "**missed**",
-        )
-        for one in targets
-    ]
-    return table(("target", "measured", "bound", ""), rows)

@@ -6,23 +6,19 @@ worker, kept upstream connections, no log and no buffering to files: what the ga
 
 from __future__ import annotations
 
-import os
-import signal
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from tests.bench.processes import Processes
 from tests.bench.usage import LOAD_CORE, PROXY_CORE, descendants, pinned
 from tests.support.certificates import make_pair
-from tests.support.gateway import ROOT, GatewayProcess, free_ports
+from tests.support.gateway import GatewayProcess, free_ports
 
 ALL_SCHEMES = frozenset(("http", "https", "h2"))
 SMALL = b"a fixed body of one hundred and twenty-eight octets ".ljust(128, b".")
@@ -105,32 +101,13 @@ def wait_open(process: subprocess.Popen[bytes], url: str, seconds: float = _STAR
             time.sleep(0.02)
 
 
-class Stage:
+class Stage(Processes):
     """`with Stage() as stage:` everything runs; `stage.peers` are ready for load."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self.folder = Path(self._folder.name)
+        super().__init__()
         self.bodies, self.events = free_ports(2)
         self.peers: list[Peer] = []
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._gateways: list[GatewayProcess] = []
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
 
     def _start(self) -> None:
         # nginx workers drop their rights to nobody, who must get at the files.
@@ -151,11 +128,6 @@ class Stage:
             self.peers.append(self._nginx_peer())
             self.peers.append(self.gateway("native"))
             self.peers.append(self.gateway("granian"))
-
-    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        self._processes.append(process)
-        return process
 
     def _nginx(self, name: str, text: str, ready: int, **ports: int) -> subprocess.Popen[bytes]:
         path = self.folder / f"{name}.conf"
@@ -216,15 +188,6 @@ class Stage:
             secure = {"protocol": "HTTPS", "tls": pair, "routes": routes}
             binds.append({"port": tls, "listeners": [secure]})
         return {"config": config, "binds": binds}
-
-    def _end(self) -> None:
-        for gateway in self._gateways:
-            gateway.__exit__(None, None, None)
-        for process in self._processes:
-            process.send_signal(signal.SIGTERM)
-        for process in self._processes:
-            process.wait(10)
-        self._folder.cleanup()
 
 
 def fetch(peer: Peer, scheme: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:

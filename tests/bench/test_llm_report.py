@@ -11,7 +11,7 @@ from tests.bench.cases import Plan
 from tests.bench.llm_cases import CASES, FirstToken, LlmCell
 from tests.bench.llm_many import Many
 from tests.bench.llm_peers import BARE, DIRECT, LIMITED, LITELLM, NGINX_NAME
-from tests.bench.llm_report import LlmReport, to_markdown, with_section
+from tests.bench.llm_report import LlmReport, to_markdown
 from tests.bench.load import Sample
 
 CHAT = CASES[0]
@@ -62,11 +62,3 @@ def test_markdown(report: LlmReport) -> None:
 def test_a_peer_that_is_absent_is_named_with_its_reason(report: LlmReport) -> None:
     report.absent[LITELLM] = "not installed: no route"
     assert f"| {LITELLM} | not installed: no route |" in to_markdown(report)
-
-
-def test_the_section_is_replaced_and_nothing_else() -> None:
-    first = with_section("# Page\n\ntext\n", "# LLM\n\none\n")
-    assert first.startswith("# Page\n\ntext\n\n<!-- begin")
-    page = first + "\n# After\n"
-    again = with_section(page, "# LLM\n\ntwo\n")
-    assert again == page.replace("one", "two")

@@ -9,7 +9,7 @@ from tests.bench.cases import Plan
 from tests.bench.load import Sample
 from tests.bench.mcp_cases import CASES, McpCell
 from tests.bench.mcp_peers import CONTEXTFORGE, DIRECT, GATEWAY
-from tests.bench.mcp_report import McpReport, to_markdown, with_section
+from tests.bench.mcp_report import McpReport, to_markdown
 
 CALL = CASES[0]
 
@@ -39,8 +39,7 @@ def test_targets(report: McpReport) -> None:
 
 def test_page(report: McpReport) -> None:
     report.absent = {"other": "not installed"}
-    page = with_section("# Benchmarks\n", to_markdown(report))
+    page = to_markdown(report)
     assert "| tools/call, one server | gateway | 100 | 200.0 | 5,000 | 10 | 20 | 15 | 0% |" in page
     assert "| tools/call, one server | direct | 100 | - | - | 10 | 20 | - | - |" in page
     assert "|  | other | not installed |" in page
-    assert with_section(page, to_markdown(report)) == page
