@@ -18,6 +18,7 @@ from sidecar.errors import ConfigError, SidecarError, UpstreamError
 from sidecar.gateway.backends import Backends
 from sidecar.gateway.levels import Levels
 from sidecar.gateway.plan import Backend
+from sidecar.gateway.upstream import retried, send_picked
 from sidecar.http import grpc
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
@@ -35,7 +36,6 @@ from sidecar.telemetry.trace import ClientSpan, Tracer
 
 Data = Mapping[str, Any]
 _log = logging.getLogger("sidecar.gateway.callouts")
-_TRIES: Final = 2
 _BACKLOG_MAX: Final = 1024
 _NO_ROUTE: Final[Data] = {"namespace": "", "name": "", "rule_name": "", "policies": {}}
 
@@ -303,7 +303,7 @@ class BackendCallout:
             if answer is not None:
                 text = f"a policy of {self.label} answered in its place"
                 raise UpstreamError(503, "UpstreamFailure", text, sent=False)
-        response = await self._tried(request, version)
+        response = await retried(lambda: self._once(request, version))
         try:
             response.body = await self._read(response.body, limit_bytes)
         except BaseException:
@@ -327,15 +327,6 @@ class BackendCallout:
             raise UpstreamError(502, "UpstreamFailure", text)
         return FixedBody(whole, body.trailers)
 
-    async def _tried(self, request: Request, version: Version) -> Response:
-        for left in reversed(range(_TRIES)):
-            try:
-                return await self._once(request, version)
-            except UpstreamError as error:
-                if error.sent or not left:
-                    raise
-        raise AssertionError("unreachable: the last try returns or raises")
-
     async def _once(self, request: Request, version: Version) -> Response:
         backend = self._backend
         upstream = backend.upstream
@@ -354,19 +345,7 @@ class BackendCallout:
             "",
             request.wants_trailers,
         )
-        clock = self._clock.monotonic_ns
-        started = clock()
-        picked.begin()
-        response: Response | None = None
-        failure: SidecarError | None = None
-        try:
-            response = await picked.pool.send(call, version)
-            return response
-        except SidecarError as error:
-            failure = error
-            raise
-        finally:
-            picked.end(clock() - started, response, failure)
+        return await send_picked(picked, call, version, self._clock)
 
 
 def _peer_error(error: SidecarError) -> UpstreamError:

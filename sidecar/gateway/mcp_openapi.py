@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from sidecar.config.openapi import MAX_BYTES, parse_document
 from sidecar.errors import BodyTooLarge, ConfigError, UpstreamError
@@ -21,6 +20,7 @@ from sidecar.mcp.openapi.toolbox import Toolbox, toolbox
 from sidecar.mcp.upstream.openapi_source import FETCH_SECONDS, Fetch, Source
 from sidecar.policies.base import Services
 from sidecar.policies.callouts import Callout, unprompted
+from sidecar.policies.remote_keys import reachable
 from sidecar.telemetry.clock import Clock
 
 Data = Mapping[str, Any]
@@ -35,11 +35,11 @@ def check_document(entry: Data, services: Services) -> None:
     given = entry["openapi"]
     try:
         if "url" in given:
-            _reachable(given["url"], services)
+            reachable(given["url"], services.callouts, "Http")
         else:
             _made(given["document"], _prefix(entry), given["outputs"])
     except ConfigError as problem:
-        raise ConfigError("openapi.schema", problem.message) from problem
+        raise _of_schema(problem) from problem
 
 
 def source_of(entry: Data, services: Services, worker: McpWorker) -> Source:
@@ -53,9 +53,9 @@ def source_of(entry: Data, services: Services, worker: McpWorker) -> Source:
         make = partial(_made, given["document"], prefix, has_outputs)
         return worker.apis.fixed(key, make)
     try:
-        target, callout = _reachable(given["url"], services)
+        target, callout = reachable(given["url"], services.callouts, "Http")
     except ConfigError as problem:
-        raise ConfigError("openapi.schema", problem.message) from problem
+        raise _of_schema(problem) from problem
 
     def make_fetched(raw: bytes) -> Toolbox:
         return _made(raw, prefix, has_outputs)
@@ -67,6 +67,11 @@ def source_of(entry: Data, services: Services, worker: McpWorker) -> Source:
     return worker.apis.remote(key, shown, fetch, make_fetched, clock, worker.later)
 
 
+def _of_schema(problem: ConfigError) -> ConfigError:
+    path = f"openapi.schema.{problem.path}" if problem.path else "openapi.schema"
+    return ConfigError(path, problem.message)
+
+
 def _made(text: str | bytes, prefix: str | None, has_outputs: bool) -> Toolbox:
     return toolbox(parse_document(text), prefix, has_outputs=has_outputs)
 
@@ -74,25 +79,6 @@ def _made(text: str | bytes, prefix: str | None, has_outputs: bool) -> Toolbox:
 def _prefix(entry: Data) -> str | None:
     """What stands before paths; None when the document says it."""
     return entry["path"] if entry["path"].strip("/") else None
-
-
-def _reachable(url: str, services: Services) -> tuple[str, Callout]:
-    """Path and query of a URL, and the way to its host. Raises: ConfigError."""
-    try:
-        parts = urlsplit(url)
-        has_more = parts.username is not None or bool(parts.fragment)
-    except ValueError:
-        raise ConfigError("", "`url` is no URL") from None
-    target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-    if has_more or not parts.hostname or not (target.isascii() and target.isprintable()):
-        raise ConfigError("", "`url` needs a host, and has neither user info nor a fragment")
-    if " " in target:
-        raise ConfigError("", "`url` holds a space")
-    reference = {"host": f"{parts.scheme}://{parts.netloc}"}
-    try:
-        return target, services.callouts.resolve(reference, {}, "Http")
-    except ConfigError as problem:
-        raise ConfigError("", f"`url`: {problem.message}") from problem
 
 
 def _fetch(callout: Callout, target: str, clock: Clock) -> Fetch:

@@ -15,7 +15,7 @@ from typing import Final, final
 from sidecar.errors import SidecarError, UpstreamError
 from sidecar.gateway.mcp_facts import STATE
 from sidecar.gateway.plan import Backend
-from sidecar.gateway.upstream import Picked
+from sidecar.gateway.upstream import Picked, retried, send_picked
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.net.pool import Call, Version
 from sidecar.policies.chain import EMPTY
@@ -23,7 +23,6 @@ from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.metrics import Histogram
 from sidecar.telemetry.trace import ClientSpan, Tracer
 
-_TRIES: Final = 2
 _PURPOSE: Final = ("Primary", "Mcp")
 _NAMES: Final = {"tool": "gen_ai.tool.name", "prompt": "gen_ai.prompt.name"}
 """Subjects of a call that its span is named by; URIs and ids would make too many names."""
@@ -117,7 +116,7 @@ class Sender:
                     text = f"a policy of {self._backend.label} answered in its place"
                     raise UpstreamError(503, "UpstreamFailure", text, sent=False)
         picked = await self._picked(request, pin)
-        response = await self._tried(request, picked)
+        response = await retried(lambda: self._once(request, picked))
         for hook, is_async in chain.response_hooks:
             done = hook(request, response)
             if is_async:
@@ -134,15 +133,6 @@ class Sender:
             raise UpstreamError(503, "NoHealthyBackend", text, sent=False)
         return picked
 
-    async def _tried(self, request: Request, picked: Picked) -> Response:
-        for left in reversed(range(_TRIES)):
-            try:
-                return await self._once(request, picked)
-            except UpstreamError as error:
-                if error.sent or not left:
-                    raise
-        raise AssertionError("unreachable: the last try returns or raises")
-
     async def _once(self, request: Request, picked: Picked) -> Response:
         body = request.body
         call = Call(
@@ -156,19 +146,7 @@ class Sender:
             "",
             False,
         )
-        clock = self._clock.monotonic_ns
-        started = clock()
-        picked.begin()
-        response: Response | None = None
-        failure: SidecarError | None = None
-        try:
-            response = await picked.pool.send(call, self._version)
-            return response
-        except SidecarError as error:
-            failure = error
-            raise
-        finally:
-            picked.end(clock() - started, response, failure)
+        return await send_picked(picked, call, self._version, self._clock)
 
     @property
     def _version(self) -> Version:

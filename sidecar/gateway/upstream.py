@@ -9,16 +9,17 @@ settings): a reload that leaves a backend as it was keeps its connections.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, final
 
 from sidecar.errors import RequestError, SidecarError, UpstreamError
 from sidecar.http.message import Request, Response
 from sidecar.net.dialer import Address, Dialer, UpstreamTls
-from sidecar.net.pool import Pool, PoolSettings
+from sidecar.net.pool import Call, Pool, PoolSettings, Version
 from sidecar.net.resolve import Resolver
 from sidecar.net.sweep import Sweeper
+from sidecar.telemetry.clock import Clock
 
 _DYNAMIC_POOLS: Final = 512
 
@@ -275,3 +276,29 @@ class BrokenUpstream:
     async def pinned(self, label: str) -> Picked | None:
         """Raises UpstreamError."""
         raise UpstreamError(self._status, self._code, self._message, sent=False)
+
+
+async def send_picked(picked: Picked, call: Call, version: Version, clock: Clock) -> Response:
+    """Send to this endpoint, and tell it how the call went. Raises: SidecarError."""
+    started = clock.monotonic_ns()
+    picked.begin()
+    response: Response | None = None
+    failure: SidecarError | None = None
+    try:
+        response = await picked.pool.send(call, version)
+        return response
+    except SidecarError as error:
+        failure = error
+        raise
+    finally:
+        picked.end(clock.monotonic_ns() - started, response, failure)
+
+
+async def retried(once: Callable[[], Awaitable[Response]]) -> Response:
+    """Once more, when nothing of the call can have reached the peer. Raises: SidecarError."""
+    try:
+        return await once()
+    except UpstreamError as error:
+        if error.sent:
+            raise
+    return await once()

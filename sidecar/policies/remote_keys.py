@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from sidecar.errors import ConfigError, SidecarError, UpstreamError
 from sidecar.http.headers import Headers
 from sidecar.http.message import Response
-from sidecar.policies.callouts import Callout, Callouts, unprompted
+from sidecar.policies.callouts import Callout, Callouts, Subtype, unprompted
 from sidecar.policies.jwks import MAX_BYTES, JwksError, KeySet, parse
 from sidecar.telemetry.clock import Clock
 
@@ -239,7 +239,7 @@ class KeptKeys:
         self.end_round()
 
 
-def reachable(url: str, callouts: Callouts) -> tuple[str, Callout]:
+def reachable(url: str, callouts: Callouts, subtype: Subtype = "Oidc") -> tuple[str, Callout]:
     """The request target and the destination of a URL. Raises: ConfigError, `url` its path."""
     try:
         parts = urlsplit(url)
@@ -254,7 +254,7 @@ def reachable(url: str, callouts: Callouts) -> tuple[str, Callout]:
     if not target.isascii() or not target.isprintable() or " " in target:
         raise ConfigError("url", "not a URL")
     try:
-        callout = callouts.resolve({"host": f"{parts.scheme}://{parts.netloc}"}, {}, "Oidc")
+        callout = callouts.resolve({"host": f"{parts.scheme}://{parts.netloc}"}, {}, subtype)
     except ConfigError as problem:
         raise ConfigError("url", problem.message) from problem
     return target, callout
