@@ -15,8 +15,17 @@ from sidecar.cel.analysis import dotted_type
 from sidecar.cel.functions import FUNCTIONS, METHODS, NAMESPACES
 from sidecar.cel.headers_view import HeaderView
 from sidecar.cel.macros import FUNCTION_MACROS, METHOD_MACROS, Scope
+from sidecar.cel.meter import MAX_STEPS, metered
 from sidecar.cel.operators import binary, chain, conditional, unary
-from sidecar.cel.ops import add, find, index, index_optional, select, select_optional
+from sidecar.cel.ops import (
+    BINARY,
+    add,
+    find,
+    index,
+    index_optional,
+    select,
+    select_optional,
+)
 from sidecar.cel.strings import Pattern, pattern
 from sidecar.cel.syntax import (
     Call,
@@ -56,12 +65,12 @@ MAX_TREE_DEPTH: Final = 160
 _NO_SCOPE: Final[Scope] = {}
 
 
-def compile_tree(node: Node, source: str) -> tuple[Code, int]:
-    """The code, and how many places its frame has. Raises ConfigError("", …)."""
+def compile_tree(node: Node, source: str) -> tuple[Code, list[object]]:
+    """The code, and the frame that each run gets a copy of. Raises ConfigError("", …)."""
     _check_size(node)
     compiler = Compiler(source)
     code = compiler.code(node, _NO_SCOPE)
-    return code, compiler.slots
+    return code, compiler.frame
 
 
 def _check_size(node: Node) -> None:
@@ -78,12 +87,14 @@ def _check_size(node: Node) -> None:
 class Compiler:
     """Compiles one expression; see `macros.Coder` for what it offers to macros."""
 
-    __slots__ = ("_forgiven", "_source", "slots")
+    __slots__ = ("_forgiven", "_loops", "_meter", "_source", "frame")
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._forgiven = 0
-        self.slots = 0
+        self._loops = 0
+        self._meter: int | None = None
+        self.frame: list[object] = []
 
     def error(self, node: Node, message: str) -> ConfigError:
         """A ConfigError at a node."""
@@ -92,9 +103,24 @@ class Compiler:
 
     def bind(self, scope: Scope, name: str) -> tuple[int, Scope]:
         """See Coder."""
-        slot = self.slots
-        self.slots += 1
-        return slot, {**scope, name: slot}
+        return self._place(None), {**scope, name: len(self.frame) - 1}
+
+    def _place(self, first: object) -> int:
+        self.frame.append(first)
+        return len(self.frame) - 1
+
+    def meter(self) -> int:
+        """See Coder."""
+        if self._meter is None:
+            self._meter = self._place(MAX_STEPS)
+        return self._meter
+
+    def repeated(self, node: Node, scope: Scope) -> Code:
+        """See Coder."""
+        self._loops += 1
+        code = self.code(node, scope)
+        self._loops -= 1
+        return code
 
     def forgiving(self, node: Node, scope: Scope) -> Code:
         """See Coder."""
@@ -224,11 +250,13 @@ class Compiler:
         constants = [arg.value for arg in args if isinstance(arg, Literal)]
         if node.name in ("matches", "regexReplace") and isinstance(args[1], Literal):
             found = self._pattern(node, args[1].value)
-            if node.name == "matches" and not isinstance(args[0], Literal):
+            if node.name == "matches" and not isinstance(args[0], Literal) and not self._loops:
                 return _search(self.code(args[0], scope), found)
         if known.pure and args and len(constants) == len(args):
             return self._folded(node, known, constants)
         codes = [self.code(arg, scope) for arg in args]
+        if self._loops:
+            return metered(self.meter(), function, codes)
         if len(codes) == 1:
             (one,) = codes
             return lambda c, f: function(one(c, f))
@@ -265,7 +293,9 @@ class Compiler:
         if len(codes) == 1:
             return unary(node.name, codes[0])
         if node.name == "+" and len(codes) > 2:
-            return _sum(codes)
+            return metered(self.meter(), _total, codes) if self._loops else _sum(codes)
+        if self._loops and _may_be_long(node):
+            return metered(self.meter(), BINARY[node.name], codes)
         return binary(node, codes[0], codes[1])
 
 
@@ -289,6 +319,22 @@ def _sum(codes: list[Code]) -> Code:
         return total
 
     return run
+
+
+def _may_be_long(node: Call) -> bool:
+    """Whether an operator may take as long as its operands are, and no constant says how long."""
+    first, second = node.args
+    if node.name == "in":
+        return not isinstance(second, ListOf)
+    if node.name in ("==", "!="):
+        return not isinstance(first, Literal) and not isinstance(second, Literal)
+    return node.name == "+"
+
+
+def _total(first: object, *rest: object) -> object:
+    for value in rest:
+        first = add(first, value)
+    return first
 
 
 def _variable(name: str, scope: Scope) -> Code:

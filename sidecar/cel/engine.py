@@ -21,9 +21,9 @@ from sidecar.cel.custom import NONE_DEFINED, expand, parse_definitions
 from sidecar.cel.libraries import CelExprPython
 from sidecar.cel.parser import parse
 from sidecar.cel.syntax import Node
-from sidecar.cel.values import CelError, Flattened, NoSuchKey, plain
+from sidecar.cel.values import CelError, CostExceededError, Flattened, NoSuchKey, plain
 from sidecar.cel.walker import CelPython
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, RequestError
 
 Evaluate = Callable[[Mapping[str, object]], object]
 """From an activation to a value, not yet plain. Raises CelError."""
@@ -48,11 +48,11 @@ class Closures:
 
     def prepare(self, node: Node, source: str) -> Evaluate:
         """See Backend."""
-        code, slots = compile_tree(node, source)
+        code, frame = compile_tree(node, source)
 
         def evaluate(activation: Mapping[str, object]) -> object:
             try:
-                return code(activation, [None] * slots)
+                return code(activation, frame.copy())
             except RecursionError as exc:
                 raise CelError("a value nests too deeply") from exc
 
@@ -118,9 +118,15 @@ class Program:
         return plain(value)
 
     def truth(self, activation: Mapping[str, object]) -> bool:
-        """Whether the value is true; False when it is no bool, and when evaluating it fails."""
+        """Whether the value is true; False when it is no bool, and when evaluating it fails.
+
+        Raises: RequestError 500 when it costs too much. A client can make a long list, and must not
+        get past a rule by that.
+        """
         try:
             return self._evaluate(activation) is True
+        except CostExceededError as error:
+            raise RequestError(500, "ExpressionCost", "an expression costs too much") from error
         except CelError:
             return False
 

@@ -7,11 +7,12 @@ variable and replaces null; `coalesce` forgives everything and passes over null.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+from sidecar.cel.meter import spend
 from sidecar.cel.ops import elements, has, mapping
 from sidecar.cel.syntax import Call, Ident, Node, Select
-from sidecar.cel.values import NONE, CelError, Code, Optional, kept, no_overload
+from sidecar.cel.values import NONE, CelError, Code, CostExceededError, Optional, kept, no_overload
 from sidecar.errors import ConfigError
 
 Scope = Mapping[str, int]
@@ -27,6 +28,12 @@ class Coder(Protocol):
     def bind(self, scope: Scope, name: str) -> tuple[int, Scope]:
         """A place in the frame for a local variable, and the scope that has it."""
 
+    def repeated(self, node: Node, scope: Scope) -> Code:
+        """As `code`, for what a loop runs again and again: what it calls is metered."""
+
+    def meter(self) -> int:
+        """The place in the frame of the steps that are left."""
+
     def forgiving(self, node: Node, scope: Scope) -> Code:
         """As `code`, where a failure has somewhere to go: it is no fault of the configuration."""
 
@@ -34,7 +41,10 @@ class Coder(Protocol):
         """A ConfigError that names the node's line and column."""
 
 
+Items = Callable[[Mapping[str, object], list[object]], Any]
+"""What a loop runs over: a sequence, or a dict for those that go over maps."""
 Macro = Callable[[Coder, Call, Scope], Code]
+_OVER_MAPS: Final = frozenset(("mapValues", "filterKeys"))
 
 
 def _variable(coder: Coder, call: Call, counts: tuple[int, ...]) -> str:
@@ -44,11 +54,25 @@ def _variable(coder: Coder, call: Call, counts: tuple[int, ...]) -> str:
     return first.name
 
 
-def _loop(coder: Coder, call: Call, scope: Scope) -> tuple[Code, int, Code]:
-    """Of `target.macro(name, expression)`: the target, the variable's place, the expression."""
+def _loop(coder: Coder, call: Call, scope: Scope) -> tuple[Items, int, Code]:
+    """Of `target.macro(name, expression)`: the items, the variable's place, the expression."""
     slot, inner = coder.bind(scope, _variable(coder, call, (2,)))
+    return _items(coder, call, scope), slot, coder.repeated(call.args[1], inner)
+
+
+def _items(coder: Coder, call: Call, scope: Scope) -> Items:
+    """What a loop runs over: a list, or a map as it is. Its turns are paid for here."""
     assert call.target is not None
-    return coder.code(call.target, scope), slot, coder.code(call.args[1], inner)
+    target, meter = coder.code(call.target, scope), coder.meter()
+    is_map = call.name in _OVER_MAPS
+
+    def run(c: Mapping[str, object], f: list[object]) -> Any:
+        value = target(c, f)
+        items: Any = mapping(value, call.name) if is_map else elements(value)
+        spend(f, meter, 1 + len(items))
+        return items
+
+    return run
 
 
 def _quantifier(stop: bool) -> Macro:
@@ -59,10 +83,12 @@ def _quantifier(stop: bool) -> Macro:
 
         def run(c: Mapping[str, object], f: list[object]) -> object:
             failed: CelError | None = None
-            for item in elements(target(c, f)):
+            for item in target(c, f):
                 f[slot] = item
                 try:
                     value = test(c, f)
+                except CostExceededError:
+                    raise
                 except CelError as exc:
                     failed = kept(exc)
                     continue
@@ -94,7 +120,7 @@ def _exists_one(coder: Coder, call: Call, scope: Scope) -> Code:
 
     def run(c: Mapping[str, object], f: list[object]) -> object:
         count = 0
-        for item in elements(target(c, f)):
+        for item in target(c, f):
             f[slot] = item
             count += _holds(test, c, f, "exists_one")
         return count == 1
@@ -107,7 +133,7 @@ def _filter(coder: Coder, call: Call, scope: Scope) -> Code:
 
     def run(c: Mapping[str, object], f: list[object]) -> object:
         kept: list[object] = []
-        for item in elements(target(c, f)):
+        for item in target(c, f):
             f[slot] = item
             if _holds(test, c, f, "filter"):
                 kept.append(item)
@@ -118,14 +144,13 @@ def _filter(coder: Coder, call: Call, scope: Scope) -> Code:
 
 def _map(coder: Coder, call: Call, scope: Scope) -> Code:
     slot, inner = coder.bind(scope, _variable(coder, call, (2, 3)))
-    assert call.target is not None
-    target = coder.code(call.target, scope)
-    test = coder.code(call.args[1], inner) if len(call.args) == 3 else None
-    make = coder.code(call.args[-1], inner)
+    target = _items(coder, call, scope)
+    test = coder.repeated(call.args[1], inner) if len(call.args) == 3 else None
+    make = coder.repeated(call.args[-1], inner)
 
     def run(c: Mapping[str, object], f: list[object]) -> object:
         made: list[object] = []
-        for item in elements(target(c, f)):
+        for item in target(c, f):
             f[slot] = item
             if test is None or _holds(test, c, f, "map"):
                 made.append(make(c, f))
@@ -139,7 +164,7 @@ def _map_values(coder: Coder, call: Call, scope: Scope) -> Code:
 
     def run(c: Mapping[str, object], f: list[object]) -> object:
         made: dict[object, object] = {}
-        for key, value in mapping(target(c, f), "mapValues").items():
+        for key, value in target(c, f).items():
             f[slot] = value
             made[key] = make(c, f)
         return made
@@ -152,7 +177,7 @@ def _filter_keys(coder: Coder, call: Call, scope: Scope) -> Code:
 
     def run(c: Mapping[str, object], f: list[object]) -> object:
         kept: dict[object, object] = {}
-        for key, value in mapping(target(c, f), "filterKeys").items():
+        for key, value in target(c, f).items():
             f[slot] = key
             if _holds(test, c, f, "filterKeys"):
                 kept[key] = value
@@ -196,6 +221,8 @@ def _coalesce(coder: Coder, call: Call, scope: Scope) -> Code:
         for choice in choices:
             try:
                 value = choice(c, f)
+            except CostExceededError:
+                raise
             except CelError as exc:
                 failed = kept(exc)
                 continue

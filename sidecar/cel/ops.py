@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from sidecar.cel.meter import check_size
 from sidecar.cel.values import (
     INT_MAX,
     INT_MIN,
@@ -143,7 +144,10 @@ def add(left: object, right: object) -> object:
     """CEL `+`: numbers of one kind, strings, bytes, lists, durations, a moment and a duration."""
     kind, other = type(left), type(right)
     if kind is other:
-        if kind is str or kind is bytes or kind is float or kind is list:
+        if kind is float:
+            return left + right  # type: ignore[operator]
+        if kind is str or kind is bytes or kind is list:
+            check_size(len(left) + len(right))  # type: ignore[arg-type]
             return left + right  # type: ignore[operator]
         if kind is int:
             return integer(left + right)  # type: ignore[operator]

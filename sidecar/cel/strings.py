@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import re2
 
+from sidecar.cel.meter import check_size
 from sidecar.cel.ops import contains
 from sidecar.cel.table import Function, Table, count, text
 from sidecar.cel.values import CelError, no_overload
@@ -133,14 +134,18 @@ def _last_index_of(value: object, part: object, last: object = None) -> int:
 def _join(value: object, separator: object = "") -> str:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise CelError("join: the receiver is no list of strings")
-    return str(text("join", separator)).join(str(item) for item in value)
+    between = str(text("join", separator))
+    check_size(sum(map(len, value)) + len(between) * len(value))
+    return between.join(str(item) for item in value)
 
 
 def _replace(value: object, old: object, new: object, limit: object = -1) -> str:
     if not isinstance(limit, int) or isinstance(limit, bool):
         raise no_overload("replace", value, old, new, limit)
-    name = "replace"
-    return str(text(name, value)).replace(text(name, old), text(name, new), int(limit))
+    subject, sought, given = (str(text("replace", each)) for each in (value, old, new))
+    if len(given) > len(sought):
+        check_size(len(subject) + subject.count(sought) * (len(given) - len(sought)))
+    return subject.replace(sought, given, int(limit))
 
 
 def _split(value: object, separator: object, limit: object = -1) -> list[object]:

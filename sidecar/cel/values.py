@@ -30,6 +30,11 @@ class CelError(SidecarError):
 
 
 @final
+class CostExceededError(CelError):
+    """The evaluation was given up; see `meter`. Nothing forgives it: a client could choose it."""
+
+
+@final
 class NoSuchKey(CelError):
     """A map, header list or query without this key; or a variable that is not there."""
 

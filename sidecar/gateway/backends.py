@@ -336,7 +336,10 @@ def outliers_of(health: Data | None, services: Services) -> Outliers:
     def unhealthy(outcome: Outcome) -> bool:
         if outcome.status is None:
             return is_unhealthy(outcome)
-        return expression.truth(_NO_REQUEST, Response(outcome.status, outcome.headers))
+        try:
+            return expression.truth(_NO_REQUEST, Response(outcome.status, outcome.headers))
+        except RequestError:
+            return False
 
     return Outliers(made, unhealthy)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.cel.engine import CelError, Engine
+from sidecar.errors import RequestError
 
 ENGINE = Engine()
 
@@ -105,3 +106,68 @@ def test_a_claim_cannot_pass_for_the_token() -> None:
     program = ENGINE.compile("jwt.rawToken.unredacted()")
     with pytest.raises(CelError):
         program.eval({"jwt": {"rawToken": "forged"}})
+
+
+# --- 40: expressions that cost too much ------------------------------------------------------
+
+LONG: dict[str, Any] = {
+    "request": {
+        "body": b"[" + b",".join([b"1"] * 20_000) + b"]",
+        "headers": {},
+        "path": "/" + "a" * 1000,
+    }
+}
+BOMBS = {
+    "loops in a loop": "json(request.body).all(a, json(request.body).all(b, a == b))",
+    "in another order": "[1, 2, 3].exists(x, json(request.body).map(a, [a, a, a]).size() < 0)"
+    " || json(request.body).all(a, json(request.body).exists_one(b, b == a))",
+    "long texts in a loop": "json(request.body).all(a, request.path.contains('b') == false)",
+    "text in text in a loop": "json(request.body).all(a, !(string(a) in request.path + 'x'))",
+    "a pattern in a loop": "json(request.body).all(a, !request.path.matches('b$'))",
+    "a pattern that is not constant": "json(request.body).all(a, !request.path.matches(string(a)))",
+    "filter": "json(request.body).filter(a, json(request.body).filter(b, b == a) == []) == []",
+    "through a custom function": "json(request.body).all(a, all_of(json(request.body)))",
+    "coalesce forgives it not": "coalesce(json(request.body).all(a, all_of(json(request.body))),"
+    " false)",
+    "default forgives it not": "default(json(request.body).all(a, all_of(json(request.body))),"
+    " true)",
+}
+
+
+@pytest.mark.parametrize("source", BOMBS.values(), ids=BOMBS)
+def test_40_what_a_client_can_make_long_is_given_up(source: str) -> None:
+    engine = Engine("all_of(items) { items.all(x, x == 1) }")
+    program = engine.compile(source)
+    with pytest.raises(CelError, match="steps"):
+        program.eval(LONG)
+    # A deny rule that took this for "not true" would let the client in.
+    with pytest.raises(RequestError) as caught:
+        program.truth(LONG)
+    assert caught.value.status == 500
+
+
+def test_40_steps_are_of_one_evaluation() -> None:
+    program = ENGINE.compile("json(request.body).all(a, a == 1)")
+    for _ in range(20):
+        assert program.truth(LONG)
+
+
+def test_40_the_other_side_of_an_and_still_decides() -> None:
+    source = f"{BOMBS['loops in a loop']} && request.path == '/b'"
+    assert ENGINE.compile(source).truth(LONG) is False
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "text.replace('', text)",
+        "text.replace('a', text).size() > 0",
+        "text.split('').join(text)",
+        "text.with(a, (a + a).with(b, (b + b).with(c, (c + c).with(d, (d + d).with(e,"
+        " (e + e) + e)))))",
+    ],
+)
+def test_40_small_texts_do_not_become_huge_ones(source: str) -> None:
+    source = source.replace("text", "metadata.text")
+    with pytest.raises(CelError):
+        ENGINE.compile(source).eval({"metadata": {"text": "a" * 400_000}})
