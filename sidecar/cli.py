@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("schema", help="print the JSON schema of the configuration")
     _add_state(commands)
+    _add_cel(commands)
     commands.add_parser("demo", help="run an echo server to try a gateway on", add_help=False)
     return parser
 
@@ -123,6 +124,42 @@ def _add_state(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     state.add_argument("--limit", type=int, default=100, metavar="N", help="rows, 1 to 10000")
     state.add_argument("--prefix", default="", metavar="TEXT", help="of the label or the key")
     state.add_argument("--reset", metavar="KEY", help="forget what is held against a key")
+
+
+def _add_cel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cel = commands.add_parser(
+        "cel",
+        help="evaluate a CEL expression on sample data, and explain the result",
+        description="Custom functions are those of the configuration given by --file or --config.",
+        allow_abbrev=False,
+    )
+    cel.add_argument("expression", metavar="EXPR", help="as in a rule; - for stdin")
+    cel.add_argument(
+        "--request",
+        metavar="FILE",
+        help="sample data as JSON or YAML: a map of variables (request, jwt, ...), or of the"
+        " fields of `request` alone; - for stdin. Default: some chat",
+    )
+    for short, long in (("-f", "--file"), ("-c", "--config")):
+        cel.add_argument(short, long, metavar="CONFIG", default=argparse.SUPPRESS)
+    cel.add_argument("--json", action="store_true", help="print what /api/cel answers")
+
+
+def _cel(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from sidecar.gateway import cel_command
+
+    if options.file is not None and options.config is not None:
+        parser.error("only one of --config or --file")
+    if options.expression == options.request == "-":
+        parser.error("stdin can be either the expression or the sample")
+    source = None if options.file is None and options.config is None else _source(options)
+    as_json = options.json or options.output == "json"
+    try:
+        return cel_command.command(options.expression, options.request, source, as_json=as_json)
+    except InvalidConfigError as error:
+        for problem in error.problems:
+            print(problem.render(error.file), file=sys.stderr)
+        return EXIT_INVALID
 
 
 def _state(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -183,6 +220,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         return EXIT_OK
     if options.command == "state":
         return _state(parser, options)
+    if options.command == "cel":
+        return _cel(parser, options)
     if options.command == "demo":
         parser.error("demo takes no options of the gateway; see demo --help")
     return _gateway(parser, options)

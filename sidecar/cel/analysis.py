@@ -58,7 +58,7 @@ def _collect(node: Node, bound: frozenset[str], found: set[Path]) -> None:
     else:
         if isinstance(node, Call) and node.name == "variables" and node.target is None:
             found.update((root,) for root in ROOTS)
-        below = node.args if isinstance(node, Call) and _is_namespaced(node) else children(node)
+        below = node.args if isinstance(node, Call) and is_namespaced(node) else children(node)
         for child in below:
             _collect(child, bound, found)
 
@@ -67,7 +67,7 @@ def _is_type(path: Path) -> bool:
     return ".".join(path) in TYPES_BY_NAME and path[0] not in ROOTS
 
 
-def _is_namespaced(node: Call) -> bool:
+def is_namespaced(node: Call) -> bool:
     """Whether the target is no variable but a part of the function's name, as in `math.ceil`."""
     name = node.target.name if isinstance(node.target, Ident) else ""
     return name in NAMESPACES and f"{name}.{node.name}" in FUNCTIONS

@@ -122,15 +122,16 @@ def _json_field(value: object, key: object) -> object:
 
 def to_json(value: object) -> str:
     """The value as compact JSON: bytes as Base64, moments as RFC 3339, durations as `1.5s`."""
-    ready = _jsonable(plain(value))
+    ready = jsonable(plain(value))
     return json.dumps(ready, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def _jsonable(value: object) -> object:
+def jsonable(value: object) -> object:
+    """A plain value as what JSON can say: see `to_json`."""
     if isinstance(value, dict):
-        return {_json_key(key): _jsonable(item) for key, item in value.items()}
+        return {_json_key(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_jsonable(item) for item in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, datetime):

@@ -140,7 +140,7 @@ class Engine:
     Raises ConfigError("", …).
     """
 
-    __slots__ = ("_backend", "_context", "_custom", "_sensitive", "reads_completion")
+    __slots__ = ("_backend", "_custom", "context", "reads_completion", "sensitive_headers")
 
     def __init__(
         self,
@@ -153,8 +153,8 @@ class Engine:
         self._backend = _backend(BACKEND if backend is None else backend)
         self.reads_completion = False
         """Whether any expression compiled so far reads what a model has answered."""
-        self._context = Context() if context is None else context
-        self._sensitive = frozenset(
+        self.context = Context() if context is None else context
+        self.sensitive_headers = frozenset(
             (name.encode() if isinstance(name, str) else name).lower() for name in sensitive_headers
         )
         self._custom = NONE_DEFINED
@@ -171,7 +171,7 @@ class Engine:
         found = paths(node)
         if names(found, "llm", "completion", "toolCalls"):
             self.reads_completion = True
-        return Program(source, evaluate, found, self._context, self._sensitive)
+        return Program(source, evaluate, found, self.context, self.sensitive_headers)
 
 
 def _backend(name: str) -> Backend:

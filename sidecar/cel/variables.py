@@ -234,6 +234,9 @@ _RESPONSE: Final[dict[str, Callable[[Request, Response, Plan], object]]] = {
     "bodyPrefix": lambda request, response, plan: _body(response),
 }
 
+REQUEST_FIELDS: Final = frozenset(_REQUEST)
+RESPONSE_FIELDS: Final = frozenset(_RESPONSE)
+
 _Getter = Callable[[Connection], object]
 
 

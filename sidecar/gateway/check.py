@@ -6,6 +6,7 @@ same things; doing it before publication is what makes a bad reload refusable as
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from sidecar.config.text import resolve
 from sidecar.errors import ConfigError
 from sidecar.gateway.callouts import CheckedCallouts
 from sidecar.gateway.compile import http_settings
-from sidecar.gateway.expressions import expression_context
+from sidecar.gateway.expressions import expression_engine
 from sidecar.gateway.frontdoor import refusals
 from sidecar.gateway.levels import BACKEND_TYPE, on_route
 from sidecar.llm.credentials.table import configured
@@ -31,6 +32,7 @@ from sidecar.llm.providers.base import DefaultAuth
 from sidecar.net.tls import ClientTls, ServerTls, TlsDefaults, TlsListener
 from sidecar.policies.base import Services
 from sidecar.policies.expressions import Expression
+from sidecar.policies.oidc_cookies import SECRET_VARIABLE
 from sidecar.policies.order import KINDS, build, make
 from sidecar.routing.outlier import Eviction
 from sidecar.routing.table import RouteEntry
@@ -75,7 +77,8 @@ class Checker:
             self._known.clear()
             self._static = static.digest
         keeps = bool((config.get("state") or {}).get("journal"))
-        alone = Services(SystemClock(), engine, keeps_spending=keeps)
+        secret = os.environ.get(SECRET_VARIABLE, "")
+        alone = Services(SystemClock(), engine, keeps_spending=keeps, cookie_secret=secret)
         services = replace(alone, callouts=CheckedCallouts(alone))
         known, self._known = self._known, {}
         for key, resource in snapshot.resources.items():
@@ -95,13 +98,11 @@ class Checker:
 
 def _engine(config: Data, found: list[ConfigError]) -> Engine:
     """The engine of the configuration; without its functions, a problem, when they are at fault."""
-    sensitive = frozenset(name.lower() for name in config.get("sensitiveHeaders") or ())
-    functions = config.get("customFunctions") or ""
     try:
-        return Engine(functions, sensitive, context=expression_context())
+        return expression_engine(config)
     except ConfigError as error:
         found.append(ConfigError(_FUNCTIONS, error.message))
-    return Engine("", sensitive, context=expression_context())
+    return expression_engine({**config, "customFunctions": ""})
 
 
 def _lacks_functions(found: Sequence[ConfigError], pruning: Pruning | None) -> bool:

@@ -25,6 +25,7 @@ from shm.errors import ShmError
 from shm.metrics import MetricsTable
 from sidecar.admin.api import ProcessStatus, admin_app, stats_app
 from sidecar.admin.budgets import budgets_route
+from sidecar.admin.cel import cel_routes
 from sidecar.admin.health import readiness_app
 from sidecar.admin.logs import RequestLogReader, log_routes
 from sidecar.admin.server import AdminServer, parse_address
@@ -40,6 +41,7 @@ from sidecar.config.snapshot import (
     read_record,
 )
 from sidecar.errors import ConfigError
+from sidecar.gateway.expressions import expression_engine
 from sidecar.gateway.frontdoor import front_door
 from sidecar.gateway.loading import LoadedSnapshot, Loader
 from sidecar.gateway.price_feeds import (
@@ -208,7 +210,7 @@ class Control:
         """Listen on the three addresses. Raises ConfigError."""
         version = package_version()
         sensitive = config.get("sensitiveHeaders") or ()
-
+        engine = expression_engine(config)
         amounts = Amounts(UNITS, shown)
         report = Report.of(self._tables, SystemClock(), amounts, self._leases)
         log_path = path_of(config)
@@ -224,6 +226,7 @@ class Control:
                     *state_routes(report),
                     budgets_route(self._tables.budgets.table.rows, time.time_ns),
                     *log_routes(reader, lambda: self._is_leaving),
+                    *cel_routes(engine),
                 ),
             )
 

@@ -7,12 +7,24 @@ that run it mean the same.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from sidecar.cel.context import Context
+from sidecar.cel.engine import Engine
 from sidecar.routing import canonical
 from sidecar.telemetry.clock import Clock, SystemClock
 
 _ENVIRONMENT = (("podName", "POD_NAME"), ("namespace", "NAMESPACE"), ("gateway", "GATEWAY"))
+
+
+def expression_engine(config: Mapping[str, Any], clock: Clock | None = None) -> Engine:
+    """The engine of a configuration whose `config` this is. Raises ConfigError."""
+    return Engine(
+        config.get("customFunctions") or "",
+        config.get("sensitiveHeaders") or (),
+        context=expression_context(clock),
+    )
 
 
 def expression_context(clock: Clock | None = None) -> Context:

@@ -16,10 +16,11 @@ from sidecar.admin.server import parse_address
 from sidecar.cel.engine import Engine
 from sidecar.config.scalars import duration_seconds
 from sidecar.gateway.compile import Telemetry
-from sidecar.gateway.expressions import expression_context
+from sidecar.gateway.expressions import expression_engine
 from sidecar.http.message import Connection, Request
 from sidecar.net.dialer import Address
 from sidecar.policies.base import Services
+from sidecar.policies.oidc_cookies import SECRET_VARIABLE
 from sidecar.state.request_log import RequestLogWriter, path_of
 from sidecar.state.tables import Tables
 from sidecar.telemetry.access import AccessLog
@@ -95,11 +96,7 @@ class Observers:
 
     def services(self, config: Data, max_buffer_bytes: int) -> Services:
         """What policies may use. Raises ConfigError for custom functions that do not compile."""
-        engine = Engine(
-            config.get("customFunctions") or "",
-            frozenset(name.lower() for name in config.get("sensitiveHeaders") or ()),
-            context=expression_context(self._clock),
-        )
+        engine = expression_engine(config, self._clock)
         tables = self._tables
         return Services(
             self._clock,
@@ -108,6 +105,7 @@ class Observers:
             rates=tables.rates,
             budgets=tables.budgets.table,
             leases=self.leases,
+            cookie_secret=os.environ.get(SECRET_VARIABLE, ""),
         )
 
     def telemetry(self, config: Data, frontend: Data, services: Services) -> Telemetry:

@@ -117,3 +117,64 @@ def test_expressions_are_compiled(capsys: pytest.CaptureFixture[str]) -> None:
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert "gateways" in json.loads(capsys.readouterr().out)["properties"]
+
+
+# --- cel ----------------------------------------------------------------------------------------
+
+
+def test_cel_on_the_default_sample(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cel", 'request.method == "POST"']) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "true",
+        f'  {"request.method".ljust(40)}  "POST"',
+    ]
+
+
+def test_cel_on_a_file_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample = tmp_path / "sample.yaml"
+    sample.write_text("jwt: {sub: u}\nrequest: {path: /a, headers: {X-Team: red}}\n")
+    functions = 'config: {customFunctions: "team() { request.headers[\\"x-team\\"] }"}'
+    argv = ["-c", functions, "cel", "team() + jwt.sub", "--request", str(sample), "--json"]
+    assert main(argv) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["result"], said["error"]) == ("redu", None)
+
+
+def test_cel_takes_the_fields_of_a_request_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("{method: GET, path: /b}"))
+    assert main(["cel", "request.path", "--request", "-"]) == 0
+    assert capsys.readouterr().out.startswith('"/b"\n')
+
+
+def test_cel_shows_which_part_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cel", 'jwt.sub == "x" || apiKey.name == "y"']) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "error: no such key: apiKey\n"
+    assert "not in the sample: apiKey" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["cel"], 2, "EXPR"),
+        (["cel", "1", "--request", "/nowhere"], 1, "/nowhere: cannot be read"),
+        (["-c", "config: {customFunctions: 'f('}", "cel", "1"], 1, "customFunctions"),
+        (["cel", "-", "--request", "-"], 2, "stdin"),
+        (["cel", "1 +"], 1, "CEL line 1, column 4"),
+    ],
+)
+def test_cel_wrong_usage(
+    argv: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == code
+    assert said in capsys.readouterr().err
+
+
+def test_cel_sample_that_is_no_yaml(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a: [\n"))
+    assert main(["cel", "1", "--request", "-"]) == 1
+    assert "-:2:1: invalid YAML" in capsys.readouterr().err
