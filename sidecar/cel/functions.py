@@ -120,6 +120,8 @@ def _string(value: object) -> str:
         return times.format_timestamp(value)
     if isinstance(value, timedelta):
         return times.format_duration(value)
+    if isinstance(value, network.Ip | network.Cidr):
+        return str(value.plain())
     raise no_overload("string", value)
 
 

@@ -74,7 +74,8 @@ def parse_ip(source: str) -> Address:
         raise CelError("ip: not an IP address") from exc
     if "%" in source:
         raise CelError("ip: an address with a zone")
-    return address
+    # One address, however it is written: a rule about 10.0.0.1 is about ::ffff:10.0.0.1 too.
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def parse_cidr(source: str) -> Cidr:

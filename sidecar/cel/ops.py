@@ -31,6 +31,8 @@ from sidecar.cel.values import (
     no_overload,
 )
 
+MAX_DURATION: Final = timedelta(seconds=315_576_000_000)
+"""Ten thousand years, as protobuf allows."""
 _NUMBERS: Final = frozenset((int, UInt, float))
 _PLAIN: Final = frozenset((str, bool, int, UInt, float, bytes, datetime, timedelta))
 
@@ -135,9 +137,12 @@ def unsigned(value: int) -> UInt:
 
 def _moment(compute: Callable[[], object]) -> object:
     try:
-        return compute()
+        made = compute()
     except OverflowError as exc:
         raise CelError("timestamp or duration out of range") from exc
+    if isinstance(made, timedelta) and abs(made) > MAX_DURATION:
+        raise CelError("timestamp or duration out of range")
+    return made
 
 
 def add(left: object, right: object) -> object:

@@ -122,7 +122,8 @@ class _Parser:
         while self._take(token.kind):
             count += 1
         operand = self._tokens[self._at]
-        if token.kind == "-" and operand.kind == "literal" and operand.value == INT_MAX + 1:
+        is_least = type(operand.value) is int and operand.value == INT_MAX + 1
+        if token.kind == "-" and operand.kind == "literal" and is_least:
             # The least integer exists only with its sign.
             self._at += 1
             node: Node = Literal(-(INT_MAX + 1), token.position)
@@ -131,7 +132,8 @@ class _Parser:
             node = self._member()
         if token.kind == "-" and count == 1 and isinstance(node, Literal):
             value = node.value
-            if type(value) in (int, float):
+            # Of the least integer there is no negative: that fails when it is evaluated.
+            if type(value) in (int, float) and value != -(INT_MAX + 1):
                 return Literal(-value, token.position)  # type: ignore[operator]
         if count > MAX_NESTING:
             raise self._fail(token.position, f"more than {MAX_NESTING} signs in a row")

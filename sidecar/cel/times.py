@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from sidecar.cel.ops import EPOCH
+from sidecar.cel.ops import EPOCH, MAX_DURATION
 from sidecar.cel.table import Function, Table
 from sidecar.cel.values import CelError, no_overload
 
@@ -31,8 +31,6 @@ _UNIT_MICROSECONDS: Final = {
     "m": Decimal(60_000_000),
     "h": Decimal(3_600_000_000),
 }
-MAX_DURATION: Final = timedelta(seconds=315_576_000_000)
-"""Ten thousand years, as protobuf allows."""
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 
