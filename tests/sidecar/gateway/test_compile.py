@@ -8,6 +8,8 @@ import pytest
 
 from sidecar.config.problems import InvalidConfigError
 from sidecar.errors import ConfigError
+from sidecar.http.headers import Headers
+from sidecar.policies.chain import EMPTY
 from tests.support.compiled import InProcess, ask_for, snapshot_data
 
 BIND = "bind/8080"
@@ -145,3 +147,15 @@ async def test_settings_of_the_bind() -> None:
     assert plan.settings.h2_stream_window_bytes == 100_000
     assert (plan.proxy_versions, plan.proxy_optional) == ((1, 2), True)
     assert plan.keepalive == (60, 5, 3)
+
+
+async def test_a_route_without_policies_has_no_hooks() -> None:
+    async with InProcess(config(proxied("a"), proxied("b", cors={}))) as gateway:
+        listener = gateway.gateway.binds[BIND].listener_of(ask_for())
+        chains = []
+        for path in ("/a", "/b"):
+            found = listener.routes.match("", path, "GET", Headers())
+            assert found is not None
+            chains.append(found[0].chain)
+        assert chains[0] is EMPTY
+        assert chains[1].request_hooks
