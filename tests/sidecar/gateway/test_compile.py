@@ -156,6 +156,6 @@ async def test_a_route_without_policies_has_no_hooks() -> None:
         for path in ("/a", "/b"):
             found = listener.routes.match("", path, "GET", Headers())
             assert found is not None
-            chains.append(found[0].chain)
+            chains.append(found[0].payload.chain)
         assert chains[0] is EMPTY
         assert chains[1].request_hooks
