@@ -55,6 +55,7 @@ from shm.budget_changes import (
     restore,
 )
 from shm.budget_holds import Holder, Reservation, abandoned, capped
+from shm.budget_seen import SeenBudget
 from shm.budget_slots import (
     KIND,
     MAX_AMOUNT,
@@ -81,6 +82,8 @@ from shm.budget_sums import (
     standing_of,
 )
 from shm.errors import ShmError, TableFullError
+from shm.lock import trylock, unlock
+from shm.seen import SeenSlots
 from shm.segment import segment_name
 from shm.stripe import Stripe
 from shm.table import HashTable, TableStats, locked
@@ -103,11 +106,12 @@ class BudgetTable:
     `wall_ns` is CLOCK_REALTIME. Every method may raise LockTimeoutError and LockBrokenError.
     """
 
-    __slots__ = ("_holder", "_stripe", "key", "table")
+    __slots__ = ("_budgets", "_holder", "_stripe", "key", "table")
 
     def __init__(self, table: HashTable) -> None:
         self.table = table
         self._stripe = table.stripe
+        self._budgets = SeenSlots(SeenBudget, table)
         self.key = table.key
         """The key of these parts, 16 bytes; the caller may keep it."""
         self._holder = Holder()
@@ -201,6 +205,8 @@ class BudgetTable:
             self._return_overdue(wall_ns)
         # Fast path: most policies have one budget.
         if len(asks) == 1:
+            if asks[0].amount <= 0 and not allowances and self._has_some(asks[0], wall_ns):
+                return [Reservation(asks[0], 0, None)]
             return self._reserve_one(
                 asks[0], wall_ns, ttl_ns, allowances[0] if allowances else None
             )
@@ -235,6 +241,11 @@ class BudgetTable:
             outcome = reservation.outcome or self.standing(reservation.ask.key, wall_ns)
             return outcome or Standing(0, 0, reservation.ask.limit.amount, 0, 0, exceeded=False)
         ask, part = reservation.ask, reservation.part
+        # Fast path: it held nothing.
+        if part is None and (standing := self._charged(ask.key, actual, wall_ns)) is not None:
+            reservation.is_settled = True
+            reservation.outcome = standing
+            return standing
         key = ask.key
         with self._stripe(key) as stripe:
             at, raw = stripe.get(key)
@@ -260,6 +271,40 @@ class BudgetTable:
                 give_back(stripe, reservation.part)
             self._holder.settled(reservation)
         reservation.is_settled = True
+
+    def _has_some(self, ask: Ask, wall_ns: int) -> bool:
+        """Whether a request that holds nothing may go on for certain."""
+        budget = self._budgets[ask.key]
+        stripe = budget.stripe
+        code = trylock(stripe.mutex)
+        if code:
+            stripe.settle(code)
+        try:
+            has_some = (
+                stripe.holds(budget.where, budget.raw) or budget.look()
+            ) and budget.has_some(ask.limit, wall_ns)
+        except BaseException:
+            stripe.leave()
+            raise
+        unlock(stripe.mutex)
+        return has_some
+
+    def _charged(self, key: bytes, actual: int, wall_ns: int) -> Standing | None:
+        """Charge what was not held; None: the budget is not there."""
+        budget = self._budgets[key]
+        stripe = budget.stripe
+        code = trylock(stripe.mutex)
+        if code:
+            stripe.settle(code)
+        try:
+            standing = None
+            if stripe.holds(budget.where, budget.raw) or budget.look():
+                standing = budget.charge(actual, wall_ns, stripe.step_own_word())
+        except BaseException:
+            stripe.leave()
+            raise
+        unlock(stripe.mutex)
+        return standing
 
     def _reserve_one(
         self, ask: Ask, wall_ns: int, ttl_ns: int, allowance: Allowance | None

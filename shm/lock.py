@@ -65,6 +65,8 @@ _timedlock = _WAITING.pthread_mutex_timedlock
 # never as a number, which would be passed as a C int.
 for _function in (trylock, unlock, _consistent):
     _function.restype = ctypes.c_int
+# It cannot fail of a lock that is held, and a result that is not made saves a tenth of the pair.
+unlock.restype = None
 _timedlock.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 _timedlock.restype = ctypes.c_int
 if _clocklock is not None:

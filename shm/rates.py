@@ -34,9 +34,7 @@ from shm.bucket import (
     HEAD,
     LABEL_AT,
     LATE_NS,
-    LIMIT,
     LIMIT_AT,
-    MAX_TOKENS,
     UNKNOWN,
     Ask,
     Limit,
@@ -46,11 +44,13 @@ from shm.bucket import (
     fitted,
     is_full,
     judged,
-    refilled,
     row_of,
     seconds,
 )
 from shm.layout import Kind
+from shm.lock import trylock, unlock
+from shm.rate_seen import SeenBucket, lowest
+from shm.seen import SeenSlots
 from shm.segment import segment_name
 from shm.table import KEY_BYTES, HashTable, Stripe, TableStats, locked
 
@@ -64,11 +64,12 @@ class RateTable:
     Times are CLOCK_MONOTONIC in ns. Every method may raise LockTimeoutError and LockBrokenError.
     """
 
-    __slots__ = ("_stripe", "key", "table")
+    __slots__ = ("_buckets", "_stripe", "key", "table")
 
     def __init__(self, table: HashTable) -> None:
         self.table = table
         self._stripe = table.stripe
+        self._buckets = SeenSlots(SeenBucket, table)
         self.key = table.key
         """The key of these parts, 16 bytes; the caller may keep it."""
 
@@ -112,22 +113,30 @@ class RateTable:
     def take(self, ask: Ask, now_ns: int) -> Verdict:
         """Take the cost if it is there. Exact over all processes."""
         key, _, limit, cost, _ = ask
-        with self._stripe(key) as stripe:
-            at, raw = stripe.get(key)
-            if not raw:
-                return _begun(stripe, ask, now_ns)
-            _, level, since, _ = HEAD.unpack_from(raw)
-            tail = raw[LIMIT_AT:FIELDS_BYTES]
-            is_same = tail.startswith(limit.encoded)
-            # Fast path: nothing to count but the cost.
-            if not is_same or not 0 <= now_ns - since < limit.interval_ns:
-                level, since = advanced(raw, limit, now_ns)
-                tail = limit.encoded + raw[LABEL_AT:FIELDS_BYTES]
-            allowed = 0 <= cost <= level and level > 0
-            if allowed and (cost or not is_same):
-                level -= cost
-                stripe.write(at, raw, HEAD.pack(key, level, since, seconds(now_ns)) + tail)
-        return judged(ask, level, since, now_ns, allowed)
+        bucket = self._buckets[key]
+        stripe = bucket.stripe
+        code = trylock(stripe.mutex)
+        if code:
+            stripe.settle(code)
+        try:
+            if stripe.holds(bucket.where, bucket.raw) or bucket.look():
+                level, since = bucket.level, bucket.since
+                is_same = bucket.limit == limit.encoded
+                # Fast path: nothing to count but the cost.
+                if not is_same or not 0 <= now_ns - since < limit.interval_ns:
+                    level, since = advanced(bucket.raw, limit, now_ns)
+                allowed = 0 <= cost <= level and level > 0
+                if allowed and (cost or not is_same):
+                    level -= cost
+                    bucket.store(limit.encoded, level, since, now_ns)
+                verdict = judged(ask, level, since, now_ns, allowed)
+            else:
+                verdict = _begun(stripe, ask, now_ns)
+        except BaseException:
+            stripe.leave()
+            raise
+        unlock(stripe.mutex)
+        return verdict
 
     def take_all(self, asks: Sequence[Ask], now_ns: int) -> list[Verdict]:
         """Take all costs, or none when a bucket refuses or is not known.
@@ -140,46 +149,76 @@ class RateTable:
             return [self.take(asks[0], now_ns)]
         # Fast path: a request and its tokens, or a client and all of them.
         if len(asks) == 2 and asks[0].key != asks[1].key:
-            stripe, other = self._stripe(asks[0].key), self._stripe(asks[1].key)
-            if stripe is other:
-                with stripe:
-                    return self._taken_two(asks, stripe, other, now_ns)
-            low, high = (stripe, other) if stripe.index < other.index else (other, stripe)
-            with low, high:
-                return self._taken_two(asks, stripe, other, now_ns)
+            return self._take_two(asks[0], asks[1], now_ns)
         with locked([self._stripe(ask.key) for ask in asks]):
             return self._taken(asks, now_ns)
 
+    def _take_two(self, one: Ask, two: Ask, now_ns: int) -> list[Verdict]:
+        """`take_all` of two different keys."""
+        buckets = self._buckets[one.key], self._buckets[two.key]
+        low, high = buckets[0].stripe, buckets[1].stripe
+        if low is high:
+            with low:
+                return self._taken_two((one, two), buckets, now_ns)
+        if low.index > high.index:
+            low, high = high, low
+        code = trylock(low.mutex)
+        if code:
+            low.settle(code)
+        try:
+            code = trylock(high.mutex)
+            if code:
+                high.settle(code)
+            try:
+                verdicts = self._taken_two((one, two), buckets, now_ns)
+            except BaseException:
+                high.leave()
+                raise
+            unlock(high.mutex)
+        except BaseException:
+            low.leave()
+            raise
+        unlock(low.mutex)
+        return verdicts
+
     def _taken_two(
-        self, asks: Sequence[Ask], stripe: Stripe, other: Stripe, now_ns: int
+        self, asks: tuple[Ask, Ask], buckets: tuple[SeenBucket, SeenBucket], now_ns: int
     ) -> list[Verdict]:
-        """`_taken` of two different keys, each with its stripe, without what only more need."""
-        one, two = asks
-        at, raw = stripe.get(one.key)
-        other_at, other_raw = other.get(two.key)
-        if not raw or not other_raw:
+        """`_taken` of two different keys, without what only more need."""
+        (one, two), (bucket, other) = asks, buckets
+        stripe, beside = bucket.stripe, other.stripe
+        if not (stripe.holds(bucket.where, bucket.raw) or bucket.look()):
             return self._taken(asks, now_ns)
-        level, since = _level(raw, one.limit, now_ns)
-        other_level, other_since = _level(other_raw, two.limit, now_ns)
-        allowed = 0 <= one.cost <= level and level > 0
-        other_allowed = 0 <= two.cost <= other_level and other_level > 0
-        if allowed and other_allowed:
-            level -= one.cost
-            other_level -= two.cost
-            fields = _fields(raw, one.limit, level, since, now_ns)
+        if not (beside.holds(other.where, other.raw) or other.look()):
+            return self._taken(asks, now_ns)
+        limit, cost, beside_limit, beside_cost = one.limit, one.cost, two.limit, two.cost
+        level, since = bucket.level, bucket.since
+        # Fast path, twice: nothing to count.
+        if bucket.limit != limit.encoded or not 0 <= now_ns - since < limit.interval_ns:
+            level, since = advanced(bucket.raw, limit, now_ns)
+        left, anchor = other.level, other.since
+        if other.limit != beside_limit.encoded or not 0 <= now_ns - anchor < (
+            beside_limit.interval_ns
+        ):
+            left, anchor = advanced(other.raw, beside_limit, now_ns)
+        allowed = 0 <= cost <= level and level > 0
+        beside_allowed = 0 <= beside_cost <= left and left > 0
+        if allowed and beside_allowed:
+            level -= cost
+            left -= beside_cost
             # Fast path: tokens, which are charged later, beside the request.
-            if not two.cost and _says(other_raw, two.limit, other_level, other_since):
-                stripe.write(at, raw, fields)
+            if not beside_cost and other.says(beside_limit.encoded, left, anchor):
+                bucket.store(limit.encoded, level, since, now_ns)
+            elif stripe is beside:
+                fields = _fields(bucket.raw, limit, level, since, now_ns)
+                places = bucket.where.start, bucket.raw, fields, other.where.start, other.raw
+                stripe.write_two(*places, _fields(other.raw, beside_limit, left, anchor, now_ns))
             else:
-                other_fields = _fields(other_raw, two.limit, other_level, other_since, now_ns)
-                if stripe is other:
-                    stripe.write_two(at, raw, fields, other_at, other_raw, other_fields)
-                else:
-                    stripe.write(at, raw, fields)
-                    other.write(other_at, other_raw, other_fields)
+                bucket.store(limit.encoded, level, since, now_ns)
+                other.store(beside_limit.encoded, left, anchor, now_ns)
         return [
             judged(one, level, since, now_ns, allowed),
-            judged(two, other_level, other_since, now_ns, other_allowed),
+            judged(two, left, anchor, now_ns, beside_allowed),
         ]
 
     def _taken(self, asks: Sequence[Ask], now_ns: int) -> list[Verdict]:
@@ -207,34 +246,29 @@ class RateTable:
         A bucket that is gone was full; if there is no room to charge it anew, that is counted among
         the table's refusals.
         """
-        key, label, limit, _, _ = ask
-        with self._stripe(key) as stripe:
-            at, raw = stripe.get(key)
-            if raw:
-                tail = raw[LIMIT_AT:FIELDS_BYTES]
-                _, level, since, _ = HEAD.unpack_from(raw)
+        key, _, limit, _, _ = ask
+        bucket = self._buckets[key]
+        stripe = bucket.stripe
+        code = trylock(stripe.mutex)
+        if code:
+            stripe.settle(code)
+        try:
+            if stripe.holds(bucket.where, bucket.raw) or bucket.look():
+                level, since = bucket.level - delta, bucket.since
                 # Fast path: nothing to count but the charge, and nothing to bound it.
                 if (
-                    0 <= level - delta <= limit.capacity
-                    and tail.startswith(limit.encoded)
-                    and 0 <= now_ns - since < limit.interval_ns
+                    bucket.limit != limit.encoded
+                    or not 0 <= level <= limit.capacity
+                    or not 0 <= now_ns - since < limit.interval_ns
                 ):
-                    head = HEAD.pack(key, level - delta, since, seconds(now_ns))
-                    stripe.write(at, raw, head + tail)
-                    return
-                capacity, refill, interval_ns, _ = LIMIT.unpack_from(tail)
-                level, since = refilled(level, since, capacity, refill, interval_ns, now_ns)
+                    level, since = bucket.charged(limit, delta, now_ns)
+                bucket.store(bucket.limit, level, since, now_ns)
             else:
-                level, since, capacity = limit.capacity, now_ns, limit.capacity
-                tail = limit.encoded + fitted(label)
-            level = min(max(level - delta, -MAX_TOKENS if limit.carry_debt else 0), capacity)
-            fields = HEAD.pack(key, level, since, seconds(now_ns)) + tail
-            if raw:
-                stripe.write(at, raw, fields)
-            elif level < capacity:
-                at = stripe.place(key, now_ns)
-                if at >= 0:
-                    stripe.insert(at, fields)
+                _charged(stripe, ask, delta, now_ns)
+        except BaseException:
+            stripe.leave()
+            raise
+        unlock(stripe.mutex)
 
     def peek(self, key: bytes, now_ns: int) -> Row | None:
         """The bucket as of now; None: it was never used, or was full and is gone."""
@@ -299,16 +333,20 @@ def _level(raw: bytes, limit: Limit, now_ns: int) -> tuple[int, int]:
     return advanced(raw, limit, now_ns)
 
 
-def _says(raw: bytes, limit: Limit, level: int, since: int) -> bool:
-    """Whether the slot has this level and `since` already, under this limit."""
-    _, known, anchor, _ = HEAD.unpack_from(raw)
-    return known == level and anchor == since and raw.startswith(limit.encoded, LIMIT_AT)
-
-
 def _fields(raw: bytes, limit: Limit, level: int, since: int, now_ns: int) -> bytes:
     """The slot with another level, under this limit."""
     head = HEAD.pack(raw[:KEY_BYTES], level, since, seconds(now_ns))
     return head + limit.encoded + raw[LABEL_AT:FIELDS_BYTES]
+
+
+def _charged(stripe: Stripe, ask: Ask, delta: int, now_ns: int) -> None:
+    """Charge a bucket that is gone, and so was full."""
+    key, label, limit, _, _ = ask
+    level = min(max(limit.capacity - delta, lowest(limit)), limit.capacity)
+    at = stripe.place(key, now_ns) if level < limit.capacity else -1
+    if at >= 0:
+        head = HEAD.pack(key, level, now_ns, seconds(now_ns))
+        stripe.insert(at, head + limit.encoded + fitted(label))
 
 
 def _begun(stripe: Stripe, ask: Ask, now_ns: int) -> Verdict:

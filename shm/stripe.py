@@ -42,7 +42,8 @@ Invariants:
         repair makes it anew.
     T4  A slot in use has a key other than zero and a right CRC. One without is damage that no death
         of a holder explains (T2): it is freed and counted, and never believed. Damage of a tag is
-        found when the slot seems free and is not; the index is then made anew.
+        found when the slot seems free and is not; the index is then made anew. Octets that are the
+        same as what this process has checked or written need no other check (`shm.seen`).
     T5  Room is made only by freeing slots whose table says that they carry no information any more.
         When there are none, a new key is refused; a live slot is never overwritten.
     T6  Repair reads and writes only its stripe, and may run again over a half-done repair.
@@ -98,7 +99,6 @@ class Stripe:
         "_hints",
         "_image",
         "_is_expired",
-        "_mutex",
         "_pair",
         "_repaired",
         "_slot_bytes",
@@ -107,6 +107,7 @@ class Stripe:
         "_zeros",
         "index",
         "lock",
+        "mutex",
     )
 
     def __init__(
@@ -139,14 +140,14 @@ class Stripe:
         self._repaired = repaired
         make = RobustLock.create if fresh else RobustLock
         self.lock = make(head[:LOCK_BYTES], self._repair, self._count_wait)
-        self._mutex = self.lock.mutex
+        self.mutex = self.lock.mutex
 
     def __enter__(self) -> Self:
         """Raises: LockBrokenError, LockTimeoutError."""
         # The lock's own `with`, inlined: entering and leaving is a tenth of a table's operation.
-        code = trylock(self._mutex)
+        code = trylock(self.mutex)
         if code:
-            self._settle(code)
+            self.settle(code)
         return self
 
     def __exit__(
@@ -157,7 +158,7 @@ class Stripe:
     ) -> None:
         # Fast path: nothing was left undone.
         if kind is None:
-            unlock(self._mutex)
+            unlock(self.mutex)
         else:
             self.leave()
 
@@ -167,7 +168,7 @@ class Stripe:
             if self._words[_UNDO]:
                 self._repair()
         finally:
-            unlock(self._mutex)
+            unlock(self.mutex)
 
     @property
     def own_word(self) -> int:
@@ -219,7 +220,7 @@ class Stripe:
         at = self._hints.get(key, -1)
         if at >= 0:
             raw = self._file[at : at + self._slot_bytes]
-            if raw.startswith(key) and _crc(raw) == _RESIDUE:
+            if raw[:KEY_BYTES] == key and _crc(raw) == _RESIDUE:
                 return at, raw
         at = self.find(key)
         return at, self.read(at) if at >= 0 else b""
@@ -231,6 +232,23 @@ class Stripe:
         words[_UNDO] = 1
         file[at : at + self._slot_bytes] = fields + _crc_bytes(_crc(fields))
         words[_UNDO] = 0  # the commit (T2)
+
+    def place_at(self, at: int) -> tuple[slice, bytes]:
+        """Where a slot is, as `holds` and `rewrite` want it."""
+        return slice(at, at + self._slot_bytes), _offset_bytes(at)
+
+    def holds(self, where: slice, raw: bytes) -> bool:
+        """Whether these are the octets there; see `shm.seen`."""
+        return self._file[where] == raw
+
+    def rewrite(self, where: slice, offset: bytes, raw: bytes, fields: bytes) -> bytes:
+        """`write` at a place that `place_at` gave; what the slot holds from now on."""
+        file, words = self._file, self._words
+        file[self._image] = offset + raw
+        words[_UNDO] = 1
+        file[where] = fresh = fields + _crc_bytes(_crc(fields))
+        words[_UNDO] = 0  # the commit (T2)
+        return fresh
 
     def write_two(
         self, at: int, raw: bytes, fields: bytes, other_at: int, other_raw: bytes, other: bytes
@@ -387,7 +405,13 @@ class Stripe:
         at = self.find(key)
         return at if at >= 0 else self.place(key, now_ns)
 
-    def _settle(self, code: int) -> None:
+    def settle(self, code: int) -> None:
+        """For a caller that inlines `with`, as a request's own changes do, which saves a third.
+
+        It calls `trylock(stripe.mutex)` and, when that gave another code than 0, this; then
+        `unlock(stripe.mutex)`, or `leave` with an exception under way.
+        Raises: LockBrokenError, LockTimeoutError.
+        """
         try:
             self.lock.settle(code)
         except LockTimeoutError:

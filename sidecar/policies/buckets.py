@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Final, Literal, NamedTuple, Self, final
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, Self, final
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -147,7 +148,7 @@ class Settlement:
             # A client that left before there was a response has used nothing that one could tell.
             if not counter.is_due_at_response:
                 used = counter.used(request, response)
-                self._charge(ask, used - self._taken.get(counter, 0))
+                self._charge(ask, used - self._taken.get(counter, 0) if self._taken else used)
 
     def _charge(self, ask: Ask, amount: int) -> None:
         if not amount:
@@ -164,8 +165,7 @@ def judge(request: Request, asks: Sequence[Ask], verdicts: Sequence[Verdict]) ->
     if len(asks) == 1:
         ask, verdict = asks[0], verdicts[0]
     else:
-        verdict = min(verdicts, key=_tightness)
-        ask = asks[verdicts.index(verdict)]
+        ask, verdict = _tightest(asks, verdicts)
     if verdict.allowed:
         limit_headers.tell(request, ask.limit.capacity, verdict.remaining, verdict.next_ns)
         return
@@ -176,6 +176,19 @@ def judge(request: Request, asks: Sequence[Ask], verdicts: Sequence[Verdict]) ->
     if ask.cost <= ask.limit.capacity:
         headers = ((b"retry-after", b"%d" % max(limit_headers.whole_seconds(wait_ns), 1)),)
     raise RequestError(429, REASON, EXCEEDED, headers=headers)
+
+
+def _tightest(asks: Sequence[Ask], verdicts: Sequence[Verdict]) -> tuple[Ask, Verdict]:
+    """The first of the most constrained buckets."""
+    at, least = 0, verdicts[0].remaining
+    for index, verdict in enumerate(verdicts):
+        if not verdict.allowed:
+            verdict = min(verdicts, key=_tightness)
+            return asks[verdicts.index(verdict)], verdict
+        # Fast path: of those that give, the level says how much they constrain.
+        if (left := verdict.remaining) < least:
+            at, least = index, left
+    return asks[at], verdicts[at]
 
 
 def _tightness(verdict: Verdict) -> tuple[bool, int, int]:
@@ -334,7 +347,8 @@ _NOTHING: Final[Mapping[Counter, int]] = {}
 
 
 @final
-class Asked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Asked:
     """What one request asks."""
 
     counters: tuple[Counter, ...]

@@ -84,6 +84,7 @@ class LocalRateLimit:
         "_now",
         "_only",
         "_table",
+        "_take",
         "guard",
         "is_guard",
         "needs_request_body",
@@ -94,6 +95,7 @@ class LocalRateLimit:
 
     def __init__(self, config: Config, services: Services) -> None:
         self._table = services.rates
+        self._take = _nothing if services.rates is None else services.rates.take_all
         self._leases = services.leases
         self._now = services.clock.monotonic_ns
         self._has_warned = False
@@ -128,12 +130,15 @@ class LocalRateLimit:
             return
         asked = group.asked(request)
         verdicts: Sequence[Verdict] = ()
-        while asked.asks:
-            verdicts = self._taken(asked)
-            if _are_known(verdicts):
+        while asks := asked.asks:
+            try:
+                verdicts = self._take(asks, self._now())
+            except ShmError as error:
+                verdicts = self._failed(asked.counters, error)
+            if UNKNOWN not in verdicts:
                 break
             asked = self._without_unknown(asked, verdicts)
-        if asked.asks and verdicts:
+        if asks and verdicts:
             self._admit(request, asked, verdicts)
 
     async def _on_request_leased(self, request: Request) -> None:
@@ -188,18 +193,6 @@ class LocalRateLimit:
         except ShmError as error:
             return self._failed(asked.counters, error)
 
-    def _taken(self, asked: Asked) -> Sequence[Verdict]:
-        """What the table says; nothing when it cannot say and that means no limit."""
-        asks, table = asked.asks, self._table
-        assert table is not None
-        try:
-            # Fast path: most policies have one bucket.
-            if len(asks) == 1:
-                return (table.take(asks[0], self._now()),)
-            return table.take_all(asks, self._now())
-        except ShmError as error:
-            return self._failed(asked.counters, error)
-
     def _failed(self, counters: Sequence[Counter], error: ShmError) -> Sequence[Verdict]:
         """Nothing, when that means no limit. Raises: RequestError 500."""
         self._warn("shared memory failed: %s", error)
@@ -235,6 +228,11 @@ def _listed(buckets: Sequence[Bucket], services: Services) -> list[Counter]:
         except ConfigError as problem:
             raise nested(f"[{number}]", problem) from problem
     return made
+
+
+def _nothing(asks: Sequence[Ask], now_ns: int) -> list[Verdict]:
+    """Of no table: policies that are only checked serve nobody."""
+    raise ShmError("there is no table of rate limits")
 
 
 def _are_known(verdicts: Sequence[Verdict]) -> bool:

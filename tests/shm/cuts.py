@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -130,6 +131,8 @@ def fork(action: Callable[[], object]) -> int:
             action()
             os._exit(0)
         except BaseException:
+            # By the descriptor, which a captured test shows.
+            os.write(2, traceback.format_exc().encode())
             os._exit(1)
     return pid
 
