@@ -57,6 +57,10 @@ MAX_SPENT: Final = 2**63 - 1
 """Where `spent` stops: above every limit, so that a budget that got there stays exceeded."""
 SLOT: Final = struct.Struct(f"=16sQB{LABEL_BYTES}sBBqqqqQqq{HOLDS * HOLD_BYTES}s")
 HOLD: Final = struct.Struct("=qqQII")
+HOT: Final = struct.Struct("=qqQqq")
+"""What a request changes of a budget: start, last change, sequence, spent and reserved."""
+AMOUNT_AND_WINDOW: Final = struct.Struct("=qq")
+"""What stands before it."""
 MAKER: Final = struct.Struct("=QII")
 """The second half of a hold: its owner and epoch."""
 MAKER_AT: Final = 16

@@ -14,6 +14,7 @@ from typing import Final
 from shm.budget_slots import (
     HOLD_BYTES,
     HOLDS_AT,
+    HOT,
     HOT_AT,
     LIMIT_AT,
     MAKER_AT,
@@ -38,8 +39,6 @@ _AMOUNT: Final = struct.Struct("=q")
 _RESERVED_AT: Final = HOLDS_AT - _AMOUNT.size
 _WINDOW: Final = struct.Struct("=q")
 _WINDOW_AT: Final = HOT_AT - _WINDOW.size
-_HOT: Final = struct.Struct("=qqQqq")
-"""Start, last change, sequence, spent and reserved."""
 _SUM: Final = struct.Struct("=qq")
 """Sum and deadline of a hold."""
 _HOT_AND_SUM: Final = struct.Struct("=qqQqqqq")
@@ -49,7 +48,7 @@ _ALL: Final = struct.Struct("=qqqqQqqqq")
 _ALL_AT: Final = HOT_AT - 16
 _FIRST_MAKER_AT: Final = HOLDS_AT + MAKER_AT
 _FIELDS: Final = SLOT.size
-_IDLE_NS: Final = 3600 * 1_000_000_000
+IDLE_NS: Final = 3600 * 1_000_000_000
 _new: Final = tuple.__new__
 
 
@@ -105,11 +104,11 @@ def goes_by(raw: bytes, limit: BudgetLimit) -> bool:
 def is_stale(raw: bytes, now_ns: int) -> bool:
     """Whether a budget's window is over, or nothing was spent of it for an hour."""
     (window,) = _WINDOW.unpack_from(raw, _WINDOW_AT)
-    start, changed, _, spent, _ = _HOT.unpack_from(raw, HOT_AT)
+    start, changed, _, spent, _ = HOT.unpack_from(raw, HOT_AT)
     if window and now_ns - start >= window:
         return True
     # One of which nothing was spent is kept for the request that made it.
-    return bool(spent == 0 and now_ns - changed >= _IDLE_NS)
+    return bool(spent == 0 and now_ns - changed >= IDLE_NS)
 
 
 def is_expired(raw: bytes, now_ns: int) -> bool:
@@ -134,7 +133,7 @@ def refused(
     window, most = limit.window_ns, limit.amount
     if raw:
         (length,) = _WINDOW.unpack_from(raw, _WINDOW_AT)
-        start, _, _, spent, reserved = _HOT.unpack_from(raw, HOT_AT)
+        start, _, _, spent, reserved = HOT.unpack_from(raw, HOT_AT)
         spent, start = window_now(spent, start, length, window, wall_ns)
     else:
         spent, reserved, start = 0, 0, wall_ns - wall_ns % window if window else 0
@@ -214,7 +213,7 @@ def held_more(
     if not raw.startswith(limit.encoded, LIMIT_AT) or wall_ns - start >= window > 0:
         return None
     left = (limit.amount if limit.blocks else MAX_AMOUNT) - spent - reserved
-    if amount > left or left <= 0 or (not spent and wall_ns - changed >= _IDLE_NS):
+    if amount > left or left <= 0 or (not spent and wall_ns - changed >= IDLE_NS):
         return None
     if amount <= 0:
         return b"", 0
@@ -288,5 +287,5 @@ def given_back(raw: bytes, part: Part) -> tuple[bytes, int] | None:
 
 
 assert HOLDS_AT % HOLD_BYTES == 0, "held_more"
-assert HOT_AT + _HOT.size == HOLDS_AT
+assert HOT_AT + HOT.size == HOLDS_AT
 assert MAX_AMOUNT < MAX_SPENT

@@ -173,9 +173,7 @@ class ConfigTable:
 
     def _write_snapshot(self, name: str, generation: int, data: bytes) -> None:
         parameters = (len(data), zlib.crc32(data), generation, 0)
-        snapshot = Segment.create(name, SNAPSHOT_KIND, len(data), parameters)
-        snapshot.body[:] = data
-        snapshot.seal()
+        Segment.create(name, SNAPSHOT_KIND, len(data), parameters, data).seal()
 
     def read(self, generation: int) -> memoryview:
         """The snapshot's bytes, read-only; they stay mapped while the view lives.
