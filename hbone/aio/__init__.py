@@ -1,6 +1,7 @@
 """HBONE on asyncio: TLS 1.3 with SPIFFE identities, server, client, pool; see docs/hbone.md."""
 
 from hbone.aio.credentials import Credentials
+from hbone.aio.dial import Prepare
 from hbone.aio.peer import Peer
 from hbone.aio.pool import Pool, PoolKey
 from hbone.aio.relay import relay
@@ -17,6 +18,7 @@ __all__ = [
     "Peer",
     "Pool",
     "PoolKey",
+    "Prepare",
     "RevocationList",
     "Server",
     "Settings",

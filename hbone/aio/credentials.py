@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hbone.aio.peer import uris_of
 from hbone.errors import CertificateError
@@ -50,6 +51,12 @@ class Credentials:
             raise CertificateError("the certificate has no SPIFFE identity")
         object.__setattr__(self, "identity", identity)
         object.__setattr__(self, "not_after", leaf.not_valid_after_utc)
+
+    @property
+    def issuers_pem(self) -> bytes:
+        """The intermediate authorities between the leaf and a root."""
+        chain = x509.load_pem_x509_certificates(self.chain_pem)
+        return b"".join(one.public_bytes(Encoding.PEM) for one in chain[1:])
 
     def context(self, *, is_server: bool) -> ssl.SSLContext:
         """A new context. Raises: CertificateError."""

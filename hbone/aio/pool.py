@@ -19,6 +19,7 @@ from typing import Final, final
 from hbone.aio.carrier import Carrier
 from hbone.aio.client import ClientEndpoint
 from hbone.aio.credentials import Credentials
+from hbone.aio.dial import Prepare, open_tcp
 from hbone.aio.peer import Accepts, Peer, accepts_identities
 from hbone.aio.revocation import RevocationList
 from hbone.aio.settings import Settings
@@ -60,7 +61,10 @@ class _Slot:
 
 @final
 class Pool:
-    """Tunnels to other proxies; to be made in the loop that runs it. Raises: CertificateError."""
+    """Tunnels to other proxies; to be made in the loop that runs it. Raises: CertificateError.
+
+    `prepare`: sets options of the sockets before they connect, such as a packet mark.
+    """
 
     def __init__(
         self,
@@ -68,9 +72,11 @@ class Pool:
         *,
         settings: Settings | None = None,
         revoked: RevocationList | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._settings = settings or Settings()
+        self._prepare = prepare
         self._revoked = revoked
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._slots: dict[PoolKey, _Slot] = {}
@@ -198,12 +204,18 @@ class Pool:
     async def _connect(self, key: PoolKey, endpoint: ClientEndpoint) -> None:
         host, port = key.address
         seconds = self._settings.connect_timeout_seconds
-        local = (key.source_ip, 0) if key.source_ip else None
         self.dials += 1
         is_connected = False
         try:
             async with asyncio.timeout(seconds):
-                await self._loop.create_connection(lambda: endpoint, host, port, local_addr=local)
+                await open_tcp(
+                    self._loop,
+                    lambda: endpoint,
+                    host,
+                    port,
+                    source_ip=key.source_ip,
+                    prepare=self._prepare,
+                )
                 is_connected = True
                 await endpoint.wait_ready()
         except TimeoutError as error:

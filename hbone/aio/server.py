@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, cast, final
 
@@ -25,13 +25,22 @@ from hbone.wire.events import ConnectReceived, ConnectRejected, StreamReset
 
 _OK: Final = 200
 _BACKLOG: Final = 1024
+_HANDSHAKES_KEPT: Final = 4096
 
 
 @final
 class Connect:
     """A CONNECT and what is known of its sender; to be accepted or refused, once."""
 
-    __slots__ = ("_answer", "_tunnel", "is_accepted", "local_address", "remote_address", "request")
+    __slots__ = (
+        "_answer",
+        "_tunnel",
+        "is_accepted",
+        "label",
+        "local_address",
+        "remote_address",
+        "request",
+    )
 
     def __init__(
         self,
@@ -40,8 +49,11 @@ class Connect:
         local_address: tuple[str, int],
         remote_address: tuple[str, int],
         answer: Callable[[int, Iterable[Field]], None],
+        label: object = None,
     ) -> None:
         self.request = request
+        self.label = label
+        """What `Server.endpoint` was given for the connection."""
         self.local_address = local_address
         """The connection's destination, address and port."""
         self.remote_address = remote_address
@@ -89,15 +101,21 @@ Cancelled when the client gives up before the answer, and when a drain's time is
 class ServerEndpoint(Endpoint):
     """One client's connection."""
 
-    def __init__(self, server: Server, context: ssl.SSLContext) -> None:
+    def __init__(self, server: Server, context: ssl.SSLContext, label: object = None) -> None:
         super().__init__(server.loop, context, server.settings, server.check, is_client=False)
         self._server = server
+        self._label = label
+        self._came = server.loop.time()
         self._pending: dict[int, asyncio.Task[None]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See Endpoint."""
         super().connection_made(transport)
         self._server.opened(self)
+
+    def on_ready(self) -> None:
+        """See Endpoint."""
+        self._server.handshakes.append(self.loop.time() - self._came)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See Endpoint."""
@@ -137,6 +155,7 @@ class ServerEndpoint(Endpoint):
             address_of(self.transport, "sockname"),
             address_of(self.transport, "peername"),
             lambda status, headers: self._answer(tunnel, status, headers),
+            self._label,
         )
         self._pending[stream_id] = self._server.own(self._serve(connect, tunnel))
 
@@ -173,8 +192,8 @@ class ServerEndpoint(Endpoint):
 class Server:
     """Serves HBONE with one workload's identity; to be made in the loop that runs it.
 
-    `handler`: see Handler. `trust_domains`: whose identities may come, our own only by default,
-    any that the roots vouch for when None. Raises: CertificateError.
+    `handler`: see Handler. `trust_domains`: whose identities may come beside our own's; any that
+    the roots vouch for when None. Raises: CertificateError.
     """
 
     def __init__(
@@ -191,6 +210,8 @@ class Server:
         self.settings = settings or Settings()
         self.answered: Counter[int] = Counter()
         """CONNECTs by status; 0 for those that were reset as malformed."""
+        self.handshakes: deque[float] = deque(maxlen=_HANDSHAKES_KEPT)
+        """Seconds that the last ones took; for whoever counts them, who takes them away."""
         self.ended: Counter[str] = Counter()
         """Connections that ended other than they should, by `HboneError.flag`."""
         self._trust_domains = trust_domains
@@ -217,6 +238,10 @@ class Server:
 
     def _protocol(self) -> asyncio.BaseProtocol:
         return ServerEndpoint(self, self._context)
+
+    def endpoint(self, label: object) -> ServerEndpoint:
+        """A connection that somebody else accepts; `label` comes back with each of its CONNECTs."""
+        return ServerEndpoint(self, self._context, label)
 
     def protocol(self) -> asyncio.Protocol:
         """A connection for a transport that comes from elsewhere, a tunnel (see `carrier`)."""
@@ -249,8 +274,8 @@ class Server:
     def check(self, peer: Peer) -> None:
         """Raises: PeerRejectedError, RevokedError."""
         domains = self._trust_domains
-        if domains is not None and not domains:
-            domains = frozenset((self._credentials.identity.trust_domain,))
+        if domains is not None:
+            domains |= {self._credentials.identity.trust_domain}
         accepts_trust_domains(domains)(peer)
         if self._revoked is not None:
             self._revoked.check(peer)

@@ -11,6 +11,7 @@ import struct
 from collections import deque
 from typing import Any, Final, cast, final
 
+from hbone.aio.dial import Prepare, open_tcp
 from hbone.errors import ConnectFailedError, ConnectTimeoutError
 
 _BUFFER_BYTES: Final = 256 * 1024
@@ -84,7 +85,7 @@ class TcpStream(asyncio.Protocol):
 
     def abort(self) -> None:
         """Reset the connection, unless both directions had ended."""
-        if self._has_ended and self._has_sent_end:
+        if (self._has_ended and self._has_sent_end) or self._error is not None:
             return
         sock: Any = self._transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -137,12 +138,24 @@ class TcpStream(asyncio.Protocol):
         _wake(self._writer)
 
 
-async def dial_tcp(host: str, port: int, timeout_seconds: float = 10.0) -> TcpStream:
-    """Raises: ConnectFailedError, ConnectTimeoutError."""
+async def dial_tcp(
+    host: str,
+    port: int,
+    timeout_seconds: float = 10.0,
+    *,
+    source_ip: str = "",
+    prepare: Prepare | None = None,
+) -> TcpStream:
+    """`source_ip`: to dial from, "" for any. `prepare`: sets options before it connects.
+
+    Raises: ConnectFailedError, ConnectTimeoutError.
+    """
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_seconds):
-            _, stream = await loop.create_connection(TcpStream, host, port)
+            stream = await open_tcp(
+                loop, TcpStream, host, port, source_ip=source_ip, prepare=prepare
+            )
     except TimeoutError as error:
         raise ConnectTimeoutError(f"connect {host}:{port} timed out") from error
     except OSError as error:

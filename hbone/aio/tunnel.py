@@ -171,6 +171,16 @@ class Tunnel:
                 self._burst = 0
                 await asyncio.sleep(0)
 
+    def write_nowait(self, data: bytes) -> int:
+        """How many of the octets there was room for: these are sent. Raises: HboneError."""
+        room = self._room()
+        size = min(room, len(data))
+        if size:
+            part = data if size == len(data) else memoryview(data)[:size]
+            self._owner.send(self.stream_id, part, end=False)
+            self.sent_bytes += size
+        return size
+
     async def write_eof(self) -> None:
         """See ByteStream. Once only counts."""
         if not self._has_sent_end:
