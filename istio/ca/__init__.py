@@ -1,0 +1,1 @@
+"""Where the workload's certificate comes from: Istio's CA, a SPIFFE agent, or files."""

@@ -1,0 +1,1 @@
+"""Messages of certificate services, generated from ../protos by `make protos`; never edited."""

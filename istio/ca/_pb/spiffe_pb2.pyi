@@ -1,0 +1,42 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class X509SVIDRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class X509SVIDResponse(_message.Message):
+    __slots__ = ("svids", "crl", "federated_bundles")
+    class FederatedBundlesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    SVIDS_FIELD_NUMBER: _ClassVar[int]
+    CRL_FIELD_NUMBER: _ClassVar[int]
+    FEDERATED_BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    svids: _containers.RepeatedCompositeFieldContainer[X509SVID]
+    crl: _containers.RepeatedScalarFieldContainer[bytes]
+    federated_bundles: _containers.ScalarMap[str, bytes]
+    def __init__(self, svids: _Optional[_Iterable[_Union[X509SVID, _Mapping]]] = ..., crl: _Optional[_Iterable[bytes]] = ..., federated_bundles: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
+class X509SVID(_message.Message):
+    __slots__ = ("spiffe_id", "x509_svid", "x509_svid_key", "bundle", "hint")
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    X509_SVID_FIELD_NUMBER: _ClassVar[int]
+    X509_SVID_KEY_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    spiffe_id: str
+    x509_svid: bytes
+    x509_svid_key: bytes
+    bundle: bytes
+    hint: str
+    def __init__(self, spiffe_id: _Optional[str] = ..., x509_svid: _Optional[bytes] = ..., x509_svid_key: _Optional[bytes] = ..., bundle: _Optional[bytes] = ..., hint: _Optional[str] = ...) -> None: ...

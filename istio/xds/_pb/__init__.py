@@ -1,0 +1,1 @@
+"""Messages of xDS, generated from ../protos by `make protos`; never edited."""

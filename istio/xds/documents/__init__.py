@@ -1,0 +1,1 @@
+"""Resources of an agentgateway controller as the configuration file would say them."""
