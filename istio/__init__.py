@@ -1,1 +1,1 @@
-"""Istio: xDS, certificates, workload discovery and the waypoint belong here; empty as yet."""
+"""Istio: xDS, certificates, workloads, policies, the waypoint and the pod sidecar belong here."""
