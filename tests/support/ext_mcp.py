@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 from google.protobuf.json_format import MessageToDict
 
 from sidecar.policies._pb import ext_mcp_pb2 as pb
+from tests.support.grpc_server import GrpcServer
 
 SERVICE = "agentgateway.dev.ext_mcp.ExtMcp"
-SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -84,35 +81,18 @@ def let_pass(question: Question) -> Answer:
     return Answer()
 
 
-class ExtMcpServer:
+class ExtMcpServer(GrpcServer[Question]):
     """`with ExtMcpServer(script) as guard:` serves on `guard.address`; `script` may be replaced."""
+
+    grace_seconds = 0.0
 
     def __init__(self, script: Script = let_pass) -> None:
         self.script = script
-        self._asked: list[Question] = []
-        self._lock = threading.Lock()
-        self._waiting: set[threading.Event] = set()
-        self.cancelled = threading.Event()
-        """A call ended before it was answered."""
-        self._server = grpc.server(ThreadPoolExecutor(16))
-        handlers = {
+        methods = {
             "CheckRequest": grpc.unary_unary_rpc_method_handler(self._request),
             "CheckResponse": grpc.unary_unary_rpc_method_handler(self._response),
         }
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
-        )
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def take(self) -> list[Question]:
-        """All since the last call."""
-        with self._lock:
-            taken, self._asked = self._asked, []
-            return taken
+        super().__init__(SERVICE, methods)
 
     def _request(self, data: bytes, context: Any) -> bytes:
         given = pb.Request.FromString(data)
@@ -128,34 +108,10 @@ class ExtMcpServer:
     ) -> bytes:
         told = MessageToDict(given.metadata_context)
         question = Question(phase, given.method, list(given.service_names), payload, told, headers)
-        with self._lock:
-            self._asked.append(question)
+        self.record(question)
         answer = self.script(question)
         if answer.hang:
-            over = threading.Event()
-            self._waiting.add(over)
-            if context.add_callback(over.set):
-                over.wait(SECONDS)
-            if not context.is_active():
-                self.cancelled.set()
+            self.hang(context)
         if answer.status is not None:
             context.abort(answer.status, "s3cr3t details")
         return answer.encoded(phase)
-
-    def stop(self) -> None:
-        """No new connection, and wait for the end."""
-        for over in self._waiting:
-            over.set()
-        self._server.stop(0).wait(SECONDS)
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()

@@ -5,19 +5,17 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
 from sidecar.policies._pb import ratelimit_pb2 as pb
 from tests.support.certificates import Pair
+from tests.support.grpc_server import GrpcServer
 
 SERVICE = "envoy.service.ratelimit.v3.RateLimitService"
 OK, OVER = pb.RateLimitResponse.OK, pb.RateLimitResponse.OVER_LIMIT
-SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Limit:
             return Answer(code, [(self.limit, max(worst, 0), 30)])
 
 
-class RateLimitServer:
+class RateLimitServer(GrpcServer[Question]):
     """`with RateLimitServer(script) as rls:` serves on `rls.address`; `script` may be replaced."""
 
     def __init__(
@@ -117,85 +115,21 @@ class RateLimitServer:
     ) -> None:
         """`streams`: most calls of one connection at a time."""
         self.script = script
-        self._asked: list[Question] = []
-        self._changed = threading.Condition()
-        self._waiting: set[threading.Event] = set()
-        self.cancelled = threading.Event()
-        """A call ended before it was answered."""
         options = [] if streams is None else [("grpc.max_concurrent_streams", streams)]
-        self._server = grpc.server(ThreadPoolExecutor(32), options=options)
         handler = grpc.unary_unary_rpc_method_handler(self._serve)
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, {"ShouldRateLimit": handler}),)
-        )
-        address = f"127.0.0.1:{port}"
-        if tls is None:
-            self.port = self._server.add_insecure_port(address)
-        else:
-            credentials = grpc.ssl_server_credentials([(tls.key.encode(), tls.cert.encode())])
-            self.port = self._server.add_secure_port(address, credentials)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        methods = {"ShouldRateLimit": handler}
+        super().__init__(SERVICE, methods, tls=tls, port=port, options=options)
 
     def _serve(self, data: bytes, context: Any) -> bytes:
         metadata = {str(key): str(value) for key, value in context.invocation_metadata()}
         question = replace(asked_of(data), metadata=metadata)
-        with self._changed:
-            self._asked.append(question)
-            self._changed.notify_all()
+        self.record(question)
         answer = self.script(question)
         if answer.hang:
-            self._hang(context)
+            self.hang(context)
         if answer.status is not None:
             context.abort(answer.status, "s3cr3t details")
         return answer.encoded()
-
-    def _hang(self, context: Any) -> None:
-        over = threading.Event()
-        self._waiting.add(over)
-        if context.add_callback(over.set):
-            over.wait(SECONDS)
-        if not context.is_active():
-            self.cancelled.set()
-
-    @property
-    def asked(self) -> list[Question]:
-        """All so far."""
-        with self._changed:
-            return list(self._asked)
-
-    def take(self) -> list[Question]:
-        """All since the last call."""
-        with self._changed:
-            taken, self._asked = self._asked, []
-            return taken
-
-    def wait(self, count: int) -> list[Question]:
-        """Take them once there are so many."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self._asked) >= count, SECONDS), self._asked
-            taken, self._asked = self._asked, []
-            return taken
-
-    def stop(self) -> None:
-        """GOAWAY to all, no new connection, and wait for the end."""
-        for over in self._waiting:
-            over.set()
-        self._server.stop(1.0).wait(SECONDS)
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def asked_of(data: bytes) -> Question:
