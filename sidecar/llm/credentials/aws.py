@@ -5,9 +5,16 @@ Source: AWS Signature Version 4 documentation; spec config section 3.12.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import Any, Final, final
 
+import orjson
+from botocore import UNSIGNED
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
@@ -15,7 +22,15 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
-from sidecar.llm.credentials.base import Cached, CredentialError, Fetched, Outgoing, failed
+from sidecar.llm.credentials.base import (
+    Cached,
+    CredentialError,
+    Fetched,
+    Outgoing,
+    Sharing,
+    failed,
+)
+from sidecar.llm.credentials.shared import Share, SharedTokens
 from sidecar.telemetry.clock import Clock
 
 _FRESH_SECONDS: Final = 60.0
@@ -29,6 +44,28 @@ Fetch = Callable[[], Fetched[ReadOnlyCredentials]]
 def fixed(access_key: str, secret_key: str, token: str | None) -> ReadOnlyCredentials:
     """Credentials that the configuration holds."""
     return ReadOnlyCredentials(access_key, secret_key, token)
+
+
+def ambient_region() -> str:
+    """The region that the environment or the profile names; "" for none."""
+    try:
+        return str(Session().get_config_variable("region") or "")
+    except BotoCoreError:
+        # A profile that is not there: the credentials will say so.
+        return ""
+
+
+def shared(tokens: SharedTokens, key: bytes) -> Sharing[ReadOnlyCredentials]:
+    """How workers share temporary credentials."""
+    return Share(tokens, key, _encoded, _decoded)
+
+
+def _encoded(credentials: ReadOnlyCredentials) -> bytes:
+    return orjson.dumps([credentials.access_key, credentials.secret_key, credentials.token])
+
+
+def _decoded(octets: bytes) -> ReadOnlyCredentials:
+    return fixed(*orjson.loads(octets))
 
 
 def environment(profile: str | None = None) -> Fetch:
@@ -56,36 +93,102 @@ def environment(profile: str | None = None) -> Fetch:
     return fetch
 
 
+def web_identity(region: str, environment: Mapping[str, str] = os.environ) -> Fetch | None:
+    """Credentials of the role that the platform gives a workload (`AWS_ROLE_ARN` and
+    `AWS_WEB_IDENTITY_TOKEN_FILE`); None where it gives none, or something goes before it.
+
+    The function raises: CredentialError.
+    """
+    names = ("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE")
+    role, path = (environment.get(name, "") for name in names)
+    if not (role and path) or any(environment.get(name) for name in _BEFORE_WEB_IDENTITY):
+        return None
+    session = environment.get("AWS_ROLE_SESSION_NAME") or "agentgateway"
+
+    def fetch() -> Fetched[ReadOnlyCredentials]:
+        try:
+            # Read each time: the platform renews it.
+            token = Path(path).read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as exc:
+            raise CredentialError(f"web identity token file: {type(exc).__name__}") from exc
+        try:
+            answer = _sts(region, None).assume_role_with_web_identity(
+                RoleArn=role, RoleSessionName=session, WebIdentityToken=token
+            )
+        except (BotoCoreError, ClientError) as exc:
+            raise CredentialError(f"AWS role: {_told(exc)}") from exc
+        return _temporary(answer)
+
+    return fetch
+
+
+_BEFORE_WEB_IDENTITY: Final = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+
+
 def assumed(
     base: Fetch, role_arn: str, session_name: str, tags: dict[str, str], region: str
 ) -> Fetch:
     """Credentials of a role, by AWS STS in `region`. The function raises: CredentialError."""
-    session = Session()
-    settings = Config(connect_timeout=2, read_timeout=3, retries={"max_attempts": 0})
 
     def fetch() -> Fetched[ReadOnlyCredentials]:
         own = base().value
         try:
-            client: Any = session.create_client(
-                "sts",
-                region_name=region,
-                aws_access_key_id=own.access_key,
-                aws_secret_access_key=own.secret_key,
-                aws_session_token=own.token,
-                config=settings,
-            )
-            answer = client.assume_role(
+            answer = _sts(region, own).assume_role(
                 RoleArn=role_arn,
                 RoleSessionName=session_name,
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
             )
         except (BotoCoreError, ClientError) as exc:
-            raise CredentialError(f"AWS role: {type(exc).__name__}") from exc
-        got = answer["Credentials"]
-        made = fixed(got["AccessKeyId"], got["SecretAccessKey"], got["SessionToken"])
-        return Fetched.lasting(made, _ROLE_SECONDS)
+            raise CredentialError(f"AWS role: {_told(exc)}") from exc
+        return _temporary(answer)
 
     return fetch
+
+
+_making: Final = threading.Lock()
+
+
+@cache
+def _session() -> Session:
+    # The description of a service takes 0.2 s to load, once a session.
+    return Session()
+
+
+def _sts(region: str, own: ReadOnlyCredentials | None) -> Any:
+    """A client of STS; `own`: who asks, None for a question that is not signed."""
+    settings = Config(
+        connect_timeout=2,
+        read_timeout=3,
+        retries={"max_attempts": 0},
+        signature_version=UNSIGNED if own is None else None,
+    )
+    # Sessions of botocore are not for several threads; the clients that they make are.
+    with _making:
+        return _session().create_client(
+            "sts",
+            region_name=region,
+            aws_access_key_id=None if own is None else own.access_key,
+            aws_secret_access_key=None if own is None else own.secret_key,
+            aws_session_token=None if own is None else own.token,
+            config=settings,
+        )
+
+
+def _told(problem: BotoCoreError | ClientError) -> str:
+    """The kind of problem: what STS says may quote a token."""
+    if isinstance(problem, ClientError):
+        return str(problem.response.get("Error", {}).get("Code", "refused"))
+    return type(problem).__name__
+
+
+def _temporary(answer: Any) -> Fetched[ReadOnlyCredentials]:
+    got = answer["Credentials"]
+    made = fixed(got["AccessKeyId"], got["SecretAccessKey"], got["SessionToken"])
+    until = got.get("Expiration")
+    seconds = _ROLE_SECONDS
+    if isinstance(until, datetime):
+        seconds = (until - datetime.now(UTC)).total_seconds()
+    return Fetched.lasting(made, seconds)
 
 
 def sign(request: Outgoing, credentials: ReadOnlyCredentials, service: str, region: str) -> None:
@@ -126,6 +229,7 @@ class AwsSignature:
         service: str,
         region: str,
         clock: Clock,
+        share: Sharing[ReadOnlyCredentials] | None = None,
     ) -> None:
         self._service = service
         self._region = region
@@ -134,7 +238,7 @@ class AwsSignature:
         if isinstance(credentials, ReadOnlyCredentials):
             self._fixed = credentials
         else:
-            self._cached = Cached("aws", credentials, clock)
+            self._cached = Cached("aws", credentials, clock, share)
 
     def apply_nowait(self, request: Outgoing) -> bool:
         """See Credential."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar, final
 
 from sidecar.errors import SidecarError, UpstreamError
 from sidecar.http.headers import Headers
+from sidecar.http.message import Request
 from sidecar.telemetry.clock import Clock
 
 FETCH_SECONDS: Final = 5.0
@@ -44,6 +45,9 @@ class Outgoing:
     """Path and query."""
     headers: Headers = field(repr=False)
     body: bytes = field(default=b"", repr=False)
+    client: Request | None = field(default=None, repr=False)
+    """The client's request, for credentials that are made of the client's own; None where no
+    client asks."""
 
 
 class Credential(Protocol):
@@ -84,6 +88,9 @@ class Fetched(NamedTuple, Generic[T]):
         return cls(value, max(0.0, seconds - margin), max(0.0, seconds - min(10.0, margin)))
 
 
+Sharing = Callable[[Callable[[], Fetched[T]]], Awaitable[Fetched[T]]]
+
+
 @final
 class Cached(Generic[T]):
     """A value that is fetched, kept and renewed. Belongs to one event loop."""
@@ -94,15 +101,26 @@ class Cached(Generic[T]):
         "_fresh_until",
         "_label",
         "_retry_at",
+        "_share",
         "_task",
         "_valid_until",
         "_value",
     )
 
-    def __init__(self, label: str, fetch: Callable[[], Fetched[T]], clock: Clock) -> None:
-        """`fetch` may block and raise; its own deadlines must end it. `label` names it in logs."""
+    def __init__(
+        self,
+        label: str,
+        fetch: Callable[[], Fetched[T]],
+        clock: Clock,
+        share: Sharing[T] | None = None,
+    ) -> None:
+        """`fetch` may block and raise; its own deadlines must end it. `label` names it in logs.
+
+        `share`: asks other workers first (shared.Share). None: this worker is alone.
+        """
         self._label = label
         self._fetch = fetch
+        self._share = share
         self._clock = clock
         self._value: T | None = None
         self._fresh_until = 0
@@ -140,9 +158,14 @@ class Cached(Generic[T]):
     def _start(self) -> asyncio.Task[Fetched[T]]:
         if self._task is None:
             loop = asyncio.get_running_loop()
-            self._task = loop.create_task(asyncio.to_thread(self._fetch))
+            self._task = loop.create_task(self._fetched())
             self._task.add_done_callback(self._ended)
         return self._task
+
+    async def _fetched(self) -> Fetched[T]:
+        if self._share is not None:
+            return await self._share(self._fetch)
+        return await asyncio.to_thread(self._fetch)
 
     def _ended(self, task: asyncio.Task[Fetched[T]]) -> None:
         self._task = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
@@ -26,9 +28,11 @@ def send(
 ) -> tuple[int, dict[str, str], bytes]:
     """`(status, headers, body)`. `direct`: by no proxy, as the metadata services want it.
 
-    Redirects are not followed: a credential goes where it was sent, or nowhere.
-    Raises: CredentialError.
+    Redirects are not followed: a credential goes where it was sent, or nowhere; and without TLS to
+    this machine and to metadata services only. Raises: CredentialError.
     """
+    if not (url.startswith("https://") or _is_near(url)):
+        raise CredentialError(f"{_where(url)}: not https")
     try:
         with (
             httpx.Client(timeout=seconds, trust_env=not direct, follow_redirects=False) as client,
@@ -44,6 +48,27 @@ def send(
             return answer.status_code, dict(answer.headers), b"".join(parts)
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise CredentialError(f"{_where(url)}: {type(exc).__name__}") from exc
+
+
+_METADATA: Final = frozenset(("metadata.google.internal", "169.254.169.254", "fd00:ec2::254"))
+
+
+def _is_near(url: str) -> bool:
+    """Whether it is plain HTTP that stays on this machine, or with what it runs on."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if parts.scheme != "http":
+        return False
+    if host in _METADATA or host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_link_local
 
 
 def token_of(url: str, status: int, body: bytes) -> Fetched[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
-from sidecar.llm.credentials.base import Cached, Fetched, Outgoing
+from sidecar.llm.credentials.base import Cached, Fetched, Outgoing, Sharing
 from sidecar.telemetry.clock import Clock
 
 
@@ -17,21 +17,34 @@ class BearerToken:
     """A cloud's token is no API key: it stays where it is."""
     is_last = False
 
-    def __init__(self, label: str, fetch: Callable[[], Fetched[str]], clock: Clock) -> None:
-        self._cached = Cached(label, fetch, clock)
+    def __init__(
+        self,
+        label: str,
+        fetch: Callable[[], Fetched[str]],
+        clock: Clock,
+        share: Sharing[str] | None = None,
+        beside: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        """`beside`: fields that go with the token."""
+        self._beside = beside
+        self._cached = Cached(label, fetch, clock, share)
 
     def apply_nowait(self, request: Outgoing) -> bool:
         """See Credential."""
         token = self._cached.get_nowait()
         if token is None:
             return False
-        request.headers.set(b"authorization", b"Bearer " + token.encode())
+        self._put(request, token)
         return True
 
     async def apply(self, request: Outgoing) -> None:
         """See Credential."""
-        token = await self._cached.get()
+        self._put(request, await self._cached.get())
+
+    def _put(self, request: Outgoing, token: str) -> None:
         request.headers.set(b"authorization", b"Bearer " + token.encode())
+        for name, value in self._beside:
+            request.headers.set(name, value)
 
     def close(self) -> None:
         """See Credential."""

@@ -258,3 +258,20 @@ def test_copilot_tokens(
             fetch()
     else:
         assert fetch().value == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://login.test/token",
+        "http://10.0.0.1/token",
+        "http://localhost.evil.test/token",
+        "http://[::1/token",
+        "ftp://127.0.0.1/token",
+        "//127.0.0.1/token",
+        "HTTPS:/evil",
+    ],
+)
+def test_credentials_do_not_travel_in_clear_text(url: str) -> None:
+    with pytest.raises(CredentialError, match="not https"):
+        http.send("POST", url, body=b"client_secret=s")

@@ -80,6 +80,16 @@ def test_clouds_are_asked_when_a_request_needs_them(payload: Any, kind: type) ->
     made.close()
 
 
+async def test_copilot_wants_more_than_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GH_COPILOT_TOKEN", "tok")
+    (made,) = configured("copilot", HeldClock())
+    request = Outgoing("POST", "https", "h", "/", Headers())
+    await made.apply(request)
+    assert request.headers.get(b"authorization") == b"Bearer tok"
+    assert request.headers.get(b"x-github-api-version") == b"2025-10-01"
+    assert request.headers.get(b"openai-intent") == b"conversation-agent"
+
+
 @pytest.mark.parametrize("auth", ["aws", "gcp", "azure", "copilot"])
 def test_defaults(auth: Any) -> None:
     made = default_credential(DefaultAuth(auth, "s", "us-west-2", "bedrock"), HeldClock())
@@ -90,7 +100,8 @@ def test_defaults(auth: Any) -> None:
 @pytest.mark.parametrize(
     ("payload", "path"),
     [
-        ({"jwtSign": {}}, "jwtSign"),
+        ({"jwtSign": {}}, "jwtSign.signingKey"),
+        ({"crossAppAccess": {}}, "crossAppAccess"),
         ({"passthrough": {}}, "passthrough"),
         ({"key": ""}, "key"),
         ({"key": {"file": "x"}}, "key"),
@@ -122,6 +133,9 @@ def test_configuration_that_is_refused(payload: Any, path: str) -> None:
     assert caught.value.path == path
 
 
-def test_a_signature_needs_a_region_and_a_service() -> None:
+def test_a_signature_needs_a_region_and_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     with pytest.raises(ConfigError, match="region"):
         configured({"aws": {}}, HeldClock())
