@@ -10,7 +10,7 @@ Source: spec/config.md sections 1.10 (`accessLog`) and 9.2.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import final
 
 from sidecar.errors import ConfigError
@@ -29,14 +29,14 @@ from sidecar.telemetry.fields import (
     is_llm,
     source_address,
 )
+from sidecar.telemetry.log_export import LogRecord, attribute
 from sidecar.telemetry.logs import Format, Timestamps, escape, json_value, text_value
 from sidecar.telemetry.request_log import RequestRows
 from sidecar.telemetry.sink import LogSink
 from sidecar.telemetry.w3c import TraceContext
 
 _PATH = "frontendPolicies.accessLog"
-_KEYS = frozenset(("filter", "add", "remove", "database"))
-_LATER = {"otlp": "access log over OTLP"}
+_KEYS = frozenset(("filter", "add", "remove", "database", "otlp"))
 _ADDRESS_KEYS = ("telemetry.access.text", "telemetry.access.json")
 _MAX_ROUTES = 65_536
 _NOWHERE = Connection("", 0, "", 0)
@@ -56,6 +56,91 @@ __all__ = ["AccessEntry", "AccessLog", "RouteFacts"]
 
 
 @final
+class FieldSet:
+    """Which fields an entry has, in their order: the usual ones, less some, and added ones."""
+
+    def __init__(
+        self,
+        policy: Mapping[str, object],
+        compiler: Compiler,
+        path: str,
+        reserved: frozenset[str] = frozenset(),
+    ) -> None:
+        """`policy`: its `add` and `remove`. `reserved`: what lines have. Raises: ConfigError."""
+        self.added = compiler.expressions(policy.get("add"), f"{path}.add")
+        for name in self.added.keys() & reserved:
+            raise ConfigError(f"{path}.add.{name}", "every JSON line has a field of this name")
+        # An added field stands for the built-in of its name, so that no name comes twice.
+        gone = _names(policy.get("remove"), f"{path}.remove") | self.added.keys()
+        self._debug = tuple(f for f in DEBUG_FIELDS if f.name not in gone)
+        self._head = tuple(f for f in HEAD_FIELDS if f.name not in gone)
+        self._agent = tuple(f for f in AGENT_FIELDS if f.name not in gone)
+        self._tail = tuple(f for f in TAIL_FIELDS if f.name not in gone)
+        self.is_usual = self._head == HEAD_FIELDS and self._tail == TAIL_FIELDS
+        self._logger = logging.getLogger("request")
+
+    def of(self, entry: AccessEntry) -> Iterator[tuple[str, object]]:
+        """The fields that it has, with their values."""
+        for field in self._sections(entry):
+            value = field.get(entry)
+            if value is not None:
+                yield field.name, value
+        yield from self.added_of(entry)
+
+    def added_of(self, entry: AccessEntry) -> Iterator[tuple[str, object]]:
+        """The added ones alone."""
+        for name, expression in self.added.items():
+            yield from expression.fields(name, entry)
+
+    def _sections(self, entry: AccessEntry) -> tuple[Field, ...]:
+        debug = self._debug if self._logger.isEnabledFor(logging.DEBUG) else ()
+        agent = self._agent if _has_agent_state(entry) else ()
+        return (*debug, *self._head, *agent, *self._tail)
+
+
+@final
+class OtlpLog:
+    """`accessLog.otlp`: which entries are exported, with which fields."""
+
+    def __init__(
+        self,
+        policy: Mapping[str, object],
+        log: Mapping[str, object],
+        compiler: Compiler,
+        submit: Callable[[Sequence[LogRecord]], None],
+        clock: Clock,
+        path: str = f"{_PATH}.otlp",
+    ) -> None:
+        """`log`: the policy it is part of, whose fields and filter hold where it has none.
+
+        Raises: ConfigError.
+        """
+        source = log.get("filter") if policy.get("filter") is None else policy["filter"]
+        self._filter = None if source is None else compiler.expression(source, f"{path}.filter")
+        fields = policy.get("fields")
+        if fields is None:
+            fields, path = log, path.removesuffix("otlp").rstrip(".")
+        else:
+            path = f"{path}.fields"
+        assert isinstance(fields, Mapping)
+        self._fields = FieldSet(fields, compiler, path)
+        self._submit = submit
+        self._clock = clock
+
+    def emit(self, entry: AccessEntry) -> None:
+        """Queue it, or not: a filter that fails does not let it pass."""
+        if self._filter is not None and not self._filter.is_true(entry):
+            return
+        request = entry.request
+        trace = None if request is None else request.trace
+        ids = (trace.trace_id, trace.span_id) if isinstance(trace, TraceContext) else (0, 0)
+        is_sampled = isinstance(trace, TraceContext) and trace.sampled
+        attributes = {name: attribute(value) for name, value in self._fields.of(entry)}
+        when = entry.ended_ns or self._clock.time_ns()
+        self._submit((LogRecord(when, attributes, *ids, is_sampled),))
+
+
+@final
 class AccessLog:
     """Writes a line for each request it is given, unless a filter or the level says no."""
 
@@ -69,38 +154,38 @@ class AccessLog:
         clock: Clock,
         path: str = _PATH,
         rows: RequestRows | None = None,
+        otlp: OtlpLog | None = None,
     ) -> None:
-        """`policy`: the payload of `accessLog`, None without one, but for its `database`, which
-        became `rows`: what requests of models are written to besides. Raises: ConfigError.
+        """`policy`: the payload of `accessLog`, None without one, but for its `database` and
+        `otlp`, which became `rows`, what requests of models are written to besides, and `otlp`.
+        Raises: ConfigError.
         """
         policy = policy or {}
         _check_keys(policy, path)
         source = policy.get("filter")
         self._filter = None if source is None else compiler.expression(source, f"{path}.filter")
-        self._add = compiler.expressions(policy.get("add"), f"{path}.add")
-        self._style = style = _Style(fmt)
-        for name in self._add.keys() & style.reserved:
-            raise ConfigError(f"{path}.add.{name}", "every JSON line has a field of this name")
-        # An added field stands for the built-in of its name, so that no name comes twice.
-        gone = _names(policy.get("remove"), f"{path}.remove") | self._add.keys()
-        self._debug = tuple(f for f in DEBUG_FIELDS if f.name not in gone)
-        self._head = tuple(f for f in HEAD_FIELDS if f.name not in gone)
-        self._agent = tuple(f for f in AGENT_FIELDS if f.name not in gone)
-        self._tail = tuple(f for f in TAIL_FIELDS if f.name not in gone)
-        self._is_usual = self._head == HEAD_FIELDS and self._tail == TAIL_FIELDS
+        self._style = _Style(fmt)
+        self._fields = FieldSet(policy, compiler, path, self._style.reserved)
         self._sink = sink
         self._rows = rows
+        self._otlp = otlp
         self._clock = clock
         self._times = Timestamps()
         self._logger = logging.getLogger("request")
 
     @property
     def enabled(self) -> bool:
-        """Whether entries are wanted now: by the request log, or by the level of `request`."""
-        return self._rows is not None or self._logger.isEnabledFor(logging.INFO)
+        """Whether entries are wanted now: by a collector, the request log or the log's level."""
+        return (
+            self._rows is not None
+            or self._otlp is not None
+            or self._logger.isEnabledFor(logging.INFO)
+        )
 
     def emit(self, entry: AccessEntry) -> None:
         """Write the entry's line, or not: a filter that fails does not let it pass."""
+        if self._otlp is not None:
+            self._otlp.emit(entry)
         has_line = self._logger.isEnabledFor(logging.INFO)
         rows = self._rows if self._rows is not None and is_llm(entry) else None
         if not has_line and rows is None:
@@ -119,26 +204,13 @@ class AccessLog:
 
     def fields(self, entry: AccessEntry) -> Iterator[tuple[str, object]]:
         """The line's fields in order."""
-        for field in self._sections(entry):
-            value = field.get(entry)
-            if value is not None:
-                yield field.name, value
-        yield from self._added(entry)
-
-    def _sections(self, entry: AccessEntry) -> tuple[Field, ...]:
-        debug = self._debug if self._logger.isEnabledFor(logging.DEBUG) else ()
-        agent = self._agent if _has_agent_state(entry) else ()
-        return (*debug, *self._head, *agent, *self._tail)
-
-    def _added(self, entry: AccessEntry) -> Iterator[tuple[str, object]]:
-        for name, expression in self._add.items():
-            yield from expression.fields(name, entry)
+        return self._fields.of(entry)
 
     def _body(self, entry: AccessEntry) -> str:
         request = entry.request
         # Fast path: nothing removed, plain HTTP, not at debug.
         if (
-            self._is_usual
+            self._fields.is_usual
             and request is not None
             and entry.status
             and request.received_authority
@@ -146,7 +218,8 @@ class AccessLog:
             and not self._logger.isEnabledFor(logging.DEBUG)
         ):
             text = self._style.usual(entry, request)
-            return text + self._rendered(self._added(entry)) if self._add else text
+            fields = self._fields
+            return text + self._rendered(fields.added_of(entry)) if fields.added else text
         return self._rendered(self.fields(entry))
 
     def _rendered(self, fields: Iterator[tuple[str, object]]) -> str:
@@ -252,10 +325,8 @@ class _Style:
 
 
 def _check_keys(policy: Mapping[str, object], path: str) -> None:
-    for key, value in policy.items():
-        if key in _LATER and value is not None:
-            raise ConfigError(f"{path}.{key}", f"not supported yet ({_LATER[key]})")
-        if key not in _KEYS and key not in _LATER:
+    for key in policy:
+        if key not in _KEYS:
             raise ConfigError(f"{path}.{key}", "unknown key")
 
 

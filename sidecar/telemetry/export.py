@@ -1,7 +1,7 @@
-"""Finished spans on their way to an OTLP collector, off the event loop.
+"""Finished spans, and other records, on their way to an OTLP collector, off the event loop.
 
 The loop appends plain records to a bounded queue; a thread of the export turns them into OTLP and
-waits for the collector. A collector that is slow or gone costs spans, which are counted, and
+waits for the collector. A collector that is slow or gone costs records, which are counted, and
 nothing else.
 
 Source: OpenTelemetry protocol 1.x (OTLP/gRPC, OTLP/HTTP); spec/config.md section 9.3.
@@ -9,17 +9,18 @@ Source: OpenTelemetry protocol 1.x (OTLP/gRPC, OTLP/HTTP); spec/config.md sectio
 
 from __future__ import annotations
 
+import enum
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, final
+from functools import partial
+from typing import IO, Any, Final, Generic, Literal, Protocol, TypeVar, final
 
 import grpc
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -29,6 +30,7 @@ SERVER = SpanKind.SERVER
 CLIENT = SpanKind.CLIENT
 SCOPE = "agentgateway"
 _EXPORT_SECONDS = 10.0
+Signal = Literal["traces", "logs"]
 _BACKEND_KEYS = ("host", "service", "backend")
 
 
@@ -65,42 +67,41 @@ class OtlpTarget:
 
     @classmethod
     def of_policy(
-        cls, policy: Mapping[str, object], path: str, *, address: str | None = None
+        cls,
+        policy: Mapping[str, object],
+        path: str,
+        *,
+        address: str | None = None,
+        signal: Signal = "traces",
     ) -> OtlpTarget:
-        """The target of a `tracing` policy. `address`: of the service or backend, if that is named.
+        """The target of `tracing` or `accessLog.otlp`. `address`: of the service or backend, if
+        that is named.
 
         Raises: ConfigError for what cannot be honoured.
         """
         host = policy.get("host")
         if address is None and not isinstance(host, str):
             named = next((k for k in _BACKEND_KEYS if policy.get(k) is not None), "host")
-            raise ConfigError(f"{path}.{named}", "has no address to send traces to")
+            raise ConfigError(f"{path}.{named}", f"has no address to send {signal} to")
         protocol = policy.get("protocol", "grpc")
         if protocol not in ("grpc", "http"):
             raise ConfigError(f"{path}.protocol", "must be grpc or http")
-        where = str(policy.get("path") or "/v1/traces")
+        where = str(policy.get("path") or f"/v1/{signal}")
         if not where.startswith("/"):
             raise ConfigError(f"{path}.path", "must begin with /")
         has_tls, root, headers = _connection(policy.get("policies"), f"{path}.policies")
         return cls(address or str(host), str(protocol), where, has_tls, root, headers)
 
-    def open(self) -> tuple[SpanExporter, list[IO[str]]]:
+    def open(self, signal: Signal = "traces") -> tuple[Exporter, list[IO[str]]]:
         """An exporter, and the files it needs for as long as it lives."""
-        # Here, since few gateways export spans, and the libraries take 0.06 s to load.
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
-            OTLPSpanExporter as GrpcExporter,
-        )
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
-            OTLPSpanExporter as HttpExporter,
-        )
-
+        of_grpc, of_http = _EXPORTERS[signal]()
         scheme = "https" if self.has_tls else "http"
         url = f"{scheme}://{self.address}"
         if self.protocol == "grpc":
             roots = self.root_pem.encode() or None
             credentials = grpc.ssl_channel_credentials(roots) if self.has_tls else None
             headers = [(name.lower(), value) for name, value in self.headers]
-            return GrpcExporter(
+            return of_grpc(
                 endpoint=url,
                 insecure=not self.has_tls,
                 credentials=credentials,
@@ -113,12 +114,43 @@ class OtlpTarget:
             files.append(tempfile.NamedTemporaryFile("w", suffix=".pem"))  # noqa: SIM115 (kept open)
             files[0].write(self.root_pem)
             files[0].flush()
-        return HttpExporter(
+        return of_http(
             endpoint=url + self.path,
             certificate_file=files[0].name if files else None,
             headers=dict(self.headers),
             timeout=_EXPORT_SECONDS,
         ), files
+
+
+class Exporter(Protocol):
+    """What the SDK's exporters of all signals have in common."""
+
+    def export(self, batch: Sequence[Any], /) -> enum.Enum:
+        """Send; SUCCESS or FAILURE."""
+
+    def shutdown(self) -> None:
+        """Give up what is being tried."""
+
+
+def _span_exporters() -> tuple[Any, Any]:
+    # Not before: few gateways export, and the libraries take 0.06 s to load.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OfGrpc
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OfHttp
+
+    return OfGrpc, OfHttp
+
+
+def _log_exporters() -> tuple[Any, Any]:
+    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as OfGrpc
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as OfHttp
+
+    return OfGrpc, OfHttp
+
+
+_EXPORTERS: Final[Mapping[Signal, Callable[[], tuple[Any, Any]]]] = {
+    "traces": _span_exporters,
+    "logs": _log_exporters,
+}
 
 
 def _connection(policies: object, path: str) -> tuple[bool, str, tuple[tuple[str, str], ...]]:
@@ -136,19 +168,25 @@ def _connection(policies: object, path: str) -> tuple[bool, str, tuple[tuple[str
             pairs = [dict(value.get(k) or {}) for k in ("set", "add")]
             headers = tuple((str(k), str(v)) for pair in pairs for k, v in pair.items())
         else:
-            raise ConfigError(f"{path}.{key}", "not supported yet (policy of a trace collector)")
+            raise ConfigError(f"{path}.{key}", "not supported yet (policy of a collector)")
     return has_tls, root, headers
 
 
 def _only(value: Mapping[object, object], keys: tuple[str, ...], path: str) -> None:
     for key, item in value.items():
         if key not in keys and item is not None:
-            raise ConfigError(f"{path}.{key}", "not supported yet (policy of a trace collector)")
+            raise ConfigError(f"{path}.{key}", "not supported yet (policy of a collector)")
 
 
-@final
-class SpanExport:
+R = TypeVar("R")
+
+
+class Export(Generic[R]):
     """The queue and the thread behind it. Begin it after the fork, one a process and target."""
+
+    signal: Signal
+    scope: str
+    """Name of the instrumentation scope."""
 
     def __init__(
         self,
@@ -159,46 +197,48 @@ class SpanExport:
         capacity: int = 8192,
         batch: int = 512,
         interval_seconds: float = 1.0,
-        open_exporter: Callable[[], tuple[SpanExporter, list[IO[str]]]] | None = None,
+        open_exporter: Callable[[], tuple[Exporter, list[IO[str]]]] | None = None,
     ) -> None:
         """`resource`: attributes of section 9.3. The exporter is opened by the thread."""
         self.target = target
         self._resource = Resource(dict(resource))
-        self._scope = InstrumentationScope(SCOPE, version)
+        self._scope = InstrumentationScope(self.scope, version)
         self._capacity = capacity
         self._batch = batch
         self._interval_seconds = interval_seconds
-        self._open = open_exporter or target.open
-        self._queue: deque[SpanRecord] = deque()
+        self._open = open_exporter or partial(target.open, self.signal)
+        self._queue: deque[R] = deque()
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._exporter: SpanExporter | None = None
+        self._exporter: Exporter | None = None
         self._is_shut = False
         self._is_retired = False
-        self.dropped_spans = 0
+        self.dropped = 0
         """Refused because the queue was full."""
-        self.exported_spans = 0
-        self.failed_spans = 0
+        self.exported = 0
+        self.failed = 0
         """Given to the collector in vain."""
 
-    def submit(self, records: Sequence[SpanRecord]) -> None:
-        """Queue finished spans; what does not fit is dropped. One thread, the loop's."""
+    def submit(self, records: Sequence[R]) -> None:
+        """Queue finished records; what does not fit is dropped. One thread, the loop's."""
         room = self._capacity - len(self._queue)
         if self._stopping or room < len(records):
-            self.dropped_spans += len(records)
+            self.dropped += len(records)
             return
         self._queue.extend(records)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="otlp-traces", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, name=f"otlp-{self.signal}", daemon=True
+            )
             self._thread.start()
         if len(self._queue) >= self._batch:
             self._wake.set()
 
     @property
-    def lost_spans(self) -> int:
-        """Spans that reached no collector."""
-        return self.dropped_spans + self.failed_spans
+    def lost(self) -> int:
+        """Records that reached no collector."""
+        return self.dropped + self.failed
 
     @property
     def is_alive(self) -> bool:
@@ -249,20 +289,32 @@ class SpanExport:
         assert self._exporter is not None
         while self._queue:
             count = min(self._batch, len(self._queue))
-            spans = [self._span(self._queue.popleft()) for _ in range(count)]
+            items = [self._item(self._queue.popleft()) for _ in range(count)]
             try:
-                result = self._exporter.export(spans)
-            except Exception:  # a bug in the exporter must cost spans, not the thread
-                result = SpanExportResult.FAILURE
-            if result is SpanExportResult.SUCCESS:
-                self.exported_spans += count
+                is_sent = self._exporter.export(items).name == "SUCCESS"
+            except Exception:  # a bug in the exporter must cost records, not the thread
+                is_sent = False
+            if is_sent:
+                self.exported += count
                 continue
-            self.failed_spans += count
+            self.failed += count
             if self._is_retired:
-                self.failed_spans += len(self._queue)
+                self.failed += len(self._queue)
                 self._queue.clear()
 
-    def _span(self, record: SpanRecord) -> ReadableSpan:
+    def _item(self, record: R) -> object:
+        """The record as the SDK has it."""
+        raise NotImplementedError
+
+
+@final
+class SpanExport(Export[SpanRecord]):
+    """Of spans."""
+
+    signal = "traces"
+    scope = SCOPE
+
+    def _item(self, record: SpanRecord) -> ReadableSpan:
         flags = TraceFlags(TraceFlags.SAMPLED)
         parent = None
         if record.parent_id:

@@ -118,19 +118,20 @@ class GenAiMetrics:
 
         `catalog_status`: Exact, Unpriced, Missing or NoCatalog; "" when nobody looked.
         """
-        names = (llm.get("provider"), llm.get("requestModel"), llm.get("responseModel"))
+        said = llm.get
+        names = (said("provider"), said("requestModel"), said("responseModel"))
         cells = self._known.get((facts, names)) or self._found(facts, names)
         for key, observe in cells.tokens:
-            count = llm.get(key)
+            count = said(key)
             if type(count) is int:
                 observe(count)
         cells.duration(duration_seconds)
-        first, each = llm.get("timeToFirstToken"), llm.get("timePerOutputToken")
+        first, each = said("timeToFirstToken"), said("timePerOutputToken")
         if type(first) is float:
             cells.first(first)
         if type(each) is float:
             cells.each(each)
-        cost = llm.get("cost")
+        cost = said("cost")
         total = cost.get("total") if type(cost) is dict else None
         if type(total) is float and total > 0:
             cells.cost.add(total)

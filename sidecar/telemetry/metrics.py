@@ -454,10 +454,11 @@ class GatewayMetrics:
         "journal_rows",
         "leases",
         "redis_connected",
+        "registry",
     )
 
     def __init__(self, registry: Registry, version: str) -> None:
-        self._registry = registry
+        self._registry = self.registry = registry
         self.journal_rows = registry.counter("budget_journal_rows_total")
         """Budgets written to the journal."""
         self.journal_failures = registry.counter("budget_journal_failures_total")
@@ -475,6 +476,10 @@ class GatewayMetrics:
     def worker_up(self, worker: int, up: bool) -> None:
         """Whether a worker runs."""
         self._registry.gauge("worker_up", (("worker", str(worker)),)).set(1 if up else 0)
+
+    def certificate_expires(self, seconds: float) -> None:
+        """When the gateway's own certificate in the mesh does, in seconds since 1970."""
+        self._registry.gauge("certificate_expiry_timestamp_seconds").set(seconds)
 
     def catalog_fetched(self, result: str) -> None:
         """A look at a catalogue of prices by its URL: `changed`, `unchanged` or `failed`."""

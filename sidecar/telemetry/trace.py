@@ -190,7 +190,7 @@ class Tracer:
         elif len(context.spans) < _MAX_CHILDREN:
             context.spans.append(record)
         else:
-            self._export.dropped_spans += 1
+            self._export.dropped += 1
 
     def finish(self, entry: AccessEntry) -> None:
         """The request has ended: send its spans, unless the filter drops them."""

@@ -363,3 +363,25 @@ def test_readiness(up: Upstream) -> None:
         assert fetch(gateway.readiness_port, "/healthz/ready", "POST", body=b"").status == 405
         metrics = fetch(gateway.stats_port, "/stats/prometheus")
         assert (metrics.get("content-type") or "").startswith("text/plain")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_log_records_reach_a_collector(protocol: str, up: Upstream) -> None:
+    port = free_ports(1)[0]
+    collector: GrpcCollector | HttpCollector
+    collector = GrpcCollector() if protocol == "grpc" else HttpCollector()
+    try:
+        otlp = {"host": collector.address, "protocol": protocol, "filter": "response.code == 503"}
+        config = config_of(port, up, frontendPolicies={"accessLog": {"otlp": otlp}})
+        with GatewayProcess(config) as gateway:
+            fetch(port, "/shop/a")
+            fetch(port, "/shop/b", headers={"x-status": "503", "traceparent": PARENT})
+            assert gateway.stop() == 0
+        request, _ = collector.logs.get(timeout=10)
+    finally:
+        collector.close()
+    (resource,) = request.resource_logs
+    (record,) = resource.scope_logs[0].log_records
+    fields = {item.key: item.value for item in record.attributes}
+    assert (fields["http.path"].string_value, fields["http.status"].int_value) == ("/shop/b", 503)
+    assert record.trace_id.hex() == TRACE

@@ -250,7 +250,6 @@ def test_add_alone_keeps_the_order(lines):
 @pytest.mark.parametrize(
     ("policy", "path"),
     [
-        ({"otlp": {"host": "x:1"}}, "frontendPolicies.accessLog.otlp"),
         ({"filtr": "true"}, "frontendPolicies.accessLog.filtr"),
         ({"filter": "a b"}, "frontendPolicies.accessLog.filter"),
         ({"filter": 1}, "frontendPolicies.accessLog.filter"),

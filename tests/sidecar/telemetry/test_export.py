@@ -57,7 +57,7 @@ def test_spans_arrive(collector, request):
     export.submit([record(error="boom"), record("call", kind=CLIENT, span_id=0xC, parent_id=0xB)])
     received, headers = collector.received.get(timeout=10)
     export.close()
-    assert (export.exported_spans, export.failed_spans, export.dropped_spans) == (2, 0, 0)
+    assert (export.exported, export.failed, export.dropped) == (2, 0, 0)
     assert headers["x-tenant"] == "t1"
     if protocol == "http":
         assert headers[":path"] == "/custom/traces"
@@ -119,7 +119,7 @@ def test_tls_with_own_roots():
         export.submit([record()])
         collector.received.get(timeout=10)
         export.close()
-        assert export.exported_spans == 1
+        assert export.exported == 1
     finally:
         collector.close()
 
@@ -176,12 +176,12 @@ def test_a_stalled_collector_costs_spans_which_are_counted():
     assert gate.entered.wait(10)
     for _ in range(15):
         export.submit([record()])
-    assert export.dropped_spans == 5
+    assert export.dropped == 5
     gate.open.set()
     export.close()
-    assert export.exported_spans == 11
+    assert export.exported == 11
     export.submit([record()])
-    assert export.dropped_spans == 6
+    assert export.dropped == 6
 
 
 @pytest.mark.parametrize("result", [SpanExportResult.FAILURE, ValueError("a bug")])
@@ -191,7 +191,7 @@ def test_failures_are_counted(result):
     export = gated(gate)
     export.submit([record()] * 3)
     export.close()
-    assert export.failed_spans == 3
+    assert export.failed == 3
 
 
 def test_close_gives_up_on_a_collector_that_does_not_answer():
@@ -215,7 +215,7 @@ def test_retire_blocks_nobody_and_sends_what_is_queued():
     gate.open.set()
     export.close()
     assert not export.is_alive
-    assert (export.exported_spans, export.lost_spans) == (5, 1)
+    assert (export.exported, export.lost) == (5, 1)
 
 
 def test_retire_tries_a_collector_that_fails_once():
@@ -227,7 +227,7 @@ def test_retire_tries_a_collector_that_fails_once():
     gate.open.set()
     export.close()
     assert gate.spans == 1
-    assert export.lost_spans == 5
+    assert export.lost == 5
 
 
 def test_close_without_spans():

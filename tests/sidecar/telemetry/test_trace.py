@@ -168,7 +168,7 @@ def test_the_filter_drops_a_whole_trace(tracer, collector, filter_):
     traces.finish(entry(made))
     late.finish()
     tracer.export.close()
-    assert tracer.export.exported_spans == 0
+    assert tracer.export.exported == 0
     assert collector.received.empty()
 
 
@@ -190,7 +190,7 @@ def test_calls_of_one_request_are_bounded(tracer):
     traces.start(made)
     for _ in range(130):
         traces.call(made, "Policy", "ExtAuthz").finish()
-    assert tracer.export.dropped_spans == 2
+    assert tracer.export.dropped == 2
 
 
 @pytest.mark.parametrize(
