@@ -15,6 +15,7 @@ import orjson
 from pydantic import AfterValidator, Field, model_validator
 
 from sidecar.config.model.base import Model
+from sidecar.state.request_log import Dialect
 from sidecar.telemetry.request_log import COLUMNS
 
 MAX_LIMIT: Final = 1000
@@ -30,15 +31,25 @@ _GROUPED: Final = {
     "httpStatus": "http_status",
 }
 _SUMS: Final = """
-    COUNT(*), COALESCE(SUM(http_status IS NULL OR http_status >= 400), 0),
-    COALESCE(SUM(input_tokens), 0), COALESCE(SUM(output_tokens), 0),
-    COALESCE(SUM(total_tokens), 0), SUM(cost), COALESCE(AVG(duration_ms), 0)
+    COUNT(*), COUNT(*) FILTER (WHERE http_status IS NULL OR http_status >= 400),
+    CAST(COALESCE(SUM(input_tokens), 0) AS BIGINT), CAST(COALESCE(SUM(output_tokens), 0) AS BIGINT),
+    CAST(COALESCE(SUM(total_tokens), 0) AS BIGINT), SUM(cost),
+    CAST(COALESCE(AVG(duration_ms), 0) AS DOUBLE PRECISION)
 """
 _SUM_NAMES: Final = (
     *("requests", "errors", "inputTokens", "outputTokens", "totalTokens", "cost"),
     "averageDurationMs",
 )
-_SECONDS: Final = "CAST(strftime('%s', completed_at) AS INTEGER)"
+_SECONDS: Final[Mapping[Dialect, str]] = {
+    "sqlite": "CAST(strftime('%s', completed_at) AS INTEGER)",
+    "postgres": "CAST(FLOOR(EXTRACT(EPOCH FROM CAST(completed_at AS TIMESTAMPTZ))) AS BIGINT)",
+}
+_ATTRIBUTE: Final[Mapping[Dialect, str]] = {
+    "sqlite": "CAST(json_extract(attributes_json, ?) AS TEXT)",
+    "postgres": "(CAST(attributes_json AS JSONB) ->> ?)",
+}
+NUMBER: Final[Mapping[Dialect, str]] = {"sqlite": "rowid", "postgres": "seq"}
+"""Of a row, larger the later it was written."""
 _CURSOR: Final = re.compile(r"([0-9T:.+Z-]{10,40})\|([A-Za-z0-9-]{1,64})").fullmatch
 _TAIL_CURSOR: Final = re.compile(r"row-([0-9]{1,18})").fullmatch
 
@@ -144,9 +155,9 @@ class SummaryRequest(Selection):
     """Instead of a count."""
 
 
-def search(request: SearchRequest) -> Query:
+def search(request: SearchRequest, dialect: Dialect = "sqlite") -> Query:
     """One row more than asked for, so as to know whether there are more. Raises: ValueError."""
-    terms, values = _terms(request.time_range, request.filters)
+    terms, values = _terms(request.time_range, request.filters, dialect)
     if request.cursor is not None:
         match = _CURSOR(request.cursor)
         if match is None:
@@ -162,11 +173,14 @@ def cursor_of(row: Sequence[Any]) -> str:
     return f"{row[COLUMNS.index('completed_at')]}|{row[0]}"
 
 
-def newer(request: SearchRequest, row_number: int, limit: int) -> Query:
+def newer(
+    request: SearchRequest, row_number: int, limit: int, dialect: Dialect = "sqlite"
+) -> Query:
     """Rows written after that one, as they were written; the number of each stands last."""
-    terms, values = _terms(request.time_range, request.filters)
-    terms.append("rowid > ?")
-    sql = f"{_select(', rowid')} {_where(terms)} ORDER BY rowid LIMIT ?"
+    terms, values = _terms(request.time_range, request.filters, dialect)
+    number = NUMBER[dialect]
+    terms.append(f"{number} > ?")
+    sql = f"{_select(f', {number}')} {_where(terms)} ORDER BY {number} LIMIT ?"
     return sql, [*values, row_number, limit]
 
 
@@ -232,8 +246,9 @@ def decoded(text: object) -> object:
 class Summary:
     """The queries of one summary, all over the same rows."""
 
-    def __init__(self, request: SummaryRequest, now: datetime) -> None:
+    def __init__(self, request: SummaryRequest, now: datetime, dialect: Dialect = "sqlite") -> None:
         """`now`: with a time zone. Raises: ValueError."""
+        self._dialect = dialect
         given = request.time_range
         self.end = datetime.fromisoformat(given.to) if given.to else now.astimezone(UTC)
         day = timedelta(days=1)
@@ -249,7 +264,7 @@ class Summary:
         terms = TimeRange.model_validate(
             {"from": self.start.isoformat(), "to": self.end.isoformat()}
         )
-        self._terms, self._values = _terms(terms, request.filters)
+        self._terms, self._values = _terms(terms, request.filters, dialect)
 
     def groups(self) -> Query:
         """The sums of each group, the largest first."""
@@ -264,7 +279,7 @@ class Summary:
     def buckets(self) -> Query:
         """The same for each stretch of time; those without requests are left out."""
         columns, values = self._columns()
-        first = f"({_SECONDS} - ?) / ?"
+        first = f"({_SECONDS[self._dialect]} - ?) / ?"
         sql = f"SELECT {', '.join([first, *columns, _SUMS])} FROM request_logs"  # noqa: S608
         sql += f" {_where(self._terms)} GROUP BY {_numbers(len(columns) + 1)}"
         sql += f" ORDER BY 1 LIMIT {MAX_CELLS}"
@@ -302,12 +317,12 @@ class Summary:
             if one.key is None:
                 columns.append(f"CAST({_GROUPED[one.field]} AS TEXT)")
             else:
-                columns.append("CAST(json_extract(attributes_json, ?) AS TEXT)")
-                values.append(_path(one.key))
+                columns.append(_ATTRIBUTE[self._dialect])
+                values.append(_path(one.key, self._dialect))
         return columns, values
 
 
-def _terms(given: TimeRange, filters: Filters) -> tuple[list[str], list[object]]:
+def _terms(given: TimeRange, filters: Filters, dialect: Dialect) -> tuple[list[str], list[object]]:
     terms: list[str] = []
     values: list[object] = []
     for term, value in (
@@ -330,16 +345,21 @@ def _terms(given: TimeRange, filters: Filters) -> tuple[list[str], list[object]]
             terms.append(f"{column} IN ({', '.join('?' * len(wanted))})")
             values += wanted
     for key, wanted_value in filters.attributes.items():
-        terms.append("CAST(json_extract(attributes_json, ?) AS TEXT) = ?")
-        # SQLite has no truth values: it gives 1 and 0.
-        is_truth = isinstance(wanted_value, bool)
-        values += (_path(key), str(int(wanted_value) if is_truth else wanted_value))
+        terms.append(f"{_ATTRIBUTE[dialect]} = ?")
+        values += (_path(key, dialect), _shown_value(wanted_value, dialect))
     return terms, values
 
 
-def _path(key: str) -> str:
+def _shown_value(value: object, dialect: Dialect) -> str:
+    if isinstance(value, bool):
+        # SQLite has no truth values: it gives 1 and 0.
+        return str(int(value)) if dialect == "sqlite" else str(value).lower()
+    return str(value)
+
+
+def _path(key: str, dialect: Dialect) -> str:
     """Attributes are flat: a point is part of a name."""
-    return f'$."{key}"'
+    return f'$."{key}"' if dialect == "sqlite" else key
 
 
 def _select(more: str) -> str:

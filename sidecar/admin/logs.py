@@ -9,13 +9,10 @@ most; an answer ends where it has become large, and says where to go on.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, TypeVar, final
 
 import orjson
@@ -25,6 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from sidecar.admin.log_queries import (
+    NUMBER,
     GetRequest,
     Query,
     SearchRequest,
@@ -40,7 +38,13 @@ from sidecar.admin.log_queries import (
 )
 from sidecar.config.model.base import Model
 from sidecar.errors import SidecarError
-from sidecar.state.request_log import connect
+from sidecar.state.request_log import (
+    Dialect,
+    Reader,
+    RequestLogDatabase,
+    RequestLogError,
+    SlowQueryError,
+)
 
 QUERY_SECONDS: Final = 5.0
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -51,8 +55,6 @@ MAX_TAILS: Final = 8
 _TAIL_ROWS: Final = 200
 _TAIL_SECONDS: Final = 0.5
 _PING_SECONDS: Final = 15.0
-_OPCODES: Final = 10_000
-"""Steps of SQLite between two looks at the clock."""
 _HEADERS: Final = {"cache-control": "no-store"}
 
 Rows = list[Any]
@@ -70,16 +72,21 @@ class _UnansweredError(SidecarError):
 
 @final
 class RequestLogReader:
-    """The file as control reads it."""
+    """The database as control reads it."""
 
-    def __init__(self, path: Path, query_seconds: float = QUERY_SECONDS) -> None:
-        self._path = path
+    def __init__(self, database: RequestLogDatabase, query_seconds: float = QUERY_SECONDS) -> None:
+        self._database = database
         self._query_seconds = query_seconds
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="request-log")
         self._waiting = 0
 
-    async def ask(self, work: Callable[[sqlite3.Connection], Result], empty: Result) -> Result:
-        """The result of `work` in a thread; `empty` while there is no file.
+    @property
+    def dialect(self) -> Dialect:
+        """How queries are written."""
+        return self._database.dialect
+
+    async def ask(self, work: Callable[[Reader], Result], empty: Result) -> Result:
+        """The result of `work` in a thread; `empty` while there is nothing.
 
         Raises: _UnansweredError.
         """
@@ -96,24 +103,15 @@ class RequestLogReader:
         """Take no more queries."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, work: Callable[[sqlite3.Connection], Result], empty: Result) -> Result:
-        if not self._path.exists():
-            return empty
-        until = time.monotonic() + self._query_seconds
+    def _run(self, work: Callable[[Reader], Result], empty: Result) -> Result:
         try:
-            with closing(connect(self._path, "ro")) as connection:
-                connection.text_factory = _text
-                connection.set_progress_handler(lambda: time.monotonic() > until, _OPCODES)
-                return work(connection)
-        except sqlite3.Error as error:
-            if time.monotonic() > until:
-                text = f"the query took longer than {self._query_seconds:g} s; ask for less"
-                raise _UnansweredError(503, text) from error
+            with self._database.reader(self._query_seconds) as reader:
+                return empty if reader is None else work(reader)
+        except SlowQueryError as error:
+            text = f"the query took longer than {self._query_seconds:g} s; ask for less"
+            raise _UnansweredError(503, text) from error
+        except RequestLogError as error:
             raise _UnansweredError(503, f"the request log cannot be read: {error}") from error
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "backslashreplace")
 
 
 def log_routes(reader: RequestLogReader | None, is_stopping: Callable[[], bool]) -> list[Route]:
@@ -144,17 +142,18 @@ def _answering(
 
 @final
 class _Pages:
-    __slots__ = ("_is_stopping", "_reader", "_tails")
+    __slots__ = ("_dialect", "_is_stopping", "_reader", "_tails")
 
     def __init__(self, reader: RequestLogReader | None, is_stopping: Callable[[], bool]) -> None:
         self._reader = reader
         self._is_stopping = is_stopping
+        self._dialect: Dialect = "sqlite" if reader is None else reader.dialect
         self._tails = 0
 
     async def search(self, request: Request) -> Response:
         """Rows, the last completed first."""
         asked = await _body(request, SearchRequest)
-        query = _valid(lambda: search(asked))
+        query = _valid(lambda: search(asked, self._dialect))
         nothing: tuple[Rows, bool] = ([], False)
         rows, has_more = await self._ask(lambda one: _some(one, query, asked.limit), nothing)
         logs = [entry(row, with_attributes=asked.include_attributes) for row in rows]
@@ -178,10 +177,10 @@ class _Pages:
     async def summary(self, request: Request) -> Response:
         """Sums by group and by time."""
         asked = await _body(request, SummaryRequest)
-        summary = _valid(lambda: Summary(asked, datetime.now(UTC)))
+        summary = _valid(lambda: Summary(asked, datetime.now(UTC), self._dialect))
         options = summary.options()
 
-        def work(one: sqlite3.Connection) -> tuple[Rows, Rows, dict[str, Rows]]:
+        def work(one: Reader) -> tuple[Rows, Rows, dict[str, Rows]]:
             return (
                 one.execute(*summary.groups()).fetchall(),
                 one.execute(*summary.buckets()).fetchall(),
@@ -210,8 +209,9 @@ class _Pages:
         start = _valid(lambda: tail_start(asked))
         if self._tails >= MAX_TAILS:
             raise _UnansweredError(503, f"{MAX_TAILS} tails are open already")
-        begin = await self._ask(_last_row, 0) if start is None else start
-        events = self._events(asked, begin)
+        if start is None:
+            start = await self._ask(lambda one: _last_row(one, self._dialect), 0)
+        events = self._events(asked, start)
         return StreamingResponse(events, media_type="text/event-stream", headers=_HEADERS)
 
     async def _events(self, asked: SearchRequest, position: int) -> AsyncIterator[bytes]:
@@ -238,11 +238,11 @@ class _Pages:
 
         nothing: tuple[Rows, int] = ([], 0)
 
-        def work(one: sqlite3.Connection) -> tuple[Rows, int]:
-            last = _last_row(one)
+        def work(one: Reader) -> tuple[Rows, int]:
+            last = _last_row(one, self._dialect)
             # All rows were deleted, or the file is another one: numbers begin anew.
             begin = position if last >= position else 0
-            rows = one.execute(*newer(asked, begin, _TAIL_ROWS)).fetchall()
+            rows = one.execute(*newer(asked, begin, _TAIL_ROWS, self._dialect)).fetchall()
             return rows, rows[-1][-1] if len(rows) == _TAIL_ROWS else max(last, *_numbers(rows))
 
         try:
@@ -253,7 +253,7 @@ class _Pages:
         made = [_event(row, with_attributes=asked.include_attributes) for row in rows]
         return behind, b"".join(made)
 
-    async def _ask(self, work: Callable[[sqlite3.Connection], Result], empty: Result) -> Result:
+    async def _ask(self, work: Callable[[Reader], Result], empty: Result) -> Result:
         if self._reader is None:
             text = "there is no request log: neither config.database nor config.logging.database"
             raise _UnansweredError(404, text)
@@ -266,7 +266,7 @@ def _event(row: Sequence[Any], *, with_attributes: bool) -> bytes:
     return b"event: log\ndata: %b\n\n" % data
 
 
-def _some(one: sqlite3.Connection, query: Query, limit: int) -> tuple[Rows, bool]:
+def _some(one: Reader, query: Query, limit: int) -> tuple[Rows, bool]:
     """So many rows, or those that make up an answer of the largest size; whether there are more."""
     rows: Rows = []
     chars = 0
@@ -278,8 +278,9 @@ def _some(one: sqlite3.Connection, query: Query, limit: int) -> tuple[Rows, bool
     return rows, False
 
 
-def _last_row(one: sqlite3.Connection) -> int:
-    (last,) = one.execute("SELECT COALESCE(MAX(rowid), 0) FROM request_logs").fetchone()
+def _last_row(one: Reader, dialect: Dialect) -> int:
+    sql = f"SELECT COALESCE(MAX({NUMBER[dialect]}), 0) FROM request_logs"  # noqa: S608 - our own
+    (last,) = one.execute(sql).fetchone()
     return int(last)
 
 

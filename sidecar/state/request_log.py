@@ -1,7 +1,6 @@
-"""The request log's SQLite file: a worker's writer, and what deletes rows that are old enough.
+"""The request log's database: a worker's writer, and what any database of it can do.
 
-Source: spec/llm.md section 5.4; SQLite "Write-Ahead Logging". Tables as agentgateway has them, so
-that either program, and whatever reads such files, goes on with the other's.
+Source: spec/llm.md section 5.4. `request_log_sqlite` and `request_log_postgres` are the databases.
 
 Who does what: each worker has one writer, with one thread and one connection of its own; control
 reads, and deletes what is too old. A request puts its row into the worker's queue and is done: it
@@ -9,28 +8,23 @@ waits for no lock and no disk. The thread commits a batch each second, or as soo
 
     queue has room    the row is written within about a second, and for certain by a clean end
     queue is full     the row is dropped and counted
-    file is at fault  the batch is kept and tried again each second, so the queue fills, and so on
+    store at fault    the batch is kept and tried again each second, so the queue fills, and so on
     process killed    what was committed is whole and stays; the batch under way is not there at all
-    power failure     the last commits may be gone; the file is whole (WAL, synchronous=NORMAL)
+    power failure     the last commits may be gone; a SQLite file is whole (synchronous=NORMAL)
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import Any, Final, final
-from urllib.parse import quote
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, Literal, Protocol, final
 
-from sidecar.config.model.static import sqlite_path
 from sidecar.errors import SidecarError
-from sidecar.telemetry.request_log import COLUMNS, Row
+from sidecar.telemetry.request_log import Row
 
 MAX_ROWS: Final = 10_000
 MAX_BYTES: Final = 32 * 1024 * 1024
@@ -38,40 +32,10 @@ MAX_BYTES: Final = 32 * 1024 * 1024
 BATCH_ROWS: Final = 500
 BATCH_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
-_BUSY_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 2.0
 _QUIET_SECONDS: Final = 60.0
 """Between two lines of the log about the same trouble."""
-_PURGE_ROWS: Final = 500
-_SCHEMA: Final = """
-    CREATE TABLE IF NOT EXISTS request_logs (
-        id TEXT PRIMARY KEY, started_at TEXT NOT NULL, completed_at TEXT NOT NULL,
-        duration_ms INTEGER NOT NULL, trace_id TEXT, span_id TEXT, http_status INTEGER, error TEXT,
-        gen_ai_operation_name TEXT, gen_ai_provider_name TEXT, gen_ai_request_model TEXT,
-        gen_ai_response_model TEXT, input_tokens INTEGER, output_tokens INTEGER,
-        total_tokens INTEGER, cost REAL, agentgateway_user TEXT, agentgateway_group TEXT,
-        user_agent_name TEXT, has_payload INTEGER NOT NULL,
-        attributes_json TEXT NOT NULL CHECK (json_valid(attributes_json)));
-    CREATE TABLE IF NOT EXISTS request_log_payloads (
-        log_id TEXT PRIMARY KEY REFERENCES request_logs (id) ON DELETE CASCADE,
-        request_prompt_json TEXT
-            CHECK (request_prompt_json IS NULL OR json_valid(request_prompt_json)),
-        response_completion_json TEXT
-            CHECK (response_completion_json IS NULL OR json_valid(response_completion_json)));
-    CREATE INDEX IF NOT EXISTS idx_request_logs_completed_at
-        ON request_logs (completed_at DESC, id DESC);
-    CREATE INDEX IF NOT EXISTS idx_request_logs_gen_ai_completed_at
-        ON request_logs (gen_ai_provider_name, gen_ai_request_model, completed_at DESC);
-"""
-_INSERT: Final = (
-    f"INSERT OR IGNORE INTO request_logs ({', '.join(COLUMNS)})"  # noqa: S608 - our own names
-    f" VALUES ({', '.join('?' * len(COLUMNS))})"
-)
-_INSERT_PAYLOAD: Final = "INSERT OR IGNORE INTO request_log_payloads VALUES (?, ?, ?)"
-_PURGE: Final = """
-    DELETE FROM request_logs WHERE id IN
-        (SELECT id FROM request_logs WHERE completed_at < ? ORDER BY completed_at LIMIT ?)
-"""
+Dialect = Literal["sqlite", "postgres"]
 
 _log = logging.getLogger("sidecar.state.request_log")
 
@@ -80,53 +44,73 @@ class RequestLogError(SidecarError):
     """The file cannot be read or written; its name and the reason."""
 
 
-def path_of(config: Mapping[str, Any]) -> Path | None:
-    """Where `config` wants the request log: `logging.database`, else `database`; None: nowhere."""
-    for section in (config.get("logging") or {}, config):
-        path = sqlite_path((section.get("database") or {}).get("url"))
-        if path is not None:
-            return Path(path)
-    return None
+class SlowQueryError(SidecarError):
+    """A query was given up."""
 
 
-def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """A connection of this thread's, in autocommit. Raises: sqlite3.Error."""
-    name = f"file:{quote(str(path))}?mode={mode}"
-    connection = sqlite3.connect(name, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
+class Reader(Protocol):
+    """A connection that cannot write. `?` stands for a parameter, whatever the database."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        """A cursor: iterable, with `fetchone` and `fetchall`."""
 
 
-def opened(path: Path) -> sqlite3.Connection:
-    """The file with its tables, made when they are not there.
+class Store(Protocol):
+    """A connection that writes, of one thread. It connects when it has to."""
 
-    Raises: RequestLogError, OSError, sqlite3.Error.
-    """
-    # What people ask models is nobody else's business.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    connection = connect(path, "rw")
-    try:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; else no effect
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        found = {row[1] for row in connection.execute("PRAGMA table_info(request_logs)")}
-        lacking = [name for name in COLUMNS if name not in found]
-        if lacking:
-            raise RequestLogError(f"{path}: its request_logs has no {', '.join(lacking)}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    def commit(self, batch: Sequence[Row]) -> None:
+        """All of the batch or nothing; of none, only connect. Raises."""
+
+    def close(self) -> None:
+        """Raises."""
+
+
+class RequestLogDatabase(Protocol):
+    """Where the request log is."""
+
+    @property
+    def name(self) -> str:
+        """As logs may show it."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How queries are written."""
+
+    @property
+    def transient(self) -> tuple[type[Exception], ...]:
+        """Errors of a store after which the same rows are tried again."""
+
+    def store(self) -> Store:
+        """A new one."""
+
+    def reader(self, seconds: float) -> AbstractContextManager[Reader | None]:
+        """A connection for one query of so many seconds at most; None while there is nothing.
+
+        Leaving it raises: RequestLogError, SlowQueryError.
+        """
+
+    def purge(self, before: str) -> int:
+        """Delete rows that were completed before then, in small transactions; how many. Blocks.
+
+        `before`: a time as the rows have it. Raises: RequestLogError.
+        """
 
 
 @final
 class RequestLogWriter:
     """One in a worker. `put` is the event loop's; all else of it the thread's."""
 
-    def __init__(self, path: Path, *, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
-        """Begins at once, so that a file at fault is known before the first request."""
-        self._path = path
+    def __init__(
+        self,
+        database: RequestLogDatabase,
+        *,
+        max_rows: int = MAX_ROWS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        """Begins at once, so that a database at fault is known before the first request."""
+        self._name = database.name
+        self._store = database.store()
+        self._transient = database.transient
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._rows: deque[Row] = deque()
@@ -138,8 +122,6 @@ class RequestLogWriter:
         self._has_some = threading.Event()
         self._has_enough = threading.Event()
         self._is_ending = threading.Event()
-        self._connection: sqlite3.Connection | None = None
-        self._file: int | None = None
         self._is_failing = False
         self._told = -_QUIET_SECONDS
         self._full_told = -_QUIET_SECONDS
@@ -184,13 +166,13 @@ class RequestLogWriter:
         if lost:
             self._overflowed += lost
             self._rows.clear()
-            _log.error("request log: %s: %d requests are lost", self._path, lost)
+            _log.error("request log: %s: %d requests are lost", self._name, lost)
 
     def _tell_full(self) -> None:
         now = time.monotonic()
         if now - self._full_told >= _QUIET_SECONDS:
             self._full_told = now
-            _log.error("request log: %s does not keep up; requests are left out", self._path)
+            _log.error("request log: %s does not keep up; requests are left out", self._name)
 
     # --- the thread's -----------------------------------------------------------------------
 
@@ -233,18 +215,16 @@ class RequestLogWriter:
         batch.clear()
 
     def _try(self, batch: list[Row]) -> bool:
-        """Commit a batch. What SQLite calls a fault of the rows themselves is dropped."""
+        """Commit a batch. What the database calls a fault of the rows themselves is dropped."""
         try:
-            connection = self._open()
-            if batch:
-                _commit(connection, batch)
-        except (OSError, sqlite3.OperationalError, RequestLogError) as error:
+            self._store.commit(batch)
+        except self._transient as error:
             self._fail(error)
             self._let_go()
             return False
         except Exception as error:
-            # Not the disk: the file is none of SQLite's, or some row is at fault, and would be
-            # each time.
+            # Not the disk, nor the network: the file is none of SQLite's, or some row is at fault,
+            # and would be each time.
             self._fail(error)
             self._let_go()
             self._refused += len(batch)
@@ -252,17 +232,8 @@ class RequestLogWriter:
             return True
         if self._is_failing:
             self._is_failing = False
-            _log.warning("request log: %s is written again", self._path)
+            _log.warning("request log: %s is written again", self._name)
         return True
-
-    def _open(self) -> sqlite3.Connection:
-        """The file; anew when somebody has moved it away from under us."""
-        if self._connection is not None and _inode(self._path) == self._file:
-            return self._connection
-        self._let_go()
-        connection = self._connection = opened(self._path)
-        self._file = _inode(self._path)
-        return connection
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1
@@ -271,54 +242,10 @@ class RequestLogWriter:
         if now - self._told >= _QUIET_SECONDS:
             self._told = now
             text = f"{type(error).__name__}: {error}"
-            _log.error("request log: %s cannot be written: %s", self._path, text)
+            _log.error("request log: %s cannot be written: %s", self._name, text)
 
     def _let_go(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.close()
-            except sqlite3.Error as error:
-                self._fail(error)
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return None
-
-
-def _commit(connection: sqlite3.Connection, batch: Sequence[Row]) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.executemany(_INSERT, [row.columns for row in batch])
-        payloads = [(row.id, *row.payload) for row in batch if row.payload is not None]
-        connection.executemany(_INSERT_PAYLOAD, payloads)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def purge(path: Path, before: str) -> int:
-    """Delete rows that were completed before then, in small transactions; how many. Blocks.
-
-    `before`: a time as the rows have it. Raises: RequestLogError.
-    """
-    if not path.exists():
-        return 0
-    count = 0
-    try:
-        with closing(connect(path, "rw")) as connection:
-            while True:
-                deleted = connection.execute(_PURGE, (before, _PURGE_ROWS)).rowcount
-                count += deleted
-                if deleted < _PURGE_ROWS:
-                    break
-            if count:
-                connection.execute("PRAGMA incremental_vacuum(4096)").fetchall()
-    except sqlite3.Error as error:
-        raise RequestLogError(f"{path}: {error}") from error
-    return count
+        try:
+            self._store.close()
+        except Exception as error:
+            self._fail(error)

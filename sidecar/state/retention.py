@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, final
 
-from sidecar.state.request_log import RequestLogError, purge
+from sidecar.state.request_log import RequestLogDatabase, RequestLogError
 from sidecar.telemetry.request_log import time_text
 
 _ROUND_SECONDS: Final = 60.0
@@ -24,10 +23,13 @@ class RowKeeper:
     """One in a gateway."""
 
     def __init__(
-        self, path: Path, age_ns: Callable[[], int | None], wall_ns: Callable[[], int]
+        self,
+        database: RequestLogDatabase,
+        age_ns: Callable[[], int | None],
+        wall_ns: Callable[[], int],
     ) -> None:
         """`age_ns`: that of the configuration in force; None keeps all."""
-        self._path = path
+        self._database = database
         self._age_ns = age_ns
         self._wall_ns = wall_ns
         self._has_failed = False
@@ -44,7 +46,7 @@ class RowKeeper:
         if age_ns is None:
             return 0
         try:
-            count = purge(self._path, time_text(max(self._wall_ns() - age_ns, 0)))
+            count = self._database.purge(time_text(max(self._wall_ns() - age_ns, 0)))
         except RequestLogError as error:
             # Once: it would come each minute.
             if not self._has_failed:

@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 import pytest
 
-from sidecar.state.request_log import opened
+from sidecar.state.request_log_sqlite import opened
 from tests.support.client import fetch
 from tests.support.gateway import GatewayProcess, free_ports
 from tests.support.models import COMPLETION, EVENTS, JSON, chunk

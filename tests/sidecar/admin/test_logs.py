@@ -17,7 +17,9 @@ from starlette.applications import Starlette
 
 from sidecar.admin import logs
 from sidecar.admin.logs import RequestLogReader, log_routes
-from tests.sidecar.state.test_request_log import RequestLogWriter, row
+from sidecar.state.request_log import RequestLogWriter
+from sidecar.state.request_log_sqlite import SqliteDatabase
+from tests.sidecar.state.test_request_log import row
 
 NAMES = ("search", "get", "tail", "analytics/summary")
 BODIES: dict[str, Any] = {"get": {"id": "x"}}
@@ -30,13 +32,13 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reader(path: Path) -> Iterator[RequestLogReader]:
-    made = RequestLogReader(path)
+    made = RequestLogReader(SqliteDatabase(path))
     yield made
     made.close()
 
 
 def fill(path: Path, count: int, **facts: Any) -> None:
-    writer = RequestLogWriter(path)
+    writer = RequestLogWriter(SqliteDatabase(path))
     for number in range(count):
         writer.put(row(number, completed_ns=(number + 1) * 10**9, **facts))
     writer.close(30.0)
@@ -92,7 +94,7 @@ async def test_nothing_is_written(reader: RequestLogReader, path: Path) -> None:
 
 async def test_a_query_that_takes_long_is_ended(path: Path) -> None:
     fill(path, 1)
-    reader = RequestLogReader(path, query_seconds=0.05)
+    reader = RequestLogReader(SqliteDatabase(path), query_seconds=0.05)
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT sum(x) FROM n"
 
     def work(one: sqlite3.Connection) -> object:

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.state.request_log import RequestLogError, RequestLogWriter, opened, path_of, purge
+from sidecar.state.request_log import RequestLogError, RequestLogWriter
+from sidecar.state.request_log_database import database_of
+from sidecar.state.request_log_sqlite import SqliteDatabase, opened, purge
 from sidecar.state.retention import RowKeeper
 from sidecar.telemetry.request_log import COLUMNS, Row, time_text
 from tests.support.gateway import ROOT
@@ -53,7 +55,7 @@ def wait(condition: Callable[[], bool]) -> None:
 
 def test_everything_is_written_by_a_clean_end(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    first, second = RequestLogWriter(path), RequestLogWriter(path)
+    first, second = RequestLogWriter(SqliteDatabase(path)), RequestLogWriter(SqliteDatabase(path))
     for number in range(1200):
         writer = (first, second)[number % 2]
         writer.put(row(number, payload=('[{"role": "user"}]', None) if number < 3 else None))
@@ -70,7 +72,7 @@ def test_what_does_not_fit_is_dropped_and_counted(
 ) -> None:
     with closing(opened(tmp_path / "a.db")) as other:
         other.execute("BEGIN IMMEDIATE")  # nobody else can write
-        writer = RequestLogWriter(tmp_path / "a.db", max_rows=10)
+        writer = RequestLogWriter(SqliteDatabase(tmp_path / "a.db"), max_rows=10)
         with caplog.at_level(logging.ERROR):
             for number in range(25):
                 writer.put(row(number))
@@ -78,7 +80,7 @@ def test_what_does_not_fit_is_dropped_and_counted(
     writer.close(SECONDS)
     assert writer.counts()[:2] == (10, 15)
     assert len([one for one in caplog.records if "does not keep up" in one.message]) == 1
-    big = RequestLogWriter(tmp_path / "b.db", max_bytes=2000)
+    big = RequestLogWriter(SqliteDatabase(tmp_path / "b.db"), max_bytes=2000)
     big.put(row(1, error="x" * 5000))
     big.close(SECONDS)
     assert big.counts()[:2] == (0, 1)
@@ -99,7 +101,7 @@ def test_a_file_at_fault_costs_rows_and_nothing_else(
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE request_logs (id TEXT, completed_at TEXT)")
     with caplog.at_level(logging.ERROR):
-        writer = RequestLogWriter(path)
+        writer = RequestLogWriter(SqliteDatabase(path))
         writer.put(row(1))
         writer.close(SECONDS)
     written, lost, failures = writer.counts()
@@ -113,7 +115,7 @@ def test_a_file_at_fault_costs_rows_and_nothing_else(
 
 def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    writer = RequestLogWriter(path)
+    writer = RequestLogWriter(SqliteDatabase(path))
     writer.put(row(1))
     wait(lambda: writer.counts()[0] == 1)
     for name in ("a.db", "a.db-wal", "a.db-shm"):
@@ -127,8 +129,9 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from sidecar.state.request_log import RequestLogWriter
+from sidecar.state.request_log_sqlite import SqliteDatabase
 from tests.sidecar.state.test_request_log import row
-writer = RequestLogWriter(Path(sys.argv[1]))
+writer = RequestLogWriter(SqliteDatabase(Path(sys.argv[1])))
 number = 0
 while True:
     for _ in range(100):
@@ -165,10 +168,11 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from sidecar.state.request_log import RequestLogWriter
+from sidecar.state.request_log_sqlite import SqliteDatabase
 from tests.sidecar.state.test_request_log import row, wait
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
-writer = RequestLogWriter(Path(sys.argv[1]))
+writer = RequestLogWriter(SqliteDatabase(Path(sys.argv[1])))
 for number in range(200):
     writer.put(row(number, payload=('["' + "x" * 2000 + '"]', None)))
 wait(lambda: writer.counts()[2] > 0)
@@ -190,14 +194,14 @@ def test_a_full_disk_is_tried_again(tmp_path: Path) -> None:
 def test_old_rows_go_with_their_payloads(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     now = 100 * DAY_NS
-    writer = RequestLogWriter(path)
+    writer = RequestLogWriter(SqliteDatabase(path))
     for number in range(1100):
         old = number >= 50
         at = now - (3 * DAY_NS if old else DAY_NS)
         writer.put(row(number, completed_ns=at, payload=("[]", None)))
     writer.close(SECONDS)
     age: list[int | None] = [None]
-    keeper = RowKeeper(path, lambda: age[0], lambda: now)
+    keeper = RowKeeper(SqliteDatabase(path), lambda: age[0], lambda: now)
     assert keeper.purge() == 0
     age[0] = 2 * DAY_NS
     assert keeper.purge() == 1050
@@ -210,7 +214,7 @@ def test_old_rows_go_with_their_payloads(tmp_path: Path) -> None:
 
 
 def test_the_thread_ends(tmp_path: Path) -> None:
-    writer = RequestLogWriter(tmp_path / "a.db")
+    writer = RequestLogWriter(SqliteDatabase(tmp_path / "a.db"))
     writer.close(SECONDS)
     assert "request-log" not in {thread.name for thread in threading.enumerate()}
 
@@ -232,4 +236,5 @@ def test_the_thread_ends(tmp_path: Path) -> None:
     ],
 )
 def test_where_it_is(config: dict[str, Any], path: str | None) -> None:
-    assert path_of(config) == (None if path is None else Path(path))
+    found = database_of(config)
+    assert (None if found is None else found.name) == path
