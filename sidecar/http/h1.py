@@ -33,6 +33,7 @@ from sidecar.http.lines import (
     known_response_line,
     known_status_line,
 )
+from sidecar.http.spelling import respelt
 
 CHUNKED: Final = -1
 """`length` of a message framed by chunks."""
@@ -399,8 +400,16 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-def encode_fields(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Header lines without the ones that frame a message, which the sender writes itself."""
-    lines = [b": ".join(field) for field in headers if field[0] not in _SKIP]
+def encode_fields(headers: list[Field], spelling: object = None) -> bytes:
+    """Header lines without the ones that frame a message, which the sender writes itself.
+
+    `spelling`: see `sidecar.http.spelling`.
+    """
+    # Fast path: spelling hardly ever matters to anybody.
+    if spelling is None:
+        lines = [b": ".join(field) for field in headers if field[0] not in _SKIP]
+    else:
+        kept = respelt((field for field in headers if field[0] not in _SKIP), spelling)
+        lines = [b": ".join(field) for field in kept]
     lines.append(b"")
     return b"\r\n".join(lines)

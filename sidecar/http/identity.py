@@ -10,7 +10,7 @@ listeners, backends' `subjectAltNames` and expressions all use it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 from cryptography import x509
@@ -46,6 +46,9 @@ class PeerIdentity:
     subject_cn: str | None
     issuer: str
     subject_alt_names: tuple[str, ...]
+
+
+_UNSHOWN: Final = PeerIdentity(None, None, None, None, "", None, "", ())
 
 
 def identity(der: bytes) -> PeerIdentity:
@@ -87,6 +90,32 @@ def identity_of(connection: Connection) -> PeerIdentity | None:
     made = identity(der)
     connection.extra[_EXTRA] = made
     return made
+
+
+def forget_identity(connection: Connection) -> None:
+    """What was kept is no longer so: another certificate was shown."""
+    connection.extra.pop(_EXTRA, None)
+
+
+def note_workload(connection: Connection, spiffe_id: str, der: bytes | None = None) -> None:
+    """A tunnel or the proxy before us has proved who the client is.
+
+    `spiffe_id`: the identity it acts as. `der`: the certificate that says so, if we have seen it.
+    Raises: IdentityError.
+    """
+    workload = _WORKLOAD.fullmatch(spiffe_id)
+    if workload is None:
+        raise IdentityError("the client's identity is no workload's")
+    who = identity(der) if der is not None else _UNSHOWN
+    domain, namespace, account = workload.groups()
+    connection.extra[_EXTRA] = replace(
+        who,
+        spiffe_id=spiffe_id,
+        trust_domain=domain,
+        namespace=namespace,
+        service_account=account,
+    )
+    connection.extra["identity"] = spiffe_id
 
 
 def subject_alt_names(der: bytes) -> tuple[str, ...]:

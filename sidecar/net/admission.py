@@ -13,8 +13,10 @@ import socket
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from sidecar.http.identity import note_workload
 from sidecar.http.message import Connection
 from sidecar.net import clienthello, proxyproto
+from sidecar.net.stream import ByteStream
 
 _PEEK_BYTES: Final = 18 * 1024
 _PROXY_SECONDS: Final = 5.0
@@ -50,9 +52,11 @@ async def take_proxy_header(
     versions: tuple[int, ...],
     *,
     is_optional: bool,
+    trusts_identity: bool = False,
 ) -> bool:
     """Take the PROXY header off the socket into `connection`; False when it must be closed.
 
+    `trusts_identity`: whether the sender's word proves who the client is, a proxy of the mesh's.
     Raises OSError (TimeoutError among them) and what proxyproto.parse raises.
     """
 
@@ -70,6 +74,8 @@ async def take_proxy_header(
         connection.peer_host, connection.peer_port = header.source
     if header.destination is not None:
         connection.local_host, connection.local_port = header.destination
+    if trusts_identity and header.identity:
+        note_workload(connection, header.identity)
     return True
 
 
@@ -82,6 +88,23 @@ async def peek_hello(
     """
     async with asyncio.timeout(seconds):
         return await _peek(loop, sock, clienthello.parse)
+
+
+async def read_hello(stream: ByteStream) -> tuple[clienthello.ClientHello, bytes]:
+    """The ClientHello of a connection in a tunnel, and all that was read for it.
+
+    Raises clienthello.HelloError, and what the stream raises. The caller bounds the time.
+    """
+    data = b""
+    while len(data) < _PEEK_BYTES:
+        more = await stream.read()
+        if not more:
+            break
+        data += more
+        hello = clienthello.parse(data)
+        if hello is not None:
+            return hello, data
+    raise clienthello.HelloError("the connection ended without a ClientHello", is_tls=False)
 
 
 async def _peek(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
@@ -23,6 +24,8 @@ class Address:
     host: str
     port: int
     unix: str = ""
+    hop: str = ""
+    """How a mesh reaches it, in the mesh's own words; "" for directly."""
 
     def __str__(self) -> str:
         """As logs and metrics name it."""
@@ -84,14 +87,35 @@ def connect_failed(address: Address, why: str) -> UpstreamError:
     )
 
 
+@asynccontextmanager
+async def dialling(address: Address, seconds: float, way: str = "") -> AsyncIterator[None]:
+    """What is done within is done in time, and fails with words. Raises: UpstreamError.
+
+    `way`: behind a time-out, as `, through a proxy`.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as exc:
+        raise connect_failed(address, f"timed out after {seconds:g}s{way}") from exc
+    except ssl.SSLError as exc:
+        # Which of these an error has depends on who raised it.
+        said = getattr(exc, "verify_message", "") or getattr(exc, "reason", "") or str(exc)
+        raise connect_failed(address, f"TLS: {said}") from exc
+    except OSError as exc:
+        raise connect_failed(address, exc.strerror or str(exc) or type(exc).__name__) from exc
+
+
 @final
 class DirectDialer:
     """TCP, TLS over TCP, and Unix sockets."""
 
-    __slots__ = ("_loop",)
+    __slots__ = ("_loop", "mark")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, mark: int = 0) -> None:
         self._loop = loop
+        self.mark = mark
+        """Packet mark (SO_MARK) of what is dialled from now on; 0 for none."""
 
     async def connect(
         self,
@@ -103,18 +127,8 @@ class DirectDialer:
         http1_only: bool,
     ) -> asyncio.Transport:
         """See Dialer."""
-        try:
-            async with asyncio.timeout(settings.connect_seconds):
-                transport = await self._open(factory, address, tls, http1_only)
-        except TimeoutError as exc:
-            why = f"timed out after {settings.connect_seconds:g}s"
-            raise connect_failed(address, why) from exc
-        except ssl.SSLError as exc:
-            # Which of these an error has depends on who raised it.
-            said = getattr(exc, "verify_message", "") or getattr(exc, "reason", "") or str(exc)
-            raise connect_failed(address, f"TLS: {said}") from exc
-        except OSError as exc:
-            raise connect_failed(address, exc.strerror or str(exc) or type(exc).__name__) from exc
+        async with dialling(address, settings.connect_seconds):
+            transport = await self._open(factory, address, tls, http1_only)
         if not address.unix and settings.keepalive:
             _keep_alive(transport, settings)
         return transport
@@ -132,6 +146,8 @@ class DirectDialer:
             arguments["server_hostname"] = tls.server_hostname
         if address.unix:
             made = await self._loop.create_unix_connection(factory, address.unix, **arguments)
+        elif self.mark:
+            made = await self._open_marked(factory, address, arguments)
         else:
             made = await self._loop.create_connection(
                 factory, address.host, address.port, **arguments
@@ -144,6 +160,24 @@ class DirectDialer:
                 transport.abort()
                 raise
         return transport
+
+    async def _open_marked(
+        self,
+        factory: Callable[[], asyncio.Protocol],
+        address: Address,
+        arguments: dict[str, Any],
+    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        """The mark counts from the first packet on, so the socket has it before it connects."""
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self.mark)
+            await self._loop.sock_connect(sock, (address.host, address.port))
+        except BaseException:
+            sock.close()
+            raise
+        return await self._loop.create_connection(factory, sock=sock, **arguments)
 
 
 def _keep_alive(transport: asyncio.Transport, settings: DialSettings) -> None:

@@ -18,6 +18,8 @@ from sidecar.http import h1
 from sidecar.http.chunked import ChunkedDecoder, FramingError, encode_chunk, encode_last_chunk
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response
+from sidecar.http.spelling import REQUEST, RESPONSE, spelling_of
+from sidecar.net.dialled import close_soon
 from sidecar.net.incoming import IncomingBody
 from sidecar.net.outbox import Outbox
 from sidecar.net.reading import BoundedReader, switch
@@ -346,9 +348,12 @@ class H1Client(asyncio.Protocol):
             head = h1.parse_response(self._buffer, self._is_head, LIMITS)
             if head is None:
                 return
-            rest = self._buffer[head.size :]
-            self._buffer = b""
+            data, self._buffer = self._buffer, b""
+            rest = data[head.size :]
             if head.status >= 200 or head.status == 101:
+                request = self._request
+                if request is not None and REQUEST in request.state:
+                    request.state[RESPONSE] = spelling_of(data[: head.size])
                 self._take_head(head, rest)
                 return
             self._interims += 1
@@ -540,6 +545,10 @@ class H1Client(asyncio.Protocol):
         if self._can_write is not None:
             await self._can_write
 
+    def tunnel_close(self) -> None:
+        """End an upgraded connection."""
+        close_soon(self.transport, self._loop)
+
 
 @final
 class ClientTunnel:
@@ -566,4 +575,4 @@ class ClientTunnel:
 
     def close(self) -> None:
         """See Tunnel."""
-        self._client.transport.close()
+        self._client.tunnel_close()

@@ -123,9 +123,11 @@ class Responder(Endpoint[ServerStream]):
     ) -> None:
         """Octets both ways behind a CONNECT (RFC 9113 section 8.5, RFC 8441)."""
         stream.is_tunnel = True
+        # A plain CONNECT has no body: what comes behind it no policy is shown.
+        body = request.body if request.upgrade else stream.body or request.body
 
         async def upward() -> None:
-            while data := await request.body.read():
+            while data := await body.read():
                 await tunnel.write(data)
             tunnel.write_eof()
 

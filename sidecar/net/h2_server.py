@@ -304,6 +304,8 @@ class H2Server(Responder):
 
     def _ended(self, stream: ServerStream, request: Request, task: asyncio.Task[None]) -> None:
         request.body.close()
+        if stream.body is not None:
+            stream.body.close()  # which the request may not have any more
         self._streams.pop(stream.id, None)
         self._task_done(task)
         if self._is_closing:

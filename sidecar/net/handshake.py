@@ -11,22 +11,34 @@ import ssl
 from collections.abc import Callable
 from typing import cast, final
 
-from sidecar.http.identity import IdentityError, identity_of
+from sidecar.http.identity import IdentityError, forget_identity, identity_of
 from sidecar.http.message import Connection, TlsInfo
 
 _log = logging.getLogger("sidecar.net.handshake")
 
 
-def note(connection: Connection, transport: asyncio.BaseTransport, sni: str) -> TlsInfo:
+def note(
+    connection: Connection,
+    transport: asyncio.BaseTransport,
+    sni: str,
+    keeps: TlsInfo | None = None,
+) -> TlsInfo:
     """Keep what the handshake told with the connection. Raises IdentityError: a certificate that
-    no rule can read lets nobody in."""
+    no rule can read lets nobody in.
+
+    `keeps`: of the tunnel that the connection came through, if any. Whom that has proved stays the
+    client as long as the inner handshake proves nobody.
+    """
     ssl_object: ssl.SSLObject = transport.get_extra_info("ssl_object")
+    shown = ssl_object.getpeercert(binary_form=True)
     tls = connection.tls = TlsInfo(
         sni,
         ssl_object.selected_alpn_protocol() or "",
         ssl_object.version() or "",
-        ssl_object.getpeercert(binary_form=True),
+        shown or (None if keeps is None else keeps.peer_certificate),
     )
+    if shown:
+        forget_identity(connection)
     who = identity_of(connection)
     if who is not None and who.spiffe_id is not None:
         connection.extra["identity"] = who.spiffe_id
@@ -45,16 +57,18 @@ class AfterHandshake(asyncio.Protocol):
         connection: Connection,
         sni: str,
         protocol_for: Callable[[Connection, str], asyncio.Protocol],
+        keeps: TlsInfo | None = None,
     ) -> None:
         self._connection = connection
         self._sni = sni
         self._protocol_for = protocol_for
+        self._keeps = keeps
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake is done."""
         connection = self._connection
         try:
-            tls = note(connection, transport, self._sni)
+            tls = note(connection, transport, self._sni, self._keeps)
         except IdentityError as error:
             _log.debug("connection from %s: %s", connection.peer_host, error)
             cast("asyncio.Transport", transport).abort()

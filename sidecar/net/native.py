@@ -29,6 +29,7 @@ from sidecar.errors import ClientDisconnected, RequestError
 from sidecar.http import h1
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, Connection, FixedBody, Request, Response
+from sidecar.http.spelling import REQUEST, spelling_of
 from sidecar.net import target as targets
 from sidecar.net import tunnel
 from sidecar.net.host import Cancellable, Direct, Host
@@ -381,6 +382,8 @@ class H1Server(asyncio.Protocol):
         data = self._buffer
         if self._eof or self._host.draining or data[:1] == b"\r" or data[:3] == b"PRI":
             return False
+        if self._host.settings.preserves_case:
+            return False
         try:
             head = h1.parse_request(data, self._host.limits)
             if (
@@ -454,6 +457,7 @@ class H1Server(asyncio.Protocol):
         except RequestError as error:
             error.close = True
             raise
+        spelling = spelling_of(self._buffer[: head.size]) if host.settings.preserves_case else None
         body = self._make_body(head, self._buffer[head.size :])
         request = Request(
             head.method,
@@ -468,6 +472,8 @@ class H1Server(asyncio.Protocol):
         )
         request.upgrade = head.upgrade
         request.wants_trailers = head.wants_trailers
+        if host.settings.preserves_case:
+            request.state[REQUEST] = spelling
         if head.version == "HTTP/1.1":
             request.on_informational = self._informational
         if head.expects_continue and self._intake is not None:
@@ -510,8 +516,10 @@ class H1Server(asyncio.Protocol):
             # An answer ahead of the request's end: whether the client goes on sending, and how
             # much, is unknown, and swallowing it for nobody is worse than another connection.
             and intake is None
-            # Octets sent ahead for a protocol that was refused are nobody's request.
+            # Octets sent ahead for a protocol that was refused are nobody's request, and those for
+            # a refused tunnel may still be on their way.
             and not (head.upgrade and self._buffer)
+            and head.method != "CONNECT"
         )
 
     async def _send(self, request: Request, head: h1.RequestHead, response: Response) -> bool:

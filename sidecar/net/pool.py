@@ -14,6 +14,8 @@ from typing import Final, Literal, final
 from sidecar.errors import UpstreamError
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response
+from sidecar.http.spelling import REQUEST as SPELLING
+from sidecar.http.spelling import respelt
 from sidecar.net import h2_client
 from sidecar.net.dialer import Address, Dialer, DialSettings, UpstreamTls
 from sidecar.net.h1_client import H1Client, call_failed
@@ -44,6 +46,12 @@ class Call:
 
     def h1_head(self) -> bytes:
         """See the function."""
+        spelling = self.request.state.get(SPELLING)
+        if spelling is not None:
+            line = request_line(self.method, self.target, self.authority, spelling)
+            return line + field_lines(
+                self.headers, self.upgrade, self.wants_trailers, spelling=spelling
+            )
         return h1_head(
             self.method,
             self.target,
@@ -66,18 +74,32 @@ def h1_head(
     return request_line(method, target, authority) + field_lines(headers, upgrade, wants_trailers)
 
 
-def request_line(method: str, target: str, authority: str) -> bytes:
-    """The request line and the Host field. Raises UpstreamError."""
+def request_line(method: str, target: str, authority: str, spelling: object = None) -> bytes:
+    """The request line and the Host field. `spelling`: see `field_lines`. Raises UpstreamError."""
     named = method + target + authority
     # Policies and expressions may have built these octets; none may end a line early.
     if not (named.isascii() and named.isprintable()) or " " in named:
         raise _malformed()
-    return f"{method} {target} HTTP/1.1\r\nhost: {authority}\r\n".encode()
+    line = f"{method} {target} HTTP/1.1\r\nhost: {authority}\r\n".encode()
+    if spelling is None:
+        return line
+    ((name, _),) = respelt(((b"host", b""),), spelling)
+    return line.replace(b"\r\nhost:", b"\r\n" + name + b":")
 
 
-def field_lines(headers: Headers, upgrade: str = "", wants_trailers: bool = False) -> bytes:
-    """The fields of a request but for those of its framing. Raises UpstreamError."""
-    lines = [b": ".join(field) for field in headers if field[0] not in _FRAMING]
+def field_lines(
+    headers: Headers, upgrade: str = "", wants_trailers: bool = False, *, spelling: object = None
+) -> bytes:
+    """The fields of a request but for those of its framing. Raises UpstreamError.
+
+    `spelling`: see `sidecar.http.spelling`.
+    """
+    # Fast path: spelling hardly ever matters to anybody.
+    if spelling is None:
+        lines = [b": ".join(field) for field in headers if field[0] not in _FRAMING]
+    else:
+        kept = respelt((field for field in headers if field[0] not in _FRAMING), spelling)
+        lines = [b": ".join(field) for field in kept]
     if wants_trailers:
         lines += _TRAILERS_WANTED
     elif upgrade:
@@ -105,6 +127,8 @@ class PoolSettings:
     dial: DialSettings = DialSettings()  # noqa: RUF009 - frozen and without state
     answer_seconds: float = 900.0
     """How long a response head may take after the last progress of its request."""
+    proxy: str = ""
+    """Names the proxy on the way (gateway.upstream.Pools.proxies); "" for none."""
 
 
 @final

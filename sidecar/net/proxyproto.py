@@ -33,6 +33,8 @@ _V1_LINE = re.compile(
 )
 _IP_SIZES = {1: 4, 2: 16}
 _UNIX_FAMILY = 3
+_IDENTITY = 0xD0
+"""Type of the TLV in which Istio's proxies name the client (spec istio section 1.4)."""
 _UNIX_BYTES = 216
 
 
@@ -53,6 +55,8 @@ class ProxyHeader:
     version: int
     source: Address | None = None
     destination: Address | None = None
+    identity: str = ""
+    """What a proxy of a mesh has proved the client to be, a SPIFFE URI; "" when it says nothing."""
 
     @property
     def is_absent(self) -> bool:
@@ -136,28 +140,42 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
     width = _IP_SIZES.get(family)
     if width is None:
         # A Unix or unspecified sender has no address for us; what follows it are TLVs.
-        _check_tlvs(body, _UNIX_BYTES if family == _UNIX_FAMILY else len(body))
+        _identity_in(body, _UNIX_BYTES if family == _UNIX_FAMILY else len(body))
         return ProxyHeader(size, 2)
-    _check_tlvs(body, 2 * width + 4)
+    identity = _identity_in(body, 2 * width + 4)
     ports = body[2 * width : 2 * width + 4]
     return ProxyHeader(
         size,
         2,
         (str(ip_address(body[:width])), int.from_bytes(ports[:2], "big")),
         (str(ip_address(body[width : 2 * width])), int.from_bytes(ports[2:], "big")),
+        identity,
     )
 
 
-def _check_tlvs(body: bytes, at: int) -> None:
-    """TLVs are not used, but they must add up: else we and the sender disagree on the header."""
+def _identity_in(body: bytes, at: int) -> str:
+    """What the TLVs say of the client's identity, "" for nothing.
+
+    All of them must add up: else we and the sender disagree on the header.
+    """
+    identity = b""
     if len(body) < at:
         raise ProxyHeaderError("PROXY header: addresses are cut short")
     while at < len(body):
         if at + 3 > len(body):
             raise ProxyHeaderError("PROXY header: a TLV is cut short")
-        at += 3 + int.from_bytes(body[at + 1 : at + 3], "big")
+        end = at + 3 + int.from_bytes(body[at + 1 : at + 3], "big")
+        if body[at] == _IDENTITY:
+            if identity:
+                raise ProxyHeaderError("PROXY header: two identities")
+            identity = body[at + 3 : end]
+        at = end
     if at != len(body):
         raise ProxyHeaderError("PROXY header: a TLV is cut short")
+    try:
+        return identity.decode()
+    except UnicodeDecodeError as exc:
+        raise ProxyHeaderError("PROXY header: the identity is no text") from exc
 
 
 def encode_v1(source: Address | None, destination: Address | None) -> bytes:

@@ -13,6 +13,7 @@ from sidecar.errors import RequestError, SidecarError, UpstreamError
 from sidecar.http import h1
 from sidecar.http.chunked import encode_chunk, encode_last_chunk
 from sidecar.http.message import Body, Request, Response
+from sidecar.http.spelling import RESPONSE
 
 _TELLING_BYTES: Final = 32 * 1024
 _CLOSE: Final = b"connection: close\r\n"
@@ -46,7 +47,8 @@ def head_parts(
     status = response.status
     length = response.body.length
     bodiless = request.method == "HEAD" or status in (204, 304)
-    parts = [h1.status_line(status), h1.encode_fields(response.headers)]
+    spelling = request.state.get(RESPONSE)
+    parts = [h1.status_line(status), h1.encode_fields(response.headers, spelling)]
     chunked = False
     if length is not None and status != 204:
         parts.append(b"content-length: %d\r\n" % length)

@@ -30,6 +30,8 @@ class HttpSettings:
     """Bytes held for a reader before the source is paused; a chunk more may be on its way."""
     max_connection_seconds: float = 0.0
     """0 means no limit."""
+    preserves_case: bool = False
+    """Whether names of fields go on as they were spelt, both ways, from HTTP/1 to HTTP/1."""
     h2_max_streams: int = 100
     h2_requests_per_connection: int = 1_000_000
     """As many for each stream that may be open at once as an HTTP/1.1 connection has."""

@@ -14,13 +14,16 @@ certificate, ALPN and TLS 1.2 suites.
 
 from __future__ import annotations
 
+import logging
 import ssl
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, final
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias, final
 
 from sidecar.errors import ConfigError
 from sidecar.http.identity import IdentityError, subject_alt_names
+from sidecar.net.minting import Authority, Minted, cache_limits, is_name
 from sidecar.net.tls_context import (
     SUITES_12,
     load_pair,
@@ -30,6 +33,7 @@ from sidecar.net.tls_context import (
     set_versions,
 )
 
+_log: Final = logging.getLogger("sidecar.net.tls")
 HTTP_ALPN: Final = ("h2", "http/1.1")
 
 
@@ -43,18 +47,34 @@ class TlsDefaults:
     max_version: str | None = None
     cipher_suites: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
+    minted_seconds: float = 300.0
+    """How long a certificate made on demand is used."""
+    minted_count: int = 256
+    """How many of a listener's are kept."""
 
     @classmethod
-    def from_policy(cls, policy: Mapping[str, Any]) -> TlsDefaults:
-        """From the payload, whose `alpn` is a list of lists of octets."""
+    def from_policy(
+        cls, policy: Mapping[str, Any], env: Mapping[str, str] | None = None
+    ) -> TlsDefaults:
+        """From the payload, whose `alpn` is a list of lists of octets, and the environment.
+
+        Raises: ConfigError.
+        """
         alpn = policy.get("alpn")
+        seconds, count = cache_limits(env or {})
         return cls(
             None if alpn is None else tuple(_protocol(item) for item in alpn),
             policy.get("minVersion"),
             policy.get("maxVersion"),
             _optional_tuple(policy.get("cipherSuites")),
             _optional_tuple(policy.get("keyExchangeGroups")),
+            seconds,
+            count,
         )
+
+    def check(self) -> None:
+        """Whether this Python and OpenSSL can do it. Raises: ConfigError below the policy."""
+        set_groups(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.groups, "keyExchangeGroups")
 
 
 @final
@@ -76,6 +96,8 @@ class TlsListener:
     max_version: str | None = None
     cipher_suites: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
+    is_authority: bool = False
+    """`cert` signs a certificate for each server name."""
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -90,8 +112,6 @@ class TlsListener:
             if protocol == "HTTPS":
                 raise ConfigError(f"listeners[{key}].tls", "an HTTPS listener needs tls")
             return cls(key, hostname, protocol)
-        if (tls.get("mode") or "static") != "static":
-            raise ConfigError(f"listeners[{key}].tls.mode", f"not supported yet ({tls['mode']})")
         for name in ("cert", "key"):
             if not tls.get(name):
                 raise ConfigError(f"listeners[{key}].tls.{name}", "required")
@@ -106,6 +126,7 @@ class TlsListener:
             tls.get("max_version"),
             _optional_tuple(tls.get("cipher_suites")),
             _optional_tuple(tls.get("key_exchange_groups")),
+            tls.get("mode") == "dynamicCa",
         )
 
 
@@ -114,6 +135,10 @@ class ListenerContext(ssl.SSLContext):
     """A server context that knows its listener: `ssl_object.context.listener` after a handshake."""
 
     listener: str = ""
+
+
+Served: TypeAlias = ListenerContext | Minted[ListenerContext] | None
+"""What a listener has for its connections; None: it passes TLS through."""
 
 
 @final
@@ -126,7 +151,7 @@ class ServerTls:
         self, listeners: Sequence[TlsListener], defaults: TlsDefaults = TlsDefaults()
     ) -> None:
         self._defaults = defaults
-        self._by_host: dict[str, tuple[TlsListener, ListenerContext | None]] = {}
+        self._by_host: dict[str, tuple[TlsListener, Served]] = {}
         self._front: tuple[ListenerContext, object] | None = None
         self.replace(listeners)
 
@@ -138,7 +163,7 @@ class ServerTls:
         kept = {}
         if wanted == self._defaults:
             kept = dict(self._by_host.values())
-        by_host: dict[str, tuple[TlsListener, ListenerContext | None]] = {}
+        by_host: dict[str, tuple[TlsListener, Served]] = {}
         for listener in sorted(listeners, key=lambda item: item.key):
             host = "" if listener.hostname == "*" else listener.hostname
             if host in by_host:
@@ -146,7 +171,9 @@ class ServerTls:
                 message = f"listener {other} of this port has the hostname {host or '*'!r} already"
                 raise ConfigError(f"listeners[{listener.key}].hostname", message)
             context = kept.get(listener)
-            if context is None and listener.cert is not None:
+            if context is None and listener.is_authority:
+                context = _minted(listener, wanted)
+            elif context is None and listener.cert is not None:
                 context = _server_context(listener, wanted)
             by_host[host] = (listener, context)
         if self._front is not None:
@@ -155,9 +182,21 @@ class ServerTls:
 
     def context_for(self, sni: str) -> ssl.SSLContext | None:
         """The context of the listener for a server name ("" for none); None when there is no
-        listener, or it passes TLS through."""
+        listener, or it passes TLS through, or no certificate can be made."""
         found = self._find(sni)
-        return None if found is None else found[1]
+        if found is None:
+            return None
+        listener, served = found
+        if not isinstance(served, Minted):
+            return served
+        name = sni or listener.hostname
+        if not is_name(name):
+            return None
+        try:
+            return served.of(name)
+        except (ConfigError, ValueError) as problem:
+            _log.error("listener %s: no certificate can be made: %s", listener.key, problem)
+            return None
 
     def listener_for(self, sni: str) -> str | None:
         """The key of that listener; None: close the connection."""
@@ -188,7 +227,7 @@ class ServerTls:
         connection.context = context
         return None
 
-    def _find(self, sni: str) -> tuple[TlsListener, ListenerContext | None] | None:
+    def _find(self, sni: str) -> tuple[TlsListener, Served] | None:
         """Exact name, then the wildcard with the longest suffix, then the listener for any."""
         by_host = self._by_host
         if sni:
@@ -224,16 +263,34 @@ def _profile(listener: TlsListener, defaults: TlsDefaults) -> object:
 
 def _check_profile(
     profile: object,
-    by_host: Mapping[str, tuple[TlsListener, ListenerContext | None]],
+    by_host: Mapping[str, tuple[TlsListener, Served]],
     defaults: TlsDefaults,
 ) -> None:
     for listener, context in by_host.values():
-        if context is None or _profile(listener, defaults) != profile:
+        if not isinstance(context, ListenerContext) or _profile(listener, defaults) != profile:
             raise ConfigError(
                 f"listeners[{listener.key}].tls",
                 "listeners of this port differ in more than their certificates,"
                 " which needs a front door that reads the client hello",
             )
+
+
+def _minted(listener: TlsListener, defaults: TlsDefaults) -> Minted[ListenerContext]:
+    """Raises: ConfigError."""
+    assert listener.cert is not None
+    try:
+        authority = Authority(listener.cert, listener.private_key or "")
+    except ConfigError as problem:
+        place = f"listeners[{listener.key}].tls.{problem.path}"
+        raise ConfigError(place, problem.message) from problem
+
+    def make(name: str) -> ListenerContext:
+        cert, key = authority.leaf(name)
+        return _server_context(replace(listener, cert=cert, private_key=key), defaults)
+
+    # Once now: what cannot be honoured is refused with the configuration.
+    make("localhost")
+    return Minted(make, defaults.minted_seconds, defaults.minted_count, time.monotonic)
 
 
 def _server_context(listener: TlsListener, defaults: TlsDefaults) -> ListenerContext:

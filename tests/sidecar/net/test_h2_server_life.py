@@ -173,6 +173,39 @@ async def test_requests_per_connection_and_response_close_drain() -> None:
     assert b"\x07\0\0\0\0\0\x7f\xff\xff\xff" in bench.transport.take()
 
 
+async def test_an_old_connection_drains_and_finishes_what_is_under_way() -> None:
+    gate = asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        await gate.wait()
+        return await hello(request)
+
+    bench = Bench(handler, HttpSettings(max_connection_seconds=30))
+    await bench.get()
+    bench.time.advance(29)
+    await turns()
+    assert b"\x07\0\0\0\0\0\x7f\xff\xff\xff" not in bench.transport.take()
+    bench.time.advance(2)
+    await turns()
+    assert b"\x07\0\0\0\0\0\x7f\xff\xff\xff" in bench.transport.take()
+    assert not bench.transport.is_closed
+    gate.set()
+    await turns()
+    bench.time.advance(2)
+    await turns()
+    assert b"hello" in bench.transport.take()
+    assert bench.transport.is_closed
+    assert not bench.transport.was_aborted
+
+
+async def test_an_old_connection_at_rest_is_closed() -> None:
+    bench = Bench(hello, HttpSettings(max_connection_seconds=30))
+    await bench.get()
+    bench.time.advance(33)
+    await turns()
+    assert bench.transport.is_closed
+
+
 async def test_idle_connection_is_closed() -> None:
     bench = Bench(hello)
     await bench.get()

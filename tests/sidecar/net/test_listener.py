@@ -7,7 +7,7 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,7 @@ class Owner:
         self.told: list[str] = []
         self.closed = asyncio.Event()
         self.admits = True
+        self.examines: Callable[[Connection], Awaitable[None]] | None = None
         self.hold: asyncio.Event | None = None
         self.serving = asyncio.Event()
 
@@ -56,6 +57,9 @@ class Owner:
         return b"now"
 
     check_authority: Callable[[str], str] = staticmethod(canonical.authority)
+
+    def examine(self, bind: str, connection: Connection) -> Awaitable[None] | None:
+        return None if self.examines is None else self.examines(connection)
 
     def admit(self, bind: str, connection: Connection) -> bool:
         self.told.append("admit")

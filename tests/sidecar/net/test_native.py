@@ -475,3 +475,17 @@ class TestStreaming:
         front.transport.release()
         await turns()
         assert flow[-1] is False
+
+
+@pytest.mark.parametrize("is_direct", [False, True], ids=["task", "direct"])
+async def test_an_old_connection_ends_behind_the_answer_it_owes(is_direct: bool) -> None:
+    front = Downstream(is_direct=is_direct, max_connection_seconds=30)
+    await front.feed(get(), rounds=5)
+    assert b"connection: close" not in front.transport.take()
+    front.time.advance(31)
+    assert not front.transport.has_ended
+    await front.feed(get(), rounds=5)
+    written = front.transport.take()
+    assert statuses(written) == [200]
+    assert b"connection: close\r\n" in written
+    assert front.transport.has_ended

@@ -412,7 +412,6 @@ def test_listener_data() -> None:
     ("change", "path"),
     [
         ({"tls": None}, "listeners[k].tls"),
-        ({"tls": {**LISTENER_DATA["tls"], "mode": "dynamicCa"}}, "listeners[k].tls.mode"),  # type: ignore[dict-item]
         ({"tls": {**LISTENER_DATA["tls"], "cert": None}}, "listeners[k].tls.cert"),  # type: ignore[dict-item]
         ({"tls": {**LISTENER_DATA["tls"], "key": ""}}, "listeners[k].tls.key"),  # type: ignore[dict-item]
     ],
