@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, final
 from sidecar.config.llm import ROUTER
 from sidecar.config.scalars import duration_seconds
 from sidecar.errors import ConfigError
+from sidecar.gateway.credentials import credentials_of
 from sidecar.gateway.endpoints import Endpoints, Place
 from sidecar.gateway.llm_attempts import Asker, Failover, Shared
 from sidecar.gateway.llm_call import Member
@@ -30,7 +31,7 @@ from sidecar.llm.chat.base import Json
 from sidecar.llm.chat.paths import LLM_MODE, RouteTypes
 from sidecar.llm.credentials.base import Credential
 from sidecar.llm.credentials.kept import KeptCredentials
-from sidecar.llm.credentials.table import api_key, configured, default_credential
+from sidecar.llm.credentials.table import api_key, default_credential
 from sidecar.llm.providers.base import Authority, Provider
 from sidecar.llm.providers.table import backend_provider, model_provider
 from sidecar.llm.tokens import prepare
@@ -188,15 +189,12 @@ class LlmBackends:
     def _credentials(
         self, provider: Provider, payload: Any, key: tuple[Credential, ...]
     ) -> tuple[Credential, ...]:
-        clock = self._services.clock
+        services = self._services
         if payload is not None:
             host = provider.authorities()[0].host
             try:
-                return self._kept.get(
-                    payload,
-                    provider.auth,
-                    host,
-                    lambda: tuple(configured(payload, clock, auth=provider.auth, host=host)),
+                return credentials_of(
+                    payload, services, auth=provider.auth, host=host, kept=self._kept
                 )
             except ConfigError as problem:
                 raise nested("backendAuth", problem) from problem
@@ -204,7 +202,7 @@ class LlmBackends:
             return key
 
         def default() -> tuple[Credential, ...]:
-            found = default_credential(provider.auth, clock)
+            found = default_credential(provider.auth, services.clock, services.tokens)
             return () if found is None else (found,)
 
         return self._kept.get(None, provider.auth, "", default)

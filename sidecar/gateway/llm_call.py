@@ -68,6 +68,8 @@ class Planned:
     dialect: str
     call: Call
     target: Target
+    backend: Backend
+    """How its place is reached."""
     settings: Json
     excludes_cache: bool
     head: FixedHead | None
@@ -134,15 +136,17 @@ class Member:
             conversion = _DIALECTS.get((upstream, dialect))
         call = Call(client.kind, upstream, model, is_streaming, client.path, client.query)
         target = provider.target(call)
+        backend = self.backends[target.authority]
         return Planned(
             FORMATS[upstream],
             conversion,
             dialect,
             call,
             target,
+            backend,
             {**provider.settings(model), **self.settings},
             provider.excludes_cache(upstream, model),
-            fixed_head(self.backends[target.authority], target, self.credentials),
+            fixed_head(backend, target, self.credentials),
         )
 
     def counts(self, model: str) -> bool:
@@ -213,15 +217,12 @@ class Prepared:
     context: Context
     call: Call
     target: Target
+    backend: Backend
+    """Where it goes."""
     body: bytes
     params: Json
     excludes_cache: bool
     head: FixedHead | None
-
-    @property
-    def backend(self) -> Backend:
-        """Where it goes."""
-        return self.member.backends[self.target.authority]
 
 
 def prepare(
@@ -289,6 +290,7 @@ def _prepared(
         context,
         call,
         plan.target,
+        plan.backend,
         to_json(body, "the request's body"),
         params,
         plan.excludes_cache,

@@ -77,7 +77,7 @@ async def opaque(
         guards = session_guards(made, member.guards) if kind == "realtime" else None
         if record is not None:
             _begin_session(record, made, member, model)
-        await finish(member, target, made, b"")
+        await finish(member, target, made, b"", request)
         response = await sent(ranks, under_way, member, target, made, exchange, route, attempt)
         if record is not None:
             metered(response, record)
@@ -161,7 +161,7 @@ async def sniffed(
 
     async def ask(member: Member) -> Response:
         target, made = _read(member, raw, body, record, request, route)
-        await finish(member, target, made, _octets(made.body))
+        await finish(member, target, made, _octets(made.body), request)
         return await sent(ranks, record.under_way, member, target, made, exchange, route, attempt)
 
     response = await _first_that_serves(ranks, failover, exchange, ask, Source(FixedBody()))

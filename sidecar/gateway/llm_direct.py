@@ -136,10 +136,10 @@ class DirectAsk:
     def _end(self, response: Response | None, failure: SidecarError | None) -> None:
         self._is_done = True
         exchange = self._handover.exchange
-        exchange.upstream_ended_ns = exchange.worker.clock.monotonic_ns()
-        self._picked.end(exchange.upstream_ns, response, failure)
-        seconds = exchange.upstream_ns / 1e9
-        self._ranks.record(self._call.member, seconds, response, failure)
+        ended = exchange.upstream_ended_ns = exchange.worker.clock.monotonic_ns()
+        took_ns = ended - exchange.upstream_started_ns
+        self._picked.end(took_ns, response, failure)
+        self._ranks.record(self._call.member, took_ns / 1e9, response, failure)
 
     def _go_on(self, begun: Begun) -> None:
         self._begun = begun

@@ -71,7 +71,6 @@ class LlmState(dict[str, object]):
     __slots__ = ("_prompt", "_size", "hides_completion")
 
     def __init__(self) -> None:
-        super().__init__()
         self.hides_completion = False
         """Whether the answer's words are not for keeping: a guard masked or refused it, or may
         have, since what is noted are the provider's words."""

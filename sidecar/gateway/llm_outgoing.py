@@ -33,7 +33,7 @@ async def outgoing_of(
     made.headers.remove_any(OWN)
     made.headers.set(*JSON_FIELD)
     made.method = "POST"
-    await finish(member, target, made, body)
+    await finish(member, target, made, body, request)
     return made
 
 
@@ -62,7 +62,7 @@ def _outgoing_at_once(
         headers.set(name, value)
     authority = _authority(backend, request, route) or backend.default_authority
     path = target.path.decode("latin-1")
-    made = Outgoing("POST", backend.scheme, authority, path, headers, call.body)
+    made = Outgoing("POST", backend.scheme, authority, path, headers, call.body, request)
     explicit, last = False, False
     for credential in member.credentials:
         if credential.is_last:
@@ -116,13 +116,18 @@ def _authority(backend: Backend, request: Request, route: Route) -> str:
     return backend.auto_host or backend.default_authority
 
 
-async def finish(member: Member, target: Target, request: Request, body: bytes) -> None:
-    """Credentials and the provider's policies. Raises: SidecarError."""
+async def finish(
+    member: Member, target: Target, request: Request, body: bytes, client: Request
+) -> None:
+    """Credentials and the provider's policies. `client`: the request that `request` was made of.
+
+    Raises: SidecarError.
+    """
     explicit = False
     for credential in member.credentials:
         if not credential.is_last:
             explicit = explicit or credential.explicit_place
-            await _apply(member, credential, request, body)
+            await _apply(credential, request, body, client)
     if not explicit:
         target.key_place.move(request.headers)
     for hook, is_async in member.chain.request_hooks:
@@ -134,12 +139,18 @@ async def finish(member: Member, target: Target, request: Request, body: bytes) 
             raise UpstreamError(503, "UpstreamFailure", text, sent=False)
     for credential in member.credentials:
         if credential.is_last:
-            await _apply(member, credential, request, body)
+            await _apply(credential, request, body, client)
 
 
-async def _apply(member: Member, credential: Credential, request: Request, body: bytes) -> None:
+async def _apply(credential: Credential, request: Request, body: bytes, client: Request) -> None:
     sent = Outgoing(
-        request.method, request.scheme, request.authority, request.target, request.headers, body
+        request.method,
+        request.scheme,
+        request.authority,
+        request.target,
+        request.headers,
+        body,
+        client,
     )
     if not credential.apply_nowait(sent):
         await credential.apply(sent)

@@ -39,9 +39,10 @@ class CatalogPrices:
         """See llm_facts.Prices."""
         now = self._clock.time_ns() // 1_000_000_000
         cost = self._catalog.cost(provider, asked, usage, now, excludes_cache=excludes_cache)
-        if cost.rates is None:
-            return cost.status, None, None
-        return cost.status, cost.parts(), cost.rates.usd
+        status, _, rates = cost
+        if rates is None:
+            return status, None, None
+        return status, cost.parts(), rates.usd
 
 
 def _unread(path: str) -> bytes:

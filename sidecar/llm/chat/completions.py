@@ -100,21 +100,21 @@ def _message_parts(message: Json) -> list[TextPart]:
 def read_usage(usage: Json, into: Usage) -> None:
     """OpenAI's usage object; cached tokens are counted in its `prompt_tokens`."""
     count, said = loose.count, usage.get
-    sent = loose.obj(said("prompt_tokens_details")).get
-    received = loose.obj(said("completion_tokens_details")).get
+    sent = loose.counts(said("prompt_tokens_details")).get
+    received = loose.counts(said("completion_tokens_details")).get
     into.input_tokens = count(said("prompt_tokens"))
-    into.input_text_tokens = count(sent("text_tokens"))
-    into.input_image_tokens = count(sent("image_tokens"))
-    into.input_audio_tokens = count(sent("audio_tokens"))
+    into.input_text_tokens = sent("text_tokens")
+    into.input_image_tokens = sent("image_tokens")
+    into.input_audio_tokens = sent("audio_tokens")
     into.output_tokens = count(said("completion_tokens"))
-    into.output_text_tokens = count(received("text_tokens"))
-    into.output_image_tokens = count(received("image_tokens"))
-    into.output_audio_tokens = count(received("audio_tokens"))
+    into.output_text_tokens = received("text_tokens")
+    into.output_image_tokens = received("image_tokens")
+    into.output_audio_tokens = received("audio_tokens")
     into.total_tokens = count(said("total_tokens"))
-    into.reasoning_tokens = count(received("reasoning_tokens"))
-    into.cache_creation_input_tokens = count(sent("cache_write_tokens"))
-    cached = sent("cached_tokens", said("prompt_cache_hit_tokens"))  # DeepSeek's name
-    into.cached_input_tokens = count(cached)
+    into.reasoning_tokens = received("reasoning_tokens")
+    into.cache_creation_input_tokens = sent("cache_write_tokens")
+    hit = said("prompt_cache_hit_tokens")  # DeepSeek's name
+    into.cached_input_tokens = sent("cached_tokens", None if hit is None else count(hit))
 
 
 def _calls(message: Json) -> list[Json]:
@@ -211,7 +211,7 @@ class _Completions(PlainFormat):
     name = "completions"
 
     def check(self, body: Json) -> None:
-        super().check(body)
+        loose.check_call(body)
         loose.check_objects(body.get("messages"), "messages")
 
     def params(self, body: Json) -> Json:
@@ -247,12 +247,12 @@ class _Completions(PlainFormat):
         return parts
 
     def usage(self, body: Json, *, with_content: bool = False) -> Usage:
-        usage = Usage(
-            provider_model=loose.name(body.get("model")),
-            service_tier=loose.name(body.get("service_tier")),
-        )
-        if isinstance(body.get("usage"), dict):
-            read_usage(body["usage"], usage)
+        usage = Usage()
+        usage.provider_model = loose.name(body.get("model"))
+        usage.service_tier = loose.name(body.get("service_tier"))
+        said = body.get("usage")
+        if isinstance(said, dict):
+            read_usage(said, usage)
         if with_content:
             for choice in loose.objects(body.get("choices")):
                 message = loose.obj(choice.get("message"))

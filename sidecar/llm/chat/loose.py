@@ -5,6 +5,7 @@ A pass-through must not fail over a field that it only looks at; `llm.shape` is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, final
 
 import orjson
@@ -62,6 +63,17 @@ def count(value: object) -> int | None:
     return None
 
 
+def counts(value: object) -> Mapping[str, int | None]:
+    """The object with `count` of all its values; an empty one for anything else."""
+    if not isinstance(value, dict):
+        return _EMPTY
+    # Fast path: they are counts as they stand.
+    for one in value.values():
+        if type(one) is not int or not 0 <= one <= MAX_COUNT:
+            return {key: count(one) for key, one in value.items()}
+    return value
+
+
 def total(*values: int | None) -> int | None:
     """The sum of those that are known; None when none is."""
     known = [value for value in values if value is not None]
@@ -79,11 +91,11 @@ def parse(data: str | bytes) -> object:
 def pick(body: Json, names: tuple[tuple[str, str], ...]) -> Json:
     """The set scalars of `body`: `[(its key, the key to give it)]`, the first of a key wins."""
     out: Json = {}
-    # A request has few of them.
-    for source, target in [pair for pair in names if pair[0] in body]:
-        value = body[source]
-        if target not in out and isinstance(value, (int, float, str)):
-            out[target] = value
+    for source, target in names:
+        if source in body and target not in out:
+            value = body[source]
+            if isinstance(value, (int, float, str)):
+                out[target] = value
     return out
 
 
@@ -104,6 +116,16 @@ def check_stream(body: Json) -> None:
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise refuse("stream", "a boolean")
+
+
+def check_call(body: Json) -> None:
+    """`check_model`, then `check_stream`."""
+    model, stream = body.get("model"), body.get("stream")
+    # Fast path: they are as they should be.
+    if (model is None or type(model) is str) and (stream is None or type(stream) is bool):
+        return
+    check_model(body)
+    check_stream(body)
 
 
 def check_objects(value: object, where: str, *, is_required: bool = True) -> list[Json]:

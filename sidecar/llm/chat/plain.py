@@ -39,8 +39,7 @@ class PlainFormat:
 
     def check(self, body: Json) -> None:
         """Raises: RequestError 400 when `model` or `stream` has a wrong type."""
-        loose.check_model(body)
-        loose.check_stream(body)
+        loose.check_call(body)
 
     def model(self, body: Json) -> str | None:
         """`model` of the body."""

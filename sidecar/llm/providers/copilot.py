@@ -34,13 +34,14 @@ _PATHS: Final = {
     RERANK: "/rerank",
     COMPLETIONS: "/chat/completions",
 }
-_HEADERS: Final = (
+HEADERS: Final = (
     (b"editor-version", b"vscode/1.104.1"),
     (b"x-github-api-version", b"2025-10-01"),
     (b"x-initiator", b"agent"),
     (b"x-interaction-type", b"conversation-agent"),
     (b"openai-intent", b"conversation-agent"),
 )
+"""What it demands beside the token."""
 _TAGS: Final = {
     "openai_completions": COMPLETIONS,
     "openai_responses": RESPONSES,
@@ -99,7 +100,7 @@ class Copilot:
         suffix = _PATHS.get(call.format)
         if suffix is None and call.format not in UNTOUCHED:
             raise unsupported("Copilot", call.format)
-        return Target(self._authority, self._site.replaced(call, "", suffix or ""), _HEADERS)
+        return Target(self._authority, self._site.replaced(call, "", suffix or ""), HEADERS)
 
     def edit(self, body: Json, call: Call) -> None:
         """See Provider."""
