@@ -14,7 +14,7 @@ LITELLM_BY := 2026-11-07
 # The newest that Python 3.11 can run.
 CONTEXTFORGE := 1.0.7.post20260921
 
-.PHONY: setup run test lint format unit unit-first unit-second bench bench-llm bench-mcp soak lock clean
+.PHONY: setup run test lint format unit unit-first unit-second bench bench-llm bench-mcp soak protos lock clean
 
 setup: $(READY)
 
@@ -44,6 +44,13 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The Python of istio's messages; tests/istio/test_protos.py says when it is due.
+# `-I a=b`: a file in b is called as if it stood in a, which is where its Python goes.
+protos: $(READY)
+	$(BIN)/python -m grpc_tools.protoc -I istio/xds/_pb=istio/xds/protos \
+	  -I istio/ca/_pb=istio/ca/protos --python_out=. --pyi_out=. \
+	  istio/xds/protos/*.proto istio/ca/protos/*.proto
 
 # Two halves side by side, of about the same length. Not by pytest-xdist: its runners have threads,
 # and many tests fork.

@@ -241,9 +241,10 @@ def _gateway(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     source = _source(options)
     if options.validate_only:
         return _validate(source, options.output)
+    from istio.mesh import Istio
     from sidecar.gateway import run
 
-    return run.run(source, options.output)
+    return run.run(source, options.output, Istio())
 
 
 def _source(options: argparse.Namespace) -> Source:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from sidecar.errors import BodyTooLarge, ClientDisconnected, RequestError
+from sidecar.errors import BodyTooLarge, ClientDisconnected, RequestError, UpstreamError
 from sidecar.http.headers import Headers
 from sidecar.http.message import (
     Connection,
@@ -104,9 +104,23 @@ class EchoServer:
         """See Gate."""
         return canonical.authority(raw)
 
+    def examine(self, bind: str, connection: Connection) -> None:
+        """See Gate: nobody."""
+
     def admit(self, bind: str, connection: Connection) -> bool:
         """See Gate: whoever reaches the loopback address."""
         return True
+
+    async def dial(self, bind: str, listener: str, connection: Connection) -> Relay:
+        """See Gate: there is nowhere to dial."""
+        raise UpstreamError(503, "NoHealthyBackend", "the echo server dials nobody", sent=False)
+
+    def handed_on(self, bind: str, connection: Connection) -> Port | None:
+        """See Gate: nobody hands anything on."""
+        return self._port
+
+    def carry(self, bind: str, tunnel: str, connection: Connection) -> None:
+        """See Gate: the port has no tunnels."""
 
     async def relay(self, bind: str, listener: str, connection: Connection, side: Relay) -> None:
         """See Gate: the port has no TCP listener."""

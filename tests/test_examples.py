@@ -13,7 +13,9 @@ import yaml
 from sidecar import demo
 from sidecar.config.local import Source
 from sidecar.gateway.loading import LoadedSnapshot, Loader
+from tests.hbone.pki import Pki, spiffe
 from tests.support.certificates import make_pair
+from tests.support.mesh import put_certificate
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "deploy/examples").glob("*.yaml"))
@@ -26,6 +28,8 @@ def tls_folder() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in (("tls.crt", pair.cert), ("tls.key", pair.key), ("ca.crt", pair.cert)):
             (Path(folder) / name).write_text(text)
+        pki = Pki()
+        put_certificate(pki.leaf(spiffe("waypoint")), pki, Path(folder))
         yield folder
 
 
@@ -45,7 +49,7 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_loads_without_a_warning(path: Path, tls_folder: str) -> None:
-    loaded = load(Source(str(path), path), TLS_DIR=tls_folder)
+    loaded = load(Source(str(path), path), TLS_DIR=tls_folder, OIDC_COOKIE_SECRET="0f" * 32)
     assert [warning.render(path.name) for warning in loaded.warnings] == []
     assert ports(loaded)
 

@@ -15,7 +15,7 @@ import re2
 from sidecar.cel.meter import check_size
 from sidecar.cel.ops import contains
 from sidecar.cel.table import Function, Table, count, text
-from sidecar.cel.values import CelError, no_overload
+from sidecar.cel.values import CelError, CostExceededError, no_overload
 
 
 class Match(Protocol):
@@ -46,6 +46,10 @@ def _options() -> object:
 
 
 _OPTIONS: Final = _options()
+_SHORT_PATTERN: Final = 256
+_MATCH_WORK: Final = 1 << 24
+"""Characters of a text times those of a pattern that is not short: RE2 is linear in each of them,
+and a pattern may come from requests as well. About a tenth of a second."""
 
 
 @lru_cache(maxsize=256)
@@ -62,7 +66,14 @@ def matches(value: object, source: object) -> bool:
     """Whether the pattern is found anywhere in the string."""
     if not isinstance(value, str) or not isinstance(source, str):
         raise no_overload("matches", value, source)
-    return pattern(str(source)).search(str(value)) is not None
+    return _found(str(value), str(source)) is not None
+
+
+def _found(value: str, source: str) -> Match | None:
+    """The first match. Raises: CelError."""
+    if len(source) > _SHORT_PATTERN and len(source) * len(value) > _MATCH_WORK:
+        raise CostExceededError("a pattern and its text are too long for each other")
+    return pattern(source).search(value)
 
 
 _GROUP: Final = re.compile(r"\$(?:(\$)|\{([0-9A-Za-z_]+)\}|([0-9A-Za-z_]+))", re.ASCII)
@@ -72,7 +83,7 @@ def regex_replace(value: object, source: object, replacement: object) -> str:
     """The FIRST match replaced; `$1`, `$name`, `${name}` are groups, `$$` a dollar sign."""
     name = "regexReplace"
     subject, into = str(text(name, value)), str(text(name, replacement))
-    found = pattern(str(text(name, source))).search(subject)
+    found = _found(subject, str(text(name, source)))
     if found is None:
         return subject
 

@@ -5,7 +5,7 @@ Source: spec/config.md sections 0.7, 1.1 to 1.4, 1.6 and 1.9.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from sidecar.config.certificates import server_tls
@@ -15,8 +15,10 @@ from sidecar.config.run import Node, Run, child, items
 from sidecar.config.snapshot import Json
 from sidecar.config.validate import (
     GATEWAY_KINDS,
+    HBONE_TUNNELS,
     check_mix,
     check_tls_presence,
+    check_tunnel,
     effective_protocol,
     is_wildcard,
 )
@@ -94,7 +96,10 @@ def _check_hosts(listeners: list[tuple[str, str, Node]], run: Run) -> None:
 def _bind(name: str, node: Node, listeners: dict[str, str], path: str, run: Run) -> None:
     """Keep one bind. `listeners`: key to protocol."""
     protocols = set(listeners.values())
-    protocol = "tls" if protocols & {"HTTPS", "TLS"} else "tcp" if "TCP" in protocols else "http"
+    if (node.get("tunnelProtocol") or "direct") in HBONE_TUNNELS:
+        protocol = "hbone"
+    else:
+        protocol = _bind_protocol(protocols)
     data: Json = {
         "port": node.get("port") or None,
         "protocol": protocol,
@@ -103,6 +108,10 @@ def _bind(name: str, node: Node, listeners: dict[str, str], path: str, run: Run)
         "listeners": list(listeners),
     }
     run.make("bind", name, data, path)
+
+
+def _bind_protocol(protocols: set[str]) -> str:
+    return "tls" if protocols & {"HTTPS", "TLS"} else "tcp" if "TCP" in protocols else "http"
 
 
 def binds(data: Node, maker: RouteMaker, run: Run) -> None:
@@ -120,6 +129,7 @@ def binds(data: Node, maker: RouteMaker, run: Run) -> None:
             _bind_listener(key, listener_name, protocol, name, listener, where, run)
             _inline_routes(Place(key, key, None, protocol), listener, where, maker, run)
         check_mix(list(listeners.values()), bind.get("port"), path, run, name="bind")
+        check_tunnel(bind, list(listeners.values()), path, run)
         _check_hosts(hosts, run)
         _bind(name, bind, listeners, path, run)
 
@@ -127,16 +137,14 @@ def binds(data: Node, maker: RouteMaker, run: Run) -> None:
 def _bind_listener(
     key: str, name: str, protocol: str, bind: str, node: Node, path: str, run: Run
 ) -> None:
-    wanted, other = (
-        ("routes", "tcpRoutes")
-        if protocol in ("HTTP", "HTTPS")
-        else (
-            "tcpRoutes",
-            "routes",
-        )
-    )
+    wanted, other = ("routes", "tcpRoutes")
+    if protocol in ("TCP", "TLS"):
+        wanted, other = other, wanted
     if protocol == "HBONE":
-        run.problem(f"{path}.protocol", "not supported yet (HBONE)")
+        # Which of them a tunnel takes is told by the port of the service that it is for.
+        check_tls_presence(protocol, node, path, run, name="listener")
+        early = policies(node.get("policies"), f"{path}.policies", run)
+        _listener(key, name, protocol, bind, node, early, path, run)
         return
     if node.get(wanted) is not None and node.get(other) is not None:
         run.problem(path, "only 'routes' or 'tcpRoutes' may be set")
@@ -151,6 +159,10 @@ def _inline_routes(place: Place, node: Node, path: str, maker: RouteMaker, run: 
     wanted = "tcpRoutes" if place.has_tcp else "routes"
     for index, (where, route) in enumerate(items(node, wanted, path)):
         maker.make(route, index, place, where, run)
+    if place.protocol == "HBONE":
+        # As those of TLS listeners they may have hostnames: the service's stands for a name in TLS.
+        for index, (where, route) in enumerate(items(node, "tcpRoutes", path)):
+            maker.make(route, index, replace(place, protocol="TLS"), where, run)
 
 
 def gateways(data: Node, run: Run) -> Places:

@@ -46,7 +46,7 @@ def certificates(pem: str) -> list[x509.Certificate]:
 
 
 @lru_cache(maxsize=256)
-def _pair_problem(cert_pem: str, key_pem: str) -> tuple[str, str] | None:
+def pair_problem(cert_pem: str, key_pem: str) -> tuple[str, str] | None:
     """What is wrong with a certificate and its key: the key of the document at fault, and why."""
     try:
         leaf = certificates(cert_pem)[0]
@@ -84,7 +84,7 @@ def _pair_texts(node: Node, path: str, run: Run) -> tuple[str | None, str | None
         for name in ("cert", "key")
     )
     if cert is not None and key is not None:
-        found = _pair_problem(cert, key)
+        found = pair_problem(cert, key)
         if found is not None:
             name, message = found
             run.problem(f"{path}.{name}", f"{node[name]}: {message}")

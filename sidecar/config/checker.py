@@ -20,6 +20,7 @@ from sidecar.config.model.policies import TargetedPolicy
 from sidecar.config.model.root import Config
 from sidecar.config.model.routes import AttachedRoute, AttachedTcpRoute, Route, TcpRoute
 from sidecar.config.problems import Key
+from sidecar.config.snapshot import compact
 from sidecar.config.text import read_text
 
 Keys = tuple[Key, ...]
@@ -147,7 +148,7 @@ class Checker:
         return [self._cached(model, item, path, index) for index, item in enumerate(items)]
 
     def _cached(self, model: type[BaseModel], item: Any, path: Keys, index: int) -> Data:
-        key = orjson.dumps(item)
+        key = compact(orjson.dumps(item))
         found = self._cache.get(model, key)
         if found is None:
             return self._item(model, item, (*path, index), key)

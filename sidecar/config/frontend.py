@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from sidecar.config.certificates import check_versions, cipher_suites
-from sidecar.config.payloads import tracing
+from sidecar.config.payloads import frontend_callout
 from sidecar.config.run import Node, Run
 from sidecar.config.snapshot import Json
 from sidecar.config.targets import host_target
@@ -44,6 +44,9 @@ def _check(payloads: dict[str, Any], run: Run) -> None:
             "frontendPolicies.networkExtAuthz",
             "frontendPolicies.networkExtAuthz only supports protocol.http",
         )
+    elif network is not None:
+        path = "frontendPolicies.networkExtAuthz"
+        payloads["networkExtAuthz"] = frontend_callout(network, path, run)
     tls = payloads.get("tls")
     if tls is not None:
         path = "frontendPolicies.tls"
@@ -52,7 +55,8 @@ def _check(payloads: dict[str, Any], run: Run) -> None:
         if suites is not None:
             payloads["tls"] = {**tls, "cipherSuites": suites}
     if payloads.get("tracing") is not None:
-        payloads["tracing"] = tracing(payloads["tracing"], "frontendPolicies.tracing", run)
+        path = "frontendPolicies.tracing"
+        payloads["tracing"] = frontend_callout(payloads["tracing"], path, run)
 
 
 def _check_database(data: Node, payloads: dict[str, Any], run: Run) -> None:

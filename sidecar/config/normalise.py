@@ -17,7 +17,9 @@ from sidecar.config.discovery import services, workloads
 from sidecar.config.frontend import frontend_policies
 from sidecar.config.llm import llm_gateway
 from sidecar.config.mcp import mcp_gateway
+from sidecar.config.mesh import check_tunnels, identity, revocations
 from sidecar.config.payloads import policies
+from sidecar.config.policy_files import authorizations, check_selectors
 from sidecar.config.pruning import Pruning
 from sidecar.config.routes import RouteMaker
 from sidecar.config.run import Known, Node, ReadFile, Run, items, read_path
@@ -25,6 +27,7 @@ from sidecar.config.scalars import duration_seconds
 from sidecar.config.snapshot import Json, Snapshot
 from sidecar.config.static import static_config
 from sidecar.config.targeting import check_targets
+from sidecar.config.ui import ui_gateway
 from sidecar.config.validate import check_backend_scope, check_policy, check_ports
 from sidecar.errors import ConfigError
 
@@ -73,6 +76,10 @@ class Normaliser:
         self._maker.begin()
         config = static_config(data, self._env, problems)
         run.make("static", "config", {"config": config}, "config")
+        identity(data, run)
+        revocations(config, run)
+        check_tunnels(config, run)
+        authorizations(data, run)
         _catalog(data, run, self._fetched)
         frontend_policies(data, self._env, run)
         check_ports(data, run)
@@ -82,10 +89,12 @@ class Normaliser:
         route_groups(data, self._maker, run)
         llm_gateway(data, places, run)
         mcp_gateway(data, places, run)
+        ui_gateway(data, places, run)
         _backends(data, run)
         _policies(data, run)
         services(data, run)
         workloads(data, run)
+        check_selectors(run)
         check_targets(data, run)
         if problems or pruning is not None:
             _restore(run)

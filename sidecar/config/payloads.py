@@ -48,6 +48,14 @@ def _mirror(payload: Node, path: str, run: Run) -> Json:
     return dict(payload)
 
 
+def _picker(payload: Node, path: str, run: Run) -> Json:
+    picker = payload.get("endpointPicker")
+    if picker is None:
+        return dict(payload)
+    made = _calling_out(picker, f"{path}.endpointPicker", run)
+    return {**payload, "endpointPicker": made}
+
+
 def _calling_out(payload: Node, path: str, run: Run) -> Json:
     """A policy with its destination among its own keys, or alternatives of it."""
     entries = payload.get("conditional")
@@ -61,8 +69,8 @@ def _calling_out(payload: Node, path: str, run: Run) -> Json:
     return {**payload, "conditional": made}
 
 
-def tracing(payload: Node, path: str, run: Run) -> Json:
-    """`frontendPolicies.tracing`: its destination stands among its own keys."""
+def frontend_callout(payload: Node, path: str, run: Run) -> Json:
+    """A policy of `frontendPolicies` whose destination stands among its own keys."""
     simple_target(payload, path, run)
     return _with_policies(payload, path, run)
 
@@ -109,21 +117,22 @@ def _ai(payload: Node, path: str, run: Run) -> Json:
     return {**payload, "promptGuard": prompt_guard(guards, f"{path}.promptGuard", run)}
 
 
-_LATER = {
-    "jwtSign": "tokens signed for backends",
-    "oauthTokenExchange": "token exchange",
-    "crossAppAccess": "cross-app access",
-}
-
-
 def _credential(payload: Any, path: str, run: Run) -> Json:
-    """`backendAuth`, in the form of a mapping."""
+    """`backendAuth`, in the form of a mapping. Token endpoints have destinations of their own."""
     if isinstance(payload, str):
         return {payload: {}}
-    for kind, feature in _LATER.items():
-        if payload.get(kind) is not None:
-            run.problem(f"{path}.{kind}", f"not supported yet ({feature})")
-    return dict(payload)
+    made: Json = dict(payload)
+    exchange = payload.get("oauthTokenExchange")
+    if exchange is not None:
+        made["oauthTokenExchange"] = _calling_out(exchange, f"{path}.oauthTokenExchange", run)
+    access = payload.get("crossAppAccess")
+    if access is not None:
+        ends = {
+            name: _calling_out(access[name], f"{path}.crossAppAccess.{name}", run)
+            for name in ("identityProvider", "resourceAuthorizationServer")
+        }
+        made["crossAppAccess"] = {**access, **ends}
+    return made
 
 
 def _api_keys(payload: Node, path: str, run: Run) -> Json:
@@ -152,6 +161,9 @@ _HANDLERS: dict[str, Callable[[Any, str, Run], Json]] = {
     "backendAuth": _credential,
     "backendTLS": backend_tls,
     "backendTunnel": _tunnel,
+    "extAuthz": _calling_out,
+    "extProc": _calling_out,
+    "inferenceRouting": _picker,
     "mcpGuardrails": _guardrails,
     "remoteRateLimit": _calling_out,
     "requestMirror": _mirror,

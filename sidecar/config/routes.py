@@ -18,7 +18,7 @@ from sidecar.config.ai import target_of
 from sidecar.config.payloads import policies
 from sidecar.config.run import Node, Run, items
 from sidecar.config.scalars import check_hostname
-from sidecar.config.snapshot import Json, Resource
+from sidecar.config.snapshot import Json, Resource, compact
 from sidecar.config.targets import backend_name
 from sidecar.config.validate import check_backend_scope
 from sidecar.errors import ConfigError
@@ -253,6 +253,6 @@ class RouteMaker:
 def _content(item: Node) -> bytes:
     """The route's bytes: equal bytes make an equal route. Raises nothing: see `_make`."""
     try:
-        return orjson.dumps(item, option=orjson.OPT_NON_STR_KEYS)
+        return compact(orjson.dumps(item, option=orjson.OPT_NON_STR_KEYS))
     except TypeError:
         return repr(item).encode("utf-8", "surrogatepass")

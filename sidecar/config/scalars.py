@@ -187,6 +187,17 @@ def _note_file(path: str, info: ValidationInfo) -> str:
     return path
 
 
+def _note_glob(pattern: str, info: ValidationInfo) -> str:
+    directory, slash, name = pattern.rpartition("/")
+    if any(mark in directory for mark in "*?["):
+        raise PydanticCustomError("invalid", "wildcards may stand in the last part only")
+    is_glob = any(mark in name for mark in "*?[")
+    if info.context is not None:
+        # A directory changes when files come and go.
+        info.context.note((directory or slash or ".") if is_glob else pattern)
+    return pattern
+
+
 def shown_path(path: str) -> str:
     """A path as messages may show it: a key that was put in the place of its path is not shown."""
     return path if path.isprintable() else path.partition("\n")[0][:11] + "…"
@@ -256,6 +267,8 @@ Expression = str
 """CEL source. It is compiled, and its syntax checked, by the part that uses it."""
 FilePath = Annotated[str, AfterValidator(_note_file)]
 """A file that is read later and watched; relative to the working directory of the process."""
+FileGlob = Annotated[str, Field(min_length=1), AfterValidator(_note_glob)]
+"""A file, or files by `*`, `?` and `[…]` in the last part, which are read later and watched."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 NonZeroUint16 = Annotated[int, Field(ge=1, le=65535)]

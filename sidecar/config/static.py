@@ -146,6 +146,7 @@ def _is_address(host: str) -> bool:
 ENVIRONMENT: tuple[tuple[str, str, Parse], ...] = (
     ("IPV6_ENABLED", "enableIpv6", _flag),
     ("DNS_LOOKUP_FAMILY", "dns.lookupFamily", _family),
+    ("DNS_EDNS0", "dns.edns0", _flag),
     ("CA_AUTH_TOKEN", "caAuthToken", _text),
     ("XDS_AUTH_TOKEN", "xdsAuthToken", _text),
     ("NAMESPACE", "namespace", _text),
@@ -167,6 +168,12 @@ ENVIRONMENT: tuple[tuple[str, str, Parse], ...] = (
     ("STATE_KEEP", "state.keep", _flag),
     ("STATE_BUDGET_KEYS", "state.budgetKeys", _keys),
     ("STATE_JOURNAL", "state.journal", _text),
+    ("CRL_PATH", "istio.revocations", _text),
+    ("HTTP2_STREAM_WINDOW_SIZE", "hbone.windowSize", _size),
+    ("HTTP2_CONNECTION_WINDOW_SIZE", "hbone.connectionWindowSize", _size),
+    ("HTTP2_FRAME_SIZE", "hbone.frameSize", _size),
+    ("POOL_MAX_STREAMS_PER_CONNECTION", "hbone.poolMaxStreamsPerConn", _size),
+    ("POOL_UNUSED_RELEASE_TIMEOUT", "hbone.poolUnusedReleaseTimeout", _duration),
     ("SESSION_KEY", "session.key", _session_key),
     ("RUST_LOG", "logging.level", _text),
     ("LOG_FORMAT", "logging.format", _format),
@@ -174,16 +181,8 @@ ENVIRONMENT: tuple[tuple[str, str, Parse], ...] = (
 """Variable, key it overrides, and how it is read. An empty variable counts as unset."""
 
 NOT_BUILT: Mapping[str, str] = {
-    "XDS_ADDRESS": "xDS control plane",
-    "CA_ADDRESS": "mesh identity",
     "LOCAL_XDS_PATH": "configuration file beside the main one",
-    "DNS_EDNS0": "EDNS0",
     "UI_READ_ONLY": "UI",
-    "HTTP2_STREAM_WINDOW_SIZE": "HBONE",
-    "HTTP2_CONNECTION_WINDOW_SIZE": "HBONE",
-    "HTTP2_FRAME_SIZE": "HBONE",
-    "POOL_MAX_STREAMS_PER_CONNECTION": "HBONE",
-    "POOL_UNUSED_RELEASE_TIMEOUT": "HBONE",
 }
 """Variable and the feature it asks for, which is refused as its key in the file is.
 

@@ -9,11 +9,14 @@ Source: spec/config.md sections 0.7 and 1.5.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from sidecar.config.attach import GATEWAY
 from sidecar.config.run import Node, Run, items
 from sidecar.config.snapshot import Json
+
+_ADDED_UP: Final = frozenset(("authorization", "mcpAuthorization", "ai"))
+"""Kinds of which several hold for one target (`policies.merge`)."""
 
 
 def check_targets(data: Node, run: Run) -> None:
@@ -25,6 +28,25 @@ def check_targets(data: Node, run: Run) -> None:
             target = entry["target"].get(kind)
             if isinstance(target, dict) and not exists(target, run):
                 run.warn(f"{path}.target.{kind}", "names nothing here, so the policy has no effect")
+    _check_rivals(run)
+
+
+def _check_rivals(run: Run) -> None:
+    """Warn where a policy of the same kind, phase and target stands before."""
+    holding: dict[str, str] = {}
+    for key, resource in run.resources.items():
+        kind = resource.data.get("kind")
+        if resource.kind != "policy" or kind in _ADDED_UP:
+            continue
+        where = repr((kind, resource.data.get("phase"), resource.data["target"]))
+        winner = path = run.places[key]
+        if where in holding:
+            # The last one holds, but of `buffer` the first.
+            loser, winner = holding[where], path
+            if kind == "buffer":
+                loser, winner = winner, loser
+            run.warn(loser, f"has no effect: {winner} is a {kind} for the same target")
+        holding[where] = winner
 
 
 def _resources(run: Run, *kinds: str) -> list[Json]:

@@ -3,12 +3,16 @@
 A target is one of `{"host": {"address", "port"}}` (an URL reference with `https` adds
 `"tls": true`), `{"unix": path}`, `{"ref": name}`, `{"service": {"name", "port"}}`,
 `{"dynamic": {"target": CEL or None}}`, `{"internal": "forward" or "/path"}`, `{"group": name}`,
-`{"invalid": true}`.
+`{"invalid": true}`. A host that is Bedrock AgentCore's has `"agent_core": {"region", "target"}`
+beside it: where calls go, whatever their path.
 
 Source: spec/config.md sections 0.2 (Target), 0.4 and 4.1 to 4.8.
 """
 
 from __future__ import annotations
+
+import re
+from urllib.parse import quote
 
 from sidecar.config.run import Node, Run
 from sidecar.config.scalars import HostPort, UnixPath, parse_target, parse_url_target
@@ -18,7 +22,8 @@ from sidecar.errors import ConfigError
 INVALID: Json = {"invalid": True}
 """Answers 500 when a request chooses it, as in the reference: a warning, not a problem."""
 
-_NOT_BUILT = {"aws": "AWS backends"}
+_ARN = re.compile(r"arn:(aws[a-z-]*):bedrock-agentcore:([a-z0-9-]+):[0-9]+:runtime/[\w.-]+", re.A)
+_SUFFIXES = {"aws-cn": "amazonaws.com.cn"}
 
 # What the kernel's sockaddr_un holds beside its final NUL.
 _MAX_SOCKET_PATH_BYTES = 107
@@ -108,6 +113,11 @@ def simple_target(entry: Node, path: str, run: Run) -> Json:
     return INVALID
 
 
+def _dynamic(given: Node) -> Json:
+    made: Json = {"target": given.get("target")}
+    return {**made, "link_local": True} if given.get("allowLinkLocal") else made
+
+
 def reference_target(entry: Node) -> Json:
     """Target of a reference inside a policy's payload, which normalisation has checked.
 
@@ -122,22 +132,40 @@ def reference_target(entry: Node) -> Json:
     raise ConfigError("", "needs one of host, service or backend")
 
 
+def _agent_core(given: Node, path: str, run: Run) -> Json:
+    """The address of a runtime of Bedrock AgentCore, and the one place of it that is called."""
+    arn, qualifier = given["agentRuntimeArn"], given.get("qualifier")
+    found = _ARN.fullmatch(arn)
+    if found is None:
+        text = "expected arn:aws:bedrock-agentcore:REGION:ACCOUNT:runtime/ID"
+        run.problem(f"{path}.agentRuntimeArn", text)
+        return INVALID
+    partition, region = found.groups()
+    name = f"bedrock-agentcore.{region}.{_SUFFIXES.get(partition, 'amazonaws.com')}"
+    query = f"?qualifier={quote(qualifier, safe='')}" if qualifier else ""
+    return {
+        "host": {"address": name, "port": 443, "tls": True},
+        "agent_core": {
+            "region": region,
+            "target": f"/runtimes/{quote(arn, safe='')}/invocations{query}",
+        },
+    }
+
+
 def backend_target(entry: Node, path: str, run: Run) -> Json:
     """Target of an entry of `routes[].backends` or of the top-level `backends`."""
     if "host" in entry:
         return _host_or_problem(entry["host"], f"{path}.host", run, is_url_allowed=False)
     if "dynamic" in entry:
-        return {"dynamic": {"target": (entry["dynamic"] or {}).get("target")}}
+        return {"dynamic": _dynamic(entry["dynamic"] or {})}
     if "internal" in entry:
         return _internal_target(entry["internal"], f"{path}.internal", run)
     if "routeGroup" in entry:
         return _group_target(entry["routeGroup"], f"{path}.routeGroup", run)
     if "invalid" in entry:
         return INVALID
-    for kind, feature in _NOT_BUILT.items():
-        if kind in entry:
-            run.problem(f"{path}.{kind}", f"not supported yet ({feature})")
-            return INVALID
+    if "aws" in entry:
+        return _agent_core(entry["aws"]["agentCore"], f"{path}.aws.agentCore", run)
     return simple_target(entry, path, run)
 
 

@@ -90,6 +90,18 @@ def check_backend_scope(policies: Node, path: str, run: Run, *, scope: str) -> N
             )
 
 
+_SIDECAR_PORTS = {"outboundPort": 15001, "inboundPort": 15006, "hbonePort": 15008, "socks5Port": 0}
+
+
+def sidecar_ports(data: Node) -> list[tuple[str, int]]:
+    """Key of `config.istio.sidecar` and port, of those that are listened on."""
+    pod: Node | None = ((data.get("config") or {}).get("istio") or {}).get("sidecar")
+    if pod is None:
+        return []
+    found = [(key, pod.get(key, default)) for key, default in _SIDECAR_PORTS.items()]
+    return [(key, port) for key, port in found if port]
+
+
 def check_ports(data: Node, run: Run) -> None:
     """Each port has one owner; at most one bind is the wildcard."""
     owners: dict[int, str] = {}
@@ -113,12 +125,12 @@ def check_ports(data: Node, run: Run) -> None:
             run.problem(f"{path}.port", "port 0 is only possible with mode: internal")
         else:
             claim(bind["port"], path, f"{path}.port")
-    port = llm_port(data)
-    if port is not None:
-        claim(port, "llm", "llm.port")
-    port = mcp_port(data)
-    if port is not None:
-        claim(port, "mcp", "mcp.port")
+    owned = [("llm", "llm.port", llm_port(data)), ("mcp", "mcp.port", mcp_port(data))]
+    pod = "config.istio.sidecar"
+    owned += [(pod, f"{pod}.{key}", port) for key, port in sidecar_ports(data)]
+    for owner, path, port in owned:
+        if port is not None:
+            claim(port, owner, path)
     for path in wildcards[1:]:
         run.problem(
             path,
@@ -168,7 +180,7 @@ def effective_protocol(listener: Node) -> str:
 def check_tls_presence(protocol: str, listener: Node, path: str, run: Run, *, name: str) -> None:
     """HTTP and TCP cannot have `tls`, HTTPS must. `name` is how the message calls the listener."""
     has_tls = listener.get("tls") is not None
-    if has_tls and protocol in ("HTTP", "TCP"):
+    if has_tls and protocol in ("HTTP", "TCP", "HBONE"):
         # Serving plaintext where TLS was configured would fail open.
         run.problem(f"{path}.tls", f"protocol {protocol} cannot set tls")
     if not has_tls and protocol == "HTTPS":
@@ -184,6 +196,28 @@ def check_mix(protocols: list[str], port: object, path: str, run: Run, *, name: 
         run.problem(path, f"{name} listeners on port {port} cannot mix HTTP and TCP protocols")
     if protocols.count("TCP") > 1:
         run.problem(path, f"{name} listeners on port {port}: nothing tells two TCP listeners apart")
+
+
+HBONE_TUNNELS = frozenset(("hboneWaypoint", "hboneGateway"))
+"""Values of `tunnelProtocol` that take HBONE."""
+
+
+def check_tunnel(bind: Node, protocols: list[str], path: str, run: Run) -> None:
+    """HBONE listeners stand on binds that take HBONE, and no others do but TCP and HTTP ones."""
+    tunnel = bind.get("tunnelProtocol") or "direct"
+    has_hbone = tunnel in HBONE_TUNNELS
+    for index, protocol in enumerate(protocols):
+        where = f"{path}.listeners[{index}].protocol"
+        if protocol == "HBONE" and not has_hbone:
+            run.problem(where, "HBONE needs tunnelProtocol hboneWaypoint or hboneGateway")
+        elif has_hbone and protocol in ("HTTPS", "TLS"):
+            run.problem(where, f"{protocol} cannot be served with tunnelProtocol {tunnel}")
+        elif tunnel == "connect" and protocol in ("TCP", "TLS"):
+            run.problem(where, f"{protocol} has no CONNECT: tunnelProtocol connect takes HTTP")
+    if has_hbone and len(protocols) > 1:
+        run.problem(f"{path}.listeners", f"tunnelProtocol {tunnel} takes one listener")
+    if has_hbone and bind.get("mode") == "internal":
+        run.problem(f"{path}.mode", f"tunnelProtocol {tunnel} needs a port")
 
 
 def check_policy(entry: Node, path: str, run: Run) -> str | None:

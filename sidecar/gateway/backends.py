@@ -13,12 +13,14 @@ from typing import Any, Final, Protocol, final
 
 import orjson
 
-from sidecar.config.discovery import AGENT_PROTOCOLS
 from sidecar.config.scalars import duration_seconds
 from sidecar.errors import ConfigError, RequestError, SidecarError
 from sidecar.gateway.authenticated import authenticated
-from sidecar.gateway.balanced import BalancedUpstream, EndpointPick
+from sidecar.gateway.balanced import BalancedUpstream, EndpointPick, affinity_of
+from sidecar.gateway.connect_proxy import name_of, proxy_of
+from sidecar.gateway.discovered import Discovery
 from sidecar.gateway.endpoints import Endpoints, Place
+from sidecar.gateway.inference import Known, PickedUpstream, chosen_destination, literal
 from sidecar.gateway.plan import Backend
 from sidecar.gateway.upstream import (
     BrokenUpstream,
@@ -41,11 +43,14 @@ from sidecar.policies.base import Services
 from sidecar.policies.chain import Hook
 from sidecar.policies.expressions import Expression
 from sidecar.policies.order import build
+from sidecar.policies.schema import nested
 from sidecar.routing import balance
 from sidecar.routing.outlier import Eviction, Outcome, Outliers, is_unhealthy
 
 _HAS_OWN_AUTH: Final = frozenset(("ai", "llm", "mcp", "group"))
 """Targets that show credentials themselves, or lead to others that do."""
+_TUNNELLED: Final = frozenset(("host", "service", "workload", "dynamic"))
+"""Targets that a proxy can lead to; the others have connections of their own, or none."""
 _VERSIONS: Final[Mapping[str, Version]] = {"HTTP/1.1": "h1", "HTTP/2.0": "h2"}
 Data = Mapping[str, Any]
 
@@ -101,6 +106,7 @@ class Backends:
         self._kept = credentials or KeptCredentials()
         self._defaults = _pool_settings(static.get("backend") or {})
         self._tls: dict[str, ClientTls] = {}
+        self._proxies: set[str] = set()
         self.make_models: Callable[[], ModelBackends] | None = None
         """What makes the backends of models, for the first that asks."""
         self._made: ModelBackends | None = None
@@ -142,10 +148,15 @@ class Backends:
 
     def _without_agent(self, reference: Data, policies: Data) -> Backend:
         target, _ = self.target_of(reference["target"])
+        made = self._bare(reference, target, policies)
+        payload = policies.get("backendAuth")
+        if (payload is None and "agent_core" not in target) or _HAS_OWN_AUTH & target.keys():
+            return made
+        return authenticated(made, payload, target, self._services, self._kept)
+
+    def _bare(self, reference: Data, target: Data, policies: Data) -> Backend:
+        """The backend without what authenticates there."""
         chain = build("backend", policies, self._services)
-        if policies.get("backendAuth") is not None and not _HAS_OWN_AUTH & target.keys():
-            payload = policies["backendAuth"]
-            chain = authenticated(chain, payload, target, self._services, self._kept)
         if "group" in target:
             upstream: Upstream = BrokenUpstream(404, "NotFound", "route not found")
             return Backend(target["group"], "unknown", upstream, group=target["group"])
@@ -159,7 +170,7 @@ class Backends:
             version=_VERSIONS.get(http.get("version") or ""),
             request_seconds=None if seconds is None else duration_seconds(seconds) or None,
         )
-        settings = self._settings(policies)
+        settings = self._settings(policies, target)
         tls = policies.get("backendTLS")
         if tls is None and (target.get("host") or {}).get("tls"):
             tls = {}
@@ -167,8 +178,8 @@ class Backends:
             return self._host(base, target["host"], tls, settings)
         if "unix" in target:
             return self._fixed(base, Address("", 0, target["unix"]), tls, settings, "localhost")
-        if "service" in target:
-            return self._service(base, target["service"], tls, settings, policies.get("health"))
+        if "workload" in target or "service" in target:
+            return self._discovered(base, target, tls, settings, policies)
         if "dynamic" in target:
             return self._dynamic(base, target["dynamic"], tls, settings)
         if "internal" in target:
@@ -204,9 +215,21 @@ class Backends:
             chain = replace(chain, request_hooks=hooks)
         return replace(made, auto_host="localhost", label="internal", chain=chain)
 
-    def _settings(self, policies: Data) -> PoolSettings:
+    def _settings(self, policies: Data, target: Data) -> PoolSettings:
         tcp = policies.get("tcp")
-        return self._defaults if tcp is None else _pool_settings(tcp, self._defaults)
+        settings = self._defaults if tcp is None else _pool_settings(tcp, self._defaults)
+        tunnel = policies.get("backendTunnel")
+        if tunnel is None or _TUNNELLED.isdisjoint(target):
+            return settings
+        name = name_of(tunnel)
+        if name not in self._proxies:
+            try:
+                made = proxy_of(tunnel, self.target_of, self.make, self._services.clock)
+            except ConfigError as problem:
+                raise nested("backendTunnel", problem) from problem
+            self._proxies.add(name)
+            self._pools.proxies[name] = made
+        return replace(settings, proxy=name)
 
     def _client_tls(self, payload: Data | None, hostname: str) -> tuple[str, ClientTls | None]:
         """`(digest, TLS)`: equal configuration towards an equal name shares contexts."""
@@ -240,14 +263,15 @@ class Backends:
         if is_literal(name):
             return self._fixed(base, Address(name, port), tls, settings, name)
         made = self._client_tls(tls, name)
+        pool = partial(self._pool, tls=made, s=settings)
         # RFC 9110 section 7.2: Host carries the port unless it is the scheme's own.
         default = 443 if made[1] is not None else 80
         authority = name if port == default else f"{name}:{port}"
-        upstream = NamedUpstream(
-            name,
-            port,
-            self._pools.resolver,
-            lambda address: self._pool(address, made, settings),
+        # A proxy on the way resolves names itself: they may mean something to it alone.
+        upstream: Upstream = (
+            FixedUpstream(pool(Address(name, port)))
+            if settings.proxy
+            else NamedUpstream(name, port, self._pools.resolver, pool)
         )
         return replace(
             base,
@@ -274,10 +298,30 @@ class Backends:
                 return PoolKey(address, "", settings), None
             return PoolKey(address, f"{digest}:{host}", settings), client.named(host)
 
-        upstream = DynamicUpstream(destination, self._pools.resolver, key_of, self._pools)
+        resolver = None if settings.proxy else self._pools.resolver
+        upstream = DynamicUpstream(
+            destination,
+            resolver,
+            key_of,
+            self._pools,
+            allows_all=bool(dynamic.get("link_local")),
+            admin_port=0 if self._admin is None else self._admin.port,
+        )
         return replace(
             base, label="dynamic", kind="dynamic", upstream=upstream, has_tls=tls is not None
         )
+
+    def _discovered(
+        self,
+        base: Backend,
+        target: Data,
+        tls: Data | None,
+        settings: PoolSettings,
+        policies: Data,
+    ) -> Backend:
+        if "workload" in target:
+            return self._workload(base, target["workload"], tls, settings)
+        return self._service(base, target["service"], tls, settings, policies)
 
     def _service(
         self,
@@ -285,36 +329,94 @@ class Backends:
         service: Data,
         tls: Data | None,
         settings: PoolSettings,
-        health: Data | None,
+        policies: Data,
     ) -> Backend:
         label = f"service/{service['name']}:{service['port']}"
-        found = self._discovery.endpoints(service["name"], service["port"])
+        found = self._discovery.groups(service["name"], service["port"])
         if found is None:
             broken = BrokenUpstream(500, "NotFound", "service not found")
             return replace(base, label=label, kind="service", upstream=broken)
         hostname = service["name"].partition("/")[2]
         made = self._client_tls(tls, hostname)
-        outliers = self.outliers(health)
-        endpoints: list[balance.Endpoint] = []
+        outliers = self.outliers(policies.get("health"))
+        affinity = affinity_of(policies.get("sessionAffinity"), self._services)
+        groups: list[list[balance.Endpoint]] = []
         picks: dict[str, EndpointPick] = {}
-        for address, capacity in found:
-            place = Place(service["name"], service["port"], address)
-            endpoint = self._endpoints.get(place, capacity)
-            endpoints.append(endpoint)
-            pool = self._pool(address, made, settings)
-            picks[endpoint.key] = EndpointPick(
-                endpoint, pool, outliers, self._services, self._endpoints
-            )
-        group = balance.Group(endpoints)
+        for near in found:
+            groups.append([])
+            for address, capacity in near:
+                place = Place(service["name"], service["port"], address)
+                endpoint = self._endpoints.get(place, capacity)
+                groups[-1].append(endpoint)
+                pool = self._pool(address, made, settings)
+                picks[endpoint.key] = EndpointPick(
+                    endpoint, pool, outliers, self._services, self._endpoints
+                )
+        upstream: Upstream = BalancedUpstream(
+            [balance.Group(group) for group in groups or [[]]],
+            picks,
+            self._services,
+            self._random,
+            self._endpoints,
+            affinity,
+        )
+        routing = policies.get("inferenceRouting")
+        if routing is not None:
+            known = {
+                literal(address): (endpoint, picks[endpoint.key])
+                for near, group in zip(found, groups, strict=True)
+                for (address, _), endpoint in zip(near, group, strict=True)
+            }
+            upstream = self._picked(upstream, known, routing, made, settings)
         return replace(
             base,
             label=label,
             kind="service",
-            upstream=BalancedUpstream(
-                [group], picks, self._services, self._random, self._endpoints
-            ),
+            upstream=upstream,
             has_tls=made[1] is not None,
             default_authority=hostname,
+        )
+
+    def _picked(
+        self,
+        balanced: Upstream,
+        known: Known,
+        routing: Data,
+        tls: tuple[str, ClientTls | None],
+        settings: PoolSettings,
+    ) -> Upstream:
+        """What goes by the choice of an endpoint picker."""
+
+        def key_of(address: Address, _: str) -> tuple[PoolKey, ClientTls | None]:
+            return PoolKey(address, tls[0], settings), tls[1]
+
+        anywhere = None
+        if routing.get("destinationMode") == "passthrough":
+            resolver = None if settings.proxy else self._pools.resolver
+            port = 0 if self._admin is None else self._admin.port
+            anywhere = DynamicUpstream(
+                chosen_destination, resolver, key_of, self._pools, admin_port=port
+            )
+        is_open = routing.get("failureMode") == "failOpen"
+        clock = self._services.clock
+        return PickedUpstream(balanced, known, anywhere, clock, falls_back=is_open)
+
+    def _workload(
+        self, base: Backend, workload: Data, tls: Data | None, settings: PoolSettings
+    ) -> Backend:
+        """One workload by its own address, as a waypoint is asked for it."""
+        address = self._discovery.workload(workload["uid"], workload["port"])
+        if address is None:
+            broken = BrokenUpstream(503, "NoHealthyBackend", "the workload cannot be reached")
+            return replace(base, kind="service", upstream=broken)
+        made = self._client_tls(tls, address.host)
+        return replace(
+            base,
+            label=str(address),
+            kind="service",
+            upstream=FixedUpstream(self._pool(address, made, settings)),
+            has_tls=made[1] is not None,
+            default_authority=str(address),
         )
 
     def outliers(self, health: Data | None) -> Outliers:
@@ -368,38 +470,6 @@ class _Destination:
         if not host or not port.isdigit() or int(port) > 65535:
             raise RequestError(503, "Internal", "processing failed: target is not host:port")
         return host, int(port)
-
-
-@final
-class Discovery:
-    """Services and the workloads that back them (spec/config.md section 4.3)."""
-
-    def __init__(self, services: Mapping[str, Data], workloads: Mapping[str, Data]) -> None:
-        self._services = services
-        self._members: dict[str, list[tuple[Data, Data]]] = {}
-        for workload in workloads.values():
-            for name, ports in (workload.get("services") or {}).items():
-                self._members.setdefault(name, []).append((workload, ports))
-
-    def is_agent(self, name: str, port: int) -> bool:
-        """Whether the service says of a port that an A2A agent listens there."""
-        protocols = (self._services.get(name) or {}).get("app_protocols") or {}
-        return protocols.get(str(port)) in AGENT_PROTOCOLS
-
-    def endpoints(self, name: str, port: int) -> list[tuple[Address, int]] | None:
-        """`[(address, capacity)]` of a service's port; None when there is no such service."""
-        service = self._services.get(name)
-        if service is None:
-            return None
-        default = (service.get("ports") or {}).get(str(port))
-        found: list[tuple[Address, int]] = []
-        for workload, ports in self._members.get(name, ()):
-            target = ports.get(str(port), default)
-            if target is None or workload.get("status", "Healthy") != "Healthy":
-                continue
-            capacity = int(workload.get("capacity", 1))
-            found.extend((Address(ip, int(target)), capacity) for ip in workload.get("ips") or ())
-        return found
 
 
 def _pool_settings(data: Data, base: PoolSettings | None = None) -> PoolSettings:

@@ -6,15 +6,17 @@ Source: spec/config.md sections 10.5 and 10.6.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import final
+from typing import Any, final
 
 from shm.errors import ShmError
-from sidecar.errors import SidecarError, UpstreamError
+from sidecar.cel.engine import CelError
+from sidecar.errors import ConfigError, RequestError, SidecarError, UpstreamError
 from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.upstream import Picked
 from sidecar.http.message import Request, Response
 from sidecar.net.pool import Pool
 from sidecar.policies.base import Services
+from sidecar.policies.expressions import Expression
 from sidecar.routing import balance
 from sidecar.routing.outlier import Outcome, Outliers
 
@@ -70,11 +72,36 @@ def _grpc_status(response: Response | None) -> int | None:
     return int(value) if value is not None and value.isdigit() and len(value) <= 10 else None
 
 
+def affinity_of(policy: Mapping[str, Any] | None, services: Services) -> Expression | None:
+    """What `sessionAffinity` goes by. Raises: ConfigError, `source` its path."""
+    if policy is None:
+        return None
+    made = Expression(policy["source"], services, "source")
+    if made.needs_request_body:
+        text = "the body is not read when an endpoint is chosen"
+        raise ConfigError("source", text)
+    return made
+
+
+def shared_by(affinity: Expression, request: Request) -> bytes | None:
+    """What requests of one endpoint share; None, also for what is no text: any will do."""
+    try:
+        value = affinity.value(request)
+    except (CelError, RequestError):
+        return None
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogateescape")
+    return value if isinstance(value, bytes) and value else None
+
+
 @final
 class BalancedUpstream:
-    """Several endpoints: power of two choices, health and ejection."""
+    """Several endpoints: power of two choices, health and ejection.
 
-    __slots__ = ("_endpoints", "_groups", "_picks", "_random", "_services")
+    `affinity`: requests of which it gives equal text go to one endpoint.
+    """
+
+    __slots__ = ("_affinity", "_endpoints", "_groups", "_picks", "_random", "_services")
 
     def __init__(
         self,
@@ -83,7 +110,9 @@ class BalancedUpstream:
         services: Services,
         random: Callable[[], float],
         endpoints: Endpoints,
+        affinity: Expression | None = None,
     ) -> None:
+        self._affinity = affinity
         self._endpoints = endpoints
         self._groups = groups
         self._picks = picks
@@ -93,20 +122,28 @@ class BalancedUpstream:
     def pick_nowait(self, request: Request) -> Picked | None:
         """See Upstream."""
         now = self._services.clock.monotonic_ns()
+        value = None if self._affinity is None else shared_by(self._affinity, request)
         try:
-            endpoint = balance.pick(self._groups, now, self._random)
+            endpoint = self._chosen(value, now)
         except ShmError as error:
-            endpoint = self._pick_alone(now, error)
+            endpoint = self._pick_alone(value, now, error)
         if endpoint is None:
             raise UpstreamError(503, "NoHealthyBackend", "no healthy backends", sent=False)
         return self._picks[endpoint.key]
 
-    def _pick_alone(self, now_ns: int, error: ShmError) -> balance.Endpoint | None:
+    def _chosen(self, value: bytes | None, now_ns: int) -> balance.Endpoint | None:
+        if value is not None:
+            return balance.rendezvous(self._groups, value, now_ns)
+        return balance.pick(self._groups, now_ns, self._random)
+
+    def _pick_alone(
+        self, value: bytes | None, now_ns: int, error: ShmError
+    ) -> balance.Endpoint | None:
         """The choice, by what this worker knows: the shared table cannot be used."""
         for group in self._groups:
             for endpoint in group.endpoints:
                 self._endpoints.lose(endpoint, error)
-        return balance.pick(self._groups, now_ns, self._random)
+        return self._chosen(value, now_ns)
 
     async def pick(self, request: Request) -> Picked:
         """See Upstream."""

@@ -16,6 +16,7 @@ from typing import Any, Final, final
 from sidecar.config.targets import reference_target
 from sidecar.errors import ConfigError, SidecarError, UpstreamError
 from sidecar.gateway.backends import Backends
+from sidecar.gateway.callout_stream import CalloutStream, Outgoing
 from sidecar.gateway.levels import Levels
 from sidecar.gateway.plan import Backend
 from sidecar.gateway.upstream import retried, send_picked
@@ -37,6 +38,7 @@ from sidecar.telemetry.trace import ClientSpan, Tracer
 Data = Mapping[str, Any]
 _log = logging.getLogger("sidecar.gateway.callouts")
 _BACKLOG_MAX: Final = 1024
+_AUTHORITY: Final = "callout.authority"
 _NO_ROUTE: Final[Data] = {"namespace": "", "name": "", "rule_name": "", "policies": {}}
 
 
@@ -144,6 +146,9 @@ class CheckedCallouts:
             if tls is not None:
                 ClientTls(tls, "backend.invalid")
             _check_credential(policies, target, self._services)
+            tunnel = policies.get("backendTunnel")
+            if tunnel is not None:
+                self.resolve(tunnel["proxy"], tunnel.get("policies") or {}, subtype)
         except ConfigError as problem:
             raise nested("policies", problem) from problem
         return Nowhere().resolve(reference, policies, subtype)
@@ -193,10 +198,17 @@ class BackendCallout:
         self._clock = clock
 
     async def send(
-        self, request: Request, timeout_seconds: float, limit_bytes: int = ANSWER_BYTES
+        self,
+        request: Request,
+        timeout_seconds: float,
+        limit_bytes: int = ANSWER_BYTES,
+        *,
+        authority: str = "",
     ) -> Response:
         """See Callout."""
         version = self._version
+        if authority:
+            request.state[_AUTHORITY] = authority
         return await self._timed(request, version, timeout_seconds, limit_bytes, is_grpc=False)
 
     async def discard(self, request: Request, timeout_seconds: float) -> None:
@@ -241,6 +253,49 @@ class BackendCallout:
                 _log.warning("a call of %s in the background failed: %s", self.label, error)
 
         return self._backlog.add(call)
+
+    def stream(
+        self, path: str, of: Request, metadata: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> CalloutStream:
+        """See Callout."""
+        headers = Headers(((b"content-type", b"application/grpc"), *metadata))
+        request = outgoing("POST", path, headers, b"", of=of)
+        request.wants_trailers = True
+        span = self._span(request)
+        clock = self._clock.monotonic_ns
+        started = clock()
+
+        def ended(failure: str) -> None:
+            self._measured.observe((clock() - started) * 1e-9)
+            if span is not None:
+                span.finish(
+                    method="POST",
+                    host=self.label,
+                    path=path,
+                    status=0 if failure else 200,
+                    error=failure or None,
+                )
+
+        return CalloutStream(request, self._opened, ended, self._backlog.add)
+
+    def seconds(self, default: float) -> float:
+        """See Callout."""
+        return self._backend.request_seconds or default
+
+    async def _opened(self, request: Request) -> Response:
+        """The head of a stream's answer; policies of the destination see the request."""
+        body = request.body
+        assert isinstance(body, Outgoing)
+        try:
+            await self._prepare(request)
+            try:
+                return await self._once(request, "h2")
+            except UpstreamError as error:
+                if error.sent or not body.rewind():
+                    raise
+            return await self._once(request, "h2")
+        except SidecarError as error:
+            raise _peer_error(error) from error
 
     # --- one call -------------------------------------------------------------------------
 
@@ -309,11 +364,21 @@ class BackendCallout:
         except BaseException:
             response.body.close()
             raise
-        for hook, is_async in chain.response_hooks:
+        for hook, is_async in self._backend.chain.response_hooks:
             answer = hook(request, response)
             if is_async:
                 await answer
         return response
+
+    async def _prepare(self, request: Request) -> None:
+        """Run the destination's own policies over a request. Raises: SidecarError."""
+        for hook, is_async in self._backend.chain.request_hooks:
+            answer = hook(request)
+            if is_async:
+                answer = await answer
+            if answer is not None:
+                text = f"a policy of {self.label} answered in its place"
+                raise UpstreamError(503, "UpstreamFailure", text, sent=False)
 
     async def _read(self, body: Body, limit_bytes: int | None) -> FixedBody:
         """What of a body is kept. Raises: UpstreamError past the limit."""
@@ -337,7 +402,7 @@ class BackendCallout:
         call = Call(
             request.method,
             backend.scheme,
-            backend.auto_host or request.authority or backend.default_authority,
+            authority_of(backend, request),
             request.target,
             request.headers,
             body.copy() if type(body) is FixedBody else body,
@@ -346,6 +411,14 @@ class BackendCallout:
             request.wants_trailers,
         )
         return await send_picked(picked, call, version, self._clock)
+
+
+def authority_of(backend: Backend, request: Request) -> str:
+    """What a request of the gateway's own calls its destination."""
+    told = request.state.get(_AUTHORITY)
+    if isinstance(told, str):
+        return told
+    return backend.auto_host or request.authority or backend.default_authority
 
 
 def _peer_error(error: SidecarError) -> UpstreamError:

@@ -22,13 +22,15 @@ from sidecar.config.servers import BACKEND as SERVERS
 from sidecar.config.snapshot import Resource, Snapshot
 from sidecar.config.text import resolve
 from sidecar.errors import ConfigError
+from sidecar.gateway.balanced import affinity_of
 from sidecar.gateway.callouts import CheckedCallouts
 from sidecar.gateway.compile import http_settings
+from sidecar.gateway.credentials import credentials_of
 from sidecar.gateway.expressions import expression_engine
 from sidecar.gateway.frontdoor import refusals
 from sidecar.gateway.levels import BACKEND_TYPE, on_route
-from sidecar.llm.credentials.table import configured
 from sidecar.llm.providers.base import DefaultAuth
+from sidecar.net.edns import edns0_problem
 from sidecar.net.tls import ClientTls, ServerTls, TlsDefaults, TlsListener
 from sidecar.policies.base import Services
 from sidecar.policies.expressions import Expression
@@ -36,7 +38,7 @@ from sidecar.policies.oidc_cookies import SECRET_VARIABLE
 from sidecar.policies.order import KINDS, build, make
 from sidecar.routing.outlier import Eviction
 from sidecar.routing.table import RouteEntry
-from sidecar.telemetry.access import AccessLog
+from sidecar.telemetry.access import AccessLog, OtlpLog
 from sidecar.telemetry.clock import SystemClock
 from sidecar.telemetry.export import OtlpTarget
 from sidecar.telemetry.expressions import Compiler
@@ -50,16 +52,20 @@ Data = Mapping[str, Any]
 _MODELS: Final = frozenset(("ai", "llm"))
 _NO_AGENT: Final = _MODELS | {"mcp"}
 _ANY_AUTH: Final = DefaultAuth(region="any", service="any")
-_CONNECTION_PHASE: Final = "networkAuthorization"
+_CONNECTION_PHASE: Final = frozenset(("networkAuthorization", "networkExtAuthz"))
 _FUNCTIONS: Final = "config.customFunctions"
 _UNKNOWN_FUNCTION: Final = re.compile(r"CEL .*: unknown (?:function|method) ")
 
 
 @final
 class Checker:
-    """Keeps what it found of each resource, by digest: a reload checks what is new."""
+    """Keeps what it found of each resource, by digest: a reload checks what is new.
 
-    def __init__(self) -> None:
+    `env`: the environment that workers will have.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        self._env = os.environ if env is None else env
         self._known: dict[str, tuple[bytes, tuple[ConfigError, ...]]] = {}
         self._static = b""
 
@@ -76,10 +82,10 @@ class Checker:
             # Custom functions may have changed what every expression means.
             self._known.clear()
             self._static = static.digest
-        keeps = bool((config.get("state") or {}).get("journal"))
-        secret = os.environ.get(SECRET_VARIABLE, "")
-        alone = Services(SystemClock(), engine, keeps_spending=keeps, cookie_secret=secret)
-        services = replace(alone, callouts=CheckedCallouts(alone))
+        problem = edns0_problem((config.get("dns") or {}).get("edns0"))
+        if problem:
+            found.append(ConfigError("config.dns.edns0", problem))
+        services = _services(config, engine, self._env)
         known, self._known = self._known, {}
         for key, resource in snapshot.resources.items():
             kept = known.get(key)
@@ -94,6 +100,26 @@ class Checker:
         if _lacks_functions(found, pruning):
             return [one for one in found if not _UNKNOWN_FUNCTION.search(one.message)]
         return found
+
+
+def resource_check(
+    config: Data, env: Mapping[str, str] | None = None
+) -> Callable[[Resource], None]:
+    """Checks one resource that no file says: what is given raises the first ConfigError."""
+    services = _services(config, expression_engine(config), os.environ if env is None else env)
+
+    def check(resource: Resource) -> None:
+        for problem in _problems(resource, "", services):
+            raise problem
+
+    return check
+
+
+def _services(config: Data, engine: Engine, env: Mapping[str, str]) -> Services:
+    keeps = bool((config.get("state") or {}).get("journal"))
+    secret = env.get(SECRET_VARIABLE, "")
+    alone = Services(SystemClock(), engine, keeps_spending=keeps, cookie_secret=secret)
+    return replace(alone, callouts=CheckedCallouts(alone))
 
 
 def _engine(config: Data, found: list[ConfigError]) -> Engine:
@@ -203,9 +229,20 @@ def _backend(path: str, data: Data, services: Services) -> Iterator[Test]:
             None,
             lambda _: Expression(source, services, "unhealthyExpression", with_response=True),
         )
+    tunnel = policies.get("backendTunnel")
+    if tunnel is not None:
+        yield f"{below}.backendTunnel", None, lambda _: _check_tunnel(tunnel, services)
+    affinity = policies.get("sessionAffinity")
+    if affinity is not None:
+        yield f"{below}.sessionAffinity", None, lambda _: affinity_of(affinity, services)
     target = (data["target"].get("dynamic") or {}).get("target")
     if target is not None:
         yield f"{path}.dynamic", None, lambda _: Expression(target, services, "target")
+
+
+def _check_tunnel(tunnel: Data, services: Services) -> None:
+    """Raises: ConfigError."""
+    services.callouts.resolve(tunnel["proxy"], tunnel.get("policies") or {}, "Http")
 
 
 def _backend_policies(
@@ -233,12 +270,11 @@ def _backend_policies(
         yield f"{path}.ai", None, lambda _: _model_check().check_policy(ai, services)
     auth = policies.get("backendAuth")
     if auth is not None and not (is_mcp and "passthrough" in auth):
-        clock = services.clock
         # What the destination adds is not known here.
         yield (
             f"{path}.backendAuth",
             None,
-            lambda _: configured(auth, clock, auth=_ANY_AUTH, host="backend.invalid"),
+            lambda _: credentials_of(auth, services, auth=_ANY_AUTH, host="backend.invalid"),
         )
 
 
@@ -281,10 +317,12 @@ def _made(payloads: Data, services: Services) -> object:
 
 def _frontend(name: str, data: Data, services: Services) -> Iterator[Test]:
     policy = data["policy"]
-    if name == _CONNECTION_PHASE:
+    if name in _CONNECTION_PHASE:
         yield "", {name: policy}, lambda given: _made(given, services)
     elif name == "accessLog":
         yield "", policy, lambda given: _access_log(given, services)
+        if policy.get("otlp") is not None:
+            yield "otlp", policy["otlp"], lambda given: _otlp_log(given, policy, services)
         if policy.get("database") is not None:
             yield "database", policy["database"], lambda given: _request_rows(given, services)
     elif name == "tracing":
@@ -292,12 +330,17 @@ def _frontend(name: str, data: Data, services: Services) -> Iterator[Test]:
     elif name == "http":
         yield "", None, lambda _: http_settings(policy)
     elif name == "tls":
-        yield "", None, lambda _: TlsDefaults.from_policy(policy)
+        yield "", None, lambda _: TlsDefaults.from_policy(policy, os.environ).check()
 
 
 def _access_log(policy: Data, services: Services) -> AccessLog:
     compiler, sink = Compiler(services.cel), LogSink(1)
     return AccessLog(policy, "text", compiler, sink=sink, clock=services.clock, path="")
+
+
+def _otlp_log(given: Data, log: Data, services: Services) -> OtlpTarget:
+    OtlpLog(given, log, Compiler(services.cel), lambda _: None, services.clock, path="")
+    return OtlpTarget.of_policy(given, "", signal="logs")
 
 
 def _request_rows(policy: Data, services: Services) -> RequestRows:

@@ -8,6 +8,8 @@ hold them; everything else is shared with the Gateway that runs. Any other chang
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
@@ -18,20 +20,24 @@ from sidecar.gateway.a2a_facts import A2aMetrics
 from sidecar.gateway.backends import (
     AgentBackends,
     Backends,
-    Discovery,
     ModelBackends,
     ServerBackends,
 )
 from sidecar.gateway.callouts import Backlog, WorkerCallouts
+from sidecar.gateway.discovered import KEYS as DISCOVERED
+from sidecar.gateway.discovered import Discovery, Touched, Users, place_of
 from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.frontdoor import uses_granian
+from sidecar.gateway.fronts import Attached, Fronts, attached
 from sidecar.gateway.levels import Levels, on_route, placed_route
 from sidecar.gateway.mcp_worker import McpWorker
+from sidecar.gateway.mesh import Front, Judged, WorkerMesh
 from sidecar.gateway.plan import (
     NOTHING_AFTER,
     After,
     Backend,
     Bind,
+    Examine,
     Gateway,
     Listener,
     Mirror,
@@ -45,13 +51,14 @@ from sidecar.gateway.upstream import Pools
 from sidecar.llm.credentials.kept import KeptCredentials
 from sidecar.net.dialer import Address
 from sidecar.net.h2_endpoint import limits_of
-from sidecar.net.listener import BindPlan
+from sidecar.net.listener import CARRYING, BindPlan
 from sidecar.net.settings import HttpSettings
 from sidecar.net.tls import ServerTls, TlsDefaults, TlsListener
 from sidecar.policies.base import Services
 from sidecar.policies.chain import EMPTY, Chain
 from sidecar.policies.merge import merge
 from sidecar.policies.network_authorization import NetworkAuthorization
+from sidecar.policies.network_ext_authz import NetworkExtAuthz
 from sidecar.policies.order import build, make, response_hooks
 from sidecar.policies.remote_keys import KeptKeys
 from sidecar.routing.table import (
@@ -66,9 +73,13 @@ from sidecar.telemetry.genai import GenAiMetrics
 from sidecar.telemetry.metrics import ListenerMetrics, RequestMetrics, UpstreamMetrics
 from sidecar.telemetry.trace import Tracer
 
+_log = logging.getLogger("sidecar.gateway.compile")
 Data = Mapping[str, Any]
 _ROUTES_PER_SLICE: Final = 16
 _ENTRIES_PER_SLICE: Final = 512
+_PATCHED: Final = ("route/", *DISCOVERED)
+"""Beginnings of keys a change of which leaves most as it is."""
+_UNCOMPILED: Final = ("runtime/", "identity/")
 _PROXY_VERSIONS: Final = {"v1": (1,), "v2": (2,), "all": (1, 2)}
 
 
@@ -104,6 +115,8 @@ class Surroundings:
     """Those of model providers, over all compilations."""
     mcp: McpWorker | None = None
     """What MCP keeps over all compilations; None where there is no MCP."""
+    mesh: Callable[[], WorkerMesh | None] = lambda: None
+    """That of the worker, once it has one."""
 
 
 @final
@@ -133,10 +146,24 @@ class Compiler:
             data.pop(key, None)
         data.update(changed)
         yield
-        gone = tuple(key for key in gone if not key.startswith("runtime/"))
-        only_routes = all(key.startswith("route/") for key in (*changed, *gone))
-        if self._gateway is not None and self._build is not None and only_routes:
-            gateway = yield from self._build.patched(self._gateway, generation, changed, gone, data)
+        # Nothing is compiled of these: the certificate is the mesh's own.
+        gone = tuple(key for key in gone if not key.startswith(_UNCOMPILED))
+        changed = {key: one for key, one in changed.items() if not key.startswith(_UNCOMPILED)}
+        is_small = all(key.startswith(_PATCHED) for key in (*changed, *gone))
+        patched: Gateway | None = None
+        build = self._build
+        if (
+            self._gateway is not None
+            and build is not None
+            and is_small
+            and (build.strips_cookies or not _keeps_cookies(changed.values()))
+        ):
+            # If this fails, what was changed already is made anew with the next configuration.
+            self._build = None
+            patched = yield from build.changed(self._gateway, generation, changed, gone, data)
+            self._build = build
+        if patched is not None:
+            gateway = patched
         else:
             made = _Build(self._around, data, self._tls, self._keys)
             gateway = yield from made.gateway(generation)
@@ -176,15 +203,23 @@ class _Build:
         self._limit = limit
         self._telemetry = around.telemetry(config, self._frontend, self._services)
         counts = A2aMetrics(self._telemetry.requests.registry)
-        self._services = replace(self._services, a2a_ended=counts.count)
+        self.strips_cookies = _keeps_cookies(data.values())
+        self._services = replace(
+            self._services, a2a_ended=counts.count, strips_cookies=self.strips_cookies
+        )
+        self._asked: NetworkExtAuthz | None = None
         self._levels = Levels(self._kind("policy").values())
         self._listeners = self._kind("listener")
         self._ports = {key: bind["port"] for key, bind in self._kind("bind").items()}
+        self._users: Users | None = None
+        self._attached: Attached | None = None
         around.pools.begin_round()
         around.endpoints.begin_round()
         around.credentials.begin_round()
         keys.begin_round()
-        self._discovery = Discovery(self._kind("service"), self._kind("workload"))
+        self._discovery = Discovery(
+            self._kind("service"), self._kind("workload"), place_of(os.environ, config)
+        )
         self._backends = Backends(
             around.pools,
             self._services,
@@ -310,7 +345,76 @@ class _Build:
             telemetry.access_log,
             telemetry.tracer,
             self._delegated,
+            self._front(binds),
         )
+
+    # --- fronts ---------------------------------------------------------------------------
+
+    def _front(self, binds: Mapping[str, Bind]) -> Callable[[Front], Bind | None]:
+        made: list[Fronts] = []
+
+        def make(front: Front) -> Bind | None:
+            # Most gateways have none, and looking through all routes takes its time.
+            if not made:
+                mesh = self._around.mesh()
+                is_judged = mesh is not None and mesh.judges_requests
+                if self._attached is None:
+                    self._attached = attached(self._kind("route"), self._kind("tcproute"))
+                made.append(Fronts(self._discovery, self._attached, self, is_judged))
+            try:
+                return made[0].make(front, binds)
+            except ConfigError as error:
+                _log.error("%s cannot be served: %s", front, error)
+                return None
+
+        return make
+
+    def front_route(
+        self, key: str, data: Data | None, listener: str, front: Front
+    ) -> RouteEntry[Route]:
+        """See fronts.Maker."""
+        data = self._data[f"route/{key}"] if data is None else data
+        route = self._route(key, data, self._listeners[listener], front)
+        return RouteEntry.compiled(key, data, route)
+
+    def front_tcp_route(self, key: str, data: Data, listener: str) -> TcpRoute:
+        """See fronts.Maker."""
+        return self._tcp_route(key, {**data, "listener": listener})
+
+    def changed(
+        self,
+        gateway: Gateway,
+        generation: int,
+        changed: Mapping[str, Data],
+        removed: tuple[str, ...],
+        data: Mapping[str, Data],
+    ) -> Generator[None, None, Gateway | None]:
+        """The gateway after some routes, services, workloads or rules changed; None when all has to
+        be made anew. Raises ConfigError; then this must not be used any more."""
+        routes = {key: one for key, one in changed.items() if key.startswith("route/")}
+        gone = tuple(key for key in removed if key.startswith("route/"))
+        found = {key: one for key, one in changed.items() if key not in routes}
+        lost = [key for key in removed if key not in gone]
+        touched = Touched()
+        before: set[Address] = set()
+        if found or lost:
+            if self._users is None:
+                self._users = Users(self._data)
+                yield
+            before = self._discovery.addresses((*found, *lost))
+            touched = self._discovery.change(found, lost)
+            users = self._users.of(touched.services) - routes.keys() - set(gone)
+            if any(not key.startswith("route/") for key in users):
+                return None
+            routes |= {key: data[key] for key in users}
+        made = yield from self.patched(gateway, generation, routes, gone, data)
+        if found or lost:
+            around = self._around
+            around.endpoints.end_some(touched.services, self._discovery.endpoints)
+            around.pools.end_some(before - self._discovery.addresses(found))
+        if not (routes or gone or touched.has_rules):
+            made.keep_fronts(gateway, touched.services, touched.workloads)
+        return made
 
     def patched(
         self,
@@ -332,6 +436,13 @@ class _Build:
         gone = [key.removeprefix("route/") for key in removed]
         old = self._data
         self._data = data
+        if changed or gone:
+            self._attached = None
+        if self._users is not None:
+            for key in removed:
+                self._users.drop(key)
+            for key, item in changed.items():
+                self._users.put(key, item)
         leaving: dict[str, list[str]] = {}
         for key in gone:
             was = old[f"route/{key}"]
@@ -366,7 +477,7 @@ class _Build:
             ListenerEntry(key, self._listeners[key]["hostname"], one)
             for key, one in listeners.items()
         )
-        return Bind(bind.key, bind.plan, bind.tls, table, listeners, bind.admit)
+        return Bind(bind.key, bind.plan, bind.tls, table, listeners, bind.admit, bind.examine)
 
     # --- routes ---------------------------------------------------------------------------
 
@@ -377,17 +488,25 @@ class _Build:
         except ConfigError as error:
             raise ConfigError(f"route/{key}.{error.path}".rstrip("."), error.message) from error
 
-    def _route(self, key: str, data: Data, listener: Data | None) -> Route:
+    def _route(
+        self, key: str, data: Data, listener: Data | None, front: Front | None = None
+    ) -> Route:
         port = self._ports.get(listener["bind"]) if listener is not None else None
         data = placed_route(key, data)
         if listener is not None:
             merged = merge(self._levels.route_phase(listener, port, data))
         else:
             merged = merge([on_route(data["policies"])]) if data["policies"] else {}
-        return self._made_route(key, data, listener, port, merged)
+        return self._made_route(key, data, listener, port, merged, front)
 
     def _made_route(
-        self, key: str, data: Data, listener: Data | None, port: int | None, merged: dict[str, Any]
+        self,
+        key: str,
+        data: Data,
+        listener: Data | None,
+        port: int | None,
+        merged: dict[str, Any],
+        front: Front | None = None,
     ) -> Route:
         made: list[Backend] = []
         weights: list[int] = []
@@ -399,7 +518,11 @@ class _Build:
         if any(backend.protocol == "a2a" for backend in made):
             # Wherever the policy is set: what is called must be known before rules ask for it.
             merged = {**merged, "a2a": {}}
-        chain = build("route", merged, self._services)
+        mesh = None if front is None else self._around.mesh()
+        judged = None
+        if front is not None and mesh is not None and mesh.judges_requests:
+            judged = Judged(front, mesh.judge)
+        chain = build("route", merged, self._services, judged)
         backends = [_with_after(one, self._after(EMPTY, chain, one.chain)) for one in made]
         bind, gateway, name = _names(listener)
         return Route(
@@ -417,6 +540,7 @@ class _Build:
             weights=cumulated(weights),
             mirrors=self._mirrors(chain, data),
             make_metrics=self._telemetry.requests.route,
+            front=front,
         )
 
     def _after(self, gateway: Chain, route: Chain, backend: Chain) -> After:
@@ -440,7 +564,8 @@ class _Build:
         port = self._ports.get(listener["bind"]) if listener is not None else None
         levels = self._delegation_levels(parent, listener, port)
         levels.append(on_route(placed_route(child.key, data)["policies"]))
-        made = self._made_route(f"{parent.key}|{child.key}", data, listener, port, merge(levels))
+        key = f"{parent.key}|{child.key}"
+        made = self._made_route(key, data, listener, port, merge(levels), parent.front)
         made.bind, made.gateway, made.listener = parent.bind, parent.gateway, parent.listener
         return made
 
@@ -517,7 +642,18 @@ class _Build:
             gate = make("networkAuthorization", policy, self._services)
             assert isinstance(gate, NetworkAuthorization)
             admit = gate.permits
-        return Bind(key, plan, data["protocol"] == "tls", table, own, admit)
+        return Bind(key, plan, data["protocol"] == "tls", table, own, admit, self._examine())
+
+    def _examine(self) -> Examine | None:
+        """Who is asked about connections; one for all binds, so that they share what is kept."""
+        policy = self._frontend.get("networkExtAuthz")
+        if policy is None:
+            return None
+        if self._asked is None:
+            asked = make("networkExtAuthz", policy, self._services)
+            assert isinstance(asked, NetworkExtAuthz)
+            self._asked = asked
+        return self._asked.permits
 
     def _plan(self, key: str, data: Data) -> BindPlan:
         own = {name: self._listeners[name] for name in data["listeners"]}
@@ -525,6 +661,10 @@ class _Build:
         proxy = self._frontend.get("proxyProtocol")
         if data["tunnel"] == "proxy" and proxy is None:
             proxy = {}
+        if data["tunnel"] in CARRYING:
+            # Whoever made the tunnel is proved by TLS; a proxy before it could only repeat that.
+            proxy = None
+        connect = self._frontend.get("connect") or {}
         tcp = [name for name, one in own.items() if one["protocol"] == "TCP"]
         relayed = {name for name, one in own.items() if one["protocol"] == "TLS"}
         handshake = tls_policy.get("handshakeTimeout")
@@ -544,12 +684,16 @@ class _Build:
             proxy_optional=proxy is not None and proxy.get("mode") == "optional",
             keepalive=_keepalive(self._frontend.get("tcp")),
             uses_granian=uses_granian(self._config),
+            tunnel=data["tunnel"],
+            routes_connect=data["tunnel"] != "connect" and connect.get("mode") == "route",
+            takes_connect=data["tunnel"] == "connect" or connect.get("mode") == "tunnel",
+            opens_socket=data["mode"] != "internal",
         )
 
     def _server_tls(self, key: str, own: Mapping[str, Data], policy: Data) -> ServerTls:
         """Kept over compilations while nothing of it changed, so that TLS sessions stay valid."""
         listeners = tuple(TlsListener.from_data(name, data) for name, data in own.items())
-        defaults = TlsDefaults.from_policy(policy)
+        defaults = TlsDefaults.from_policy(policy, os.environ)
         kept = self._tls.get(key)
         if kept is not None and kept[0] == (listeners, defaults):
             return kept[1]
@@ -582,6 +726,7 @@ def http_settings(policy: Data) -> HttpSettings:
         if policy.get(key) is not None
     }
     values: dict[str, Any] = {**seconds, **numbers}
+    values["preserves_case"] = policy.get("http1HeaderCase") == "preserve"
     settings = HttpSettings(**values)
     limits_of(settings)
     return settings
@@ -594,6 +739,13 @@ def _filled(entries: list[RouteEntry[Route]]) -> Generator[None, None, RouteTabl
         yield
         table = table.replaced(entries[start : start + _ENTRIES_PER_SLICE])
     return table
+
+
+def _keeps_cookies(resources: Iterable[Data]) -> bool:
+    """Whether a policy keeps sessions in cookies."""
+    return any(
+        "oidc" in (one.get("policies") or ()) or one.get("kind") == "oidc" for one in resources
+    )
 
 
 def _names(listener: Data | None) -> tuple[str, str, str]:

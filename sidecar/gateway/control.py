@@ -6,11 +6,12 @@ Source: design sections 1 and 2; spec/config.md sections 8.3, 8.4 and 10.1.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -30,6 +31,8 @@ from sidecar.admin.health import readiness_app
 from sidecar.admin.logs import RequestLogReader, log_routes
 from sidecar.admin.server import AdminServer, parse_address
 from sidecar.admin.state import state_routes
+from sidecar.config.certificates import certificates
+from sidecar.config.mesh import OWN
 from sidecar.config.problems import InvalidConfigError, Problem
 from sidecar.config.scalars import duration_ns
 from sidecar.config.snapshot import (
@@ -44,6 +47,7 @@ from sidecar.errors import ConfigError
 from sidecar.gateway.expressions import expression_engine
 from sidecar.gateway.frontdoor import front_door
 from sidecar.gateway.loading import LoadedSnapshot, Loader
+from sidecar.gateway.mesh import CONTRIBUTED, ControlMesh, Mesh
 from sidecar.gateway.price_feeds import (
     PriceFeeds,
     fetch_prices,
@@ -58,7 +62,7 @@ from sidecar.state.keeper import BudgetKeeper
 from sidecar.state.leases import Leases
 from sidecar.state.redis_keeper import LeaseKeeper
 from sidecar.state.report import Amounts, Report
-from sidecar.state.request_log import path_of
+from sidecar.state.request_log_database import database_of
 from sidecar.state.retention import RowKeeper
 from sidecar.state.tables import Tables
 from sidecar.telemetry.clock import SystemClock
@@ -73,6 +77,7 @@ _LEVELS: Final = "runtime/levels"
 _COLLECT_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.02
 _NICE: Final = 5
+_GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 
 @final
@@ -88,7 +93,16 @@ class Control:
         tables: Tables,
         loop: asyncio.AbstractEventLoop,
         preloaded: LoadedSnapshot | None,
+        mesh: Mesh | None = None,
     ) -> None:
+        self._make_mesh = mesh
+        self._mesh: ControlMesh | None = None
+        self._is_meshed = False
+        """Whether all that readiness waits for of the mesh was there once."""
+        self._extra: dict[str, Resource] = {}
+        """What the mesh adds to the file; the file comes first."""
+        self._good_extra: dict[str, Resource] = {}
+        """As of the last configuration that every worker applied."""
         self._context = context
         self._loader = loader
         self._configs = configs
@@ -127,6 +141,7 @@ class Control:
         self._static = running["static/config"]
         self._current = self._preloaded or self._load_again(running)
         config = self._config()
+        self._join_mesh(config, running)
         self._start_logs(config)
         if self._error:
             self._log_refusal()
@@ -155,9 +170,12 @@ class Control:
         ]
         if leases is not None:
             runs.append(("leases", leases.run))
-        log_path = path_of(config)
-        if log_path is not None:
-            keeper = RowKeeper(log_path, self._row_age_ns, time.time_ns)
+        mesh = self._mesh
+        if mesh is not None:
+            runs.append(("mesh", lambda: mesh.run(self._contribute)))
+        database = database_of(config)
+        if database is not None:
+            keeper = RowKeeper(database, self._row_age_ns, time.time_ns)
             runs.append(("request log", keeper.run))
         tending = [loop.create_task(untiring(what, run)) for what, run in runs]
         try:
@@ -178,6 +196,42 @@ class Control:
         if self._reader is not None:
             self._reader.close()
         self._sink.close()
+
+    def _join_mesh(self, config: Mapping[str, Any], running: Mapping[str, Resource]) -> None:
+        """Raises: ConfigError. What an earlier process was told is not lost with it."""
+        if self._make_mesh is None:
+            return
+        own = self._current.snapshot.resources
+        known = {
+            key: resource
+            for key, resource in running.items()
+            if key.startswith(CONTRIBUTED) and key not in own
+        }
+        self._mesh = self._make_mesh.control(config, known)
+        if self._mesh is not None:
+            self._extra = dict(known)
+            self._good_extra = dict(known)
+
+    async def _contribute(self, changed: Mapping[str, Resource], removed: Collection[str]) -> str:
+        """See ControlMesh.run."""
+        async with self._reloading:
+            extra = self._extra
+            # Looked at one by one: a mesh has tens of thousands, and mostly one changes.
+            before = {key: extra.get(key) for key in (*changed, *removed)}
+            for key in removed:
+                extra.pop(key, None)
+            extra.update(changed)
+            if all(extra.get(key) == one for key, one in before.items()):
+                return ""
+            try:
+                self._publish()
+            except ShmError as error:
+                extra.update({key: one for key, one in before.items() if one is not None})
+                for key, one in before.items():
+                    if one is None:
+                        extra.pop(key, None)
+                return str(error)
+            return ""
 
     def _load_again(self, running: Mapping[str, Resource]) -> LoadedSnapshot:
         """As a replacement: what the file says now, or if that is refused what the workers run."""
@@ -213,8 +267,8 @@ class Control:
         engine = expression_engine(config)
         amounts = Amounts(UNITS, shown)
         report = Report.of(self._tables, SystemClock(), amounts, self._leases)
-        log_path = path_of(config)
-        reader = self._reader = None if log_path is None else RequestLogReader(log_path)
+        database = database_of(config)
+        reader = self._reader = None if database is None else RequestLogReader(database)
 
         def admin(local: bool) -> Starlette:
             return admin_app(
@@ -265,7 +319,7 @@ class Control:
 
     def _published(self) -> dict[str, Resource]:
         """The current resources as workers get them: a replaced worker must be like the others."""
-        resources = dict(self._current.snapshot.resources)
+        resources = {**self._extra, **self._current.snapshot.resources}
         now, then = resources["static/config"].data["config"], self._static.data["config"]
         assert isinstance(now, dict)
         assert isinstance(then, dict)
@@ -399,6 +453,13 @@ class Control:
         if not refused:
             if alive and all(one.applied_generation >= generation for one in alive):
                 self._good = self._current
+                self._good_extra = dict(self._extra)
+            return
+        if self._extra != self._good_extra:
+            # Not the file's fault: it stays, without what the mesh added last.
+            self._extra = dict(self._good_extra)
+            self._try_publish(self._current)
+            _log.error("what the mesh sent was refused: %s", refused[0].error)
             return
         if self._good is not None and self._current is not self._good:
             # What is published is what a worker that starts has to run on, so a revision that was
@@ -415,6 +476,7 @@ class Control:
             self._own.table_occupancy("metrics", self._metrics.used_rows, self._metrics.rows)
             self._tend_tables()
             self._count_leases()
+            self._count_mesh()
             await asyncio.sleep(_COLLECT_SECONDS)
 
     def _tend_tables(self) -> None:
@@ -437,6 +499,14 @@ class Control:
         if self._leases is not None and self._tables.leases is not None:
             self._own.redis_connected.set(0 if self._leases.link.is_down else 1)
             self._own.leases.set(self._tables.leases.stats().used)
+
+    def _count_mesh(self) -> None:
+        identity = self._published().get(f"identity/{OWN}")
+        if identity is not None:
+            leaf = certificates(str(identity.data["chain"]))[0]
+            self._own.certificate_expires(leaf.not_valid_after_utc.timestamp())
+        if self._mesh is not None:
+            self._mesh.measure(self._own.registry)
 
     def _row_age_ns(self) -> int | None:
         """How long the request log keeps a row."""
@@ -469,7 +539,8 @@ class Control:
                 for key, one in self._current.snapshot.resources.items()
                 if one.kind == "listener"
             },
-            "resources": self._current.snapshot.dump(),
+            "resources": {key: one.data for key, one in self._published().items()},
+            **({} if self._mesh is None else {"mesh": self._mesh.dump()}),
         }
 
     def statuses(self) -> Sequence[ProcessStatus]:
@@ -498,7 +569,16 @@ class Control:
             for one in self._configs.statuses()
             if one.is_alive and one.state == WorkerState.SERVING
         ]
-        return [] if serving else ["workers"]
+        if not serving:
+            return ["workers"]
+        if self._mesh is not None and not self._is_meshed:
+            waits = self._mesh.pending()
+            if waits:
+                return waits
+            if any(one.applied_generation < self._configs.generation for one in serving):
+                return ["workers"]
+            self._is_meshed = True
+        return []
 
     def quit(self) -> None:
         """See AdminState."""
@@ -559,16 +639,19 @@ def control_main(
     metrics: MetricsTable,
     tables: Tables,
     preloaded: Callable[[], LoadedSnapshot | None],
+    mesh: Mesh | None = None,
 ) -> None:
     """The body of the control process. Raises ConfigError when the first load fails."""
 
     # A large reload takes this process a core for a moment; requests come first.
     os.nice(_NICE)
+    # Of ten thousand resources there is nothing to collect, and each look at them is a pause.
+    gc.set_threshold(*_GC_THRESHOLDS)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         first = preloaded() if context.is_first else None
-        await Control(context, loader, configs, metrics, tables, loop, first).run()
+        await Control(context, loader, configs, metrics, tables, loop, first, mesh).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

@@ -44,6 +44,12 @@ def guarded(chain: Chain, request: Request) -> RequestError | Response | None:
             refusal = hook(request)
         except RequestError as error:
             return error
+        except SidecarError:
+            raise
+        except Exception as error:
+            # The long way meets it again, answers 500 and counts it; from here it would end the
+            # connection without a word.
+            raise SidecarError("a guard failed") from error
         if refusal is not None:
             assert isinstance(refusal, Response)
             return refusal

@@ -11,7 +11,7 @@ not fail a request.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, final
 
 from shm.endpoints import Column, Slot
@@ -92,6 +92,10 @@ class Endpoints:
                 listed[service] = {address for address, _ in members(*service) or ()}
             if place.address not in listed[service]:
                 self.detach(self._known.pop(place))
+        self._retain()
+
+    def _retain(self) -> None:
+        """Give the slots back of endpoints that are not known any more."""
         if self._column is None:
             return
         states = (endpoint.state for endpoint in self._known.values())
@@ -99,6 +103,23 @@ class Endpoints:
             self._column.retain([state for state in states if isinstance(state, Slot)])
         except ShmError as error:
             _log.warning("endpoints that have gone keep their slots: %s", error)
+
+    def end_some(self, services: Collection[str], members: Members) -> None:
+        """Let go of endpoints that these services do not have any more."""
+        listed: dict[tuple[str, int], set[Address]] = {}
+        gone: list[Place] = []
+        for place in self._known:
+            if place.service not in services:
+                continue
+            service = place.service, place.port
+            if service not in listed:
+                listed[service] = {address for address, _ in members(*service) or ()}
+            if place.address not in listed[service]:
+                gone.append(place)
+        for place in gone:
+            self.detach(self._known.pop(place))
+        if gone:
+            self._retain()
 
     def detach(self, endpoint: Endpoint) -> None:
         """Count for this endpoint in this worker alone, from what is known of it."""

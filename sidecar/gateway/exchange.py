@@ -32,6 +32,9 @@ class WorkerState(Protocol):
     def mirror(self, request: Request, mirror: Mirror) -> None:
         """Send a copy, in the background, within bounds."""
 
+    async def connect(self, request: Request) -> Response:
+        """Answer a CONNECT with a tunnel back into the gateway. Raises: RequestError."""
+
 
 def add_queued(request: Request, response: Response) -> None:
     """Put the headers that policies queued on the request in the place of the response's own."""

@@ -6,7 +6,7 @@ Source: design section 3; docs/frontdoors.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from sidecar.config.snapshot import Snapshot
 from sidecar.errors import ConfigError
@@ -31,9 +31,17 @@ def front_door(config: Data, protocol: str) -> str:
 
 
 def refusals(snapshot: Snapshot, config: Data) -> Iterable[ConfigError]:
-    """Listeners that `config.frontDoor: granian` asks for in vain."""
+    """What `config.frontDoor: granian` asks for in vain."""
     if not uses_granian(config):
         return
+    http = snapshot.resources.get("frontend/http")
+    policy: Data = {} if http is None else cast("Data", http.data["policy"])
+    if policy.get("maxConnectionDuration") is not None:
+        place = snapshot.places.get("frontend/http", "frontendPolicies.http")
+        yield ConfigError(
+            f"{place}.maxConnectionDuration",
+            "config.frontDoor is granian, which ends no connection for its age",
+        )
     for key, resource in snapshot.resources.items():
         if resource.kind == "listener" and resource.data["protocol"] == "HTTPS":
             yield ConfigError(

@@ -23,6 +23,9 @@ async def run_request(chain: Chain, request: Request, limit_bytes: int) -> Respo
         if answer is not None:
             assert isinstance(answer, Response)
             return answer
+        if chain.needs_request_body and type(request.body) is not FixedBody:
+            # A processor has put another one in its place.
+            await hold_request(request, limit_bytes)
     return None
 
 
@@ -39,6 +42,10 @@ async def run_response(
             answer = hook(request, response)
             if is_async:
                 await answer
+            is_held = type(response.body) is FixedBody or response.tunnel is not None
+            if after.needs_body and not is_held:
+                # As above, for what reads it later.
+                await hold_response(response, limit_bytes)
     except ClientDisconnected:
         raise
     except SidecarError as error:

@@ -6,13 +6,14 @@ Source: spec/config.md section 3.3.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
-from sidecar.policies.merge import KEPT, placed
+from sidecar.policies.merge import KEPT, merge, placed
 from sidecar.policies.order import CONNECTION, HOOKLESS, REQUEST_ORDER
 
 Payloads = dict[str, Any]
 Data = Mapping[str, Any]
+Key = TypeVar("Key", bound=tuple[object, ...])
 
 BACKEND_TYPE: Final = frozenset(
     (
@@ -52,7 +53,7 @@ class Levels:
 
     def __init__(self, policies: Iterable[Data]) -> None:
         self._gateway: dict[tuple[str, str, str, str, int], Payloads] = {}
-        self._route: dict[tuple[str, str, str], Payloads] = {}
+        self._route: dict[tuple[str, str, str, str], Payloads] = {}
         self._backend: dict[tuple[str, str], Payloads] = {}
         self._service: dict[tuple[str, str, int], Payloads] = {}
         self._empty = True
@@ -72,19 +73,19 @@ class Levels:
                 of.get("port") or 0,
             )
             place = "/".join(("gateway", *map(str, key)))
-            self._gateway.setdefault(key, {}).update(placed({kind: payload}, place))
+            _join(self._gateway, key, placed({kind: payload}, place))
         elif "route" in target:
             of = target["route"]
-            name = (of["namespace"], of["name"], of.get("ruleName") or "")
-            place = "/".join(("targeted", *name))
-            self._route.setdefault(name, {}).update(placed({kind: payload}, place))
+            name = (of["namespace"], of["name"], of.get("ruleName") or "", of.get("kind") or "")
+            place = "/".join(("targeted", *name[:3], *filter(None, name[3:])))
+            _join(self._route, name, placed({kind: payload}, place))
         elif target.get("backend", {}).get("service") is not None:
             of = target["backend"]["service"]
             where = (of["namespace"], of["hostname"], of.get("port") or 0)
-            self._service.setdefault(where, {})[kind] = payload
+            _join(self._service, where, {kind: payload})
         elif "backend" in target:
             of = target["backend"]["backend"]
-            self._backend.setdefault((of.get("namespace") or "", of["name"]), {})[kind] = payload
+            _join(self._backend, (of.get("namespace") or "", of["name"]), {kind: payload})
 
     def _of_listener(self, listener: Data, port: int | None, phase: str) -> list[Payloads]:
         namespace, name = listener["gateway_namespace"], listener["gateway_name"]
@@ -100,7 +101,10 @@ class Levels:
     def gateway_phase(self, listener: Data, port: int | None) -> list[Payloads]:
         """Of a listener before a route is chosen."""
         levels = [] if self._empty else self._of_listener(listener, port, "gateway")
-        return [*levels, dict(listener["policies"])] if listener["policies"] else levels
+        if not listener["policies"]:
+            return levels
+        names = (listener["gateway_namespace"], listener["gateway_name"], listener["name"])
+        return [*levels, placed(listener["policies"], "/".join(("listener", *names)))]
 
     def route_phase(self, listener: Data, port: int | None, route: Data) -> list[Payloads]:
         """Of a route; `BACKEND_TYPE` kinds are left out."""
@@ -114,9 +118,11 @@ class Levels:
         ]
 
     def _of_route(self, route: Data) -> list[Payloads]:
-        names = [(route["namespace"], route["name"], "")]
-        if route["rule_name"]:
-            names.append((route["namespace"], route["name"], route["rule_name"]))
+        kind = route.get("kind") or ("TCPRoute" if route.get("tcp") else "HTTPRoute")
+        rules = ("", route["rule_name"]) if route["rule_name"] else ("",)
+        names = [
+            (route["namespace"], route["name"], rule, one) for rule in rules for one in ("", kind)
+        ]
         return [self._route[name] for name in names if name in self._route]
 
     def backend_phase(
@@ -148,3 +154,8 @@ class Levels:
             names = {backend["name"], target.get("ref", backend["name"])}
             found = [level for (_, name), level in self._backend.items() if name in names]
         return [{k: v for k, v in level.items() if k in _BACKEND_KINDS} for level in found]
+
+
+def _join(levels: dict[Key, Payloads], key: Key, payloads: Payloads) -> None:
+    """Beside what was given for the same target before: rules add up there as over levels."""
+    levels[key] = merge((levels.get(key, {}), payloads))

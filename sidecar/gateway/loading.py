@@ -42,7 +42,7 @@ class Loader:
         self.fetched: dict[str, str] = {}
         """What was at the URLs of the configuration when they were last looked at."""
         self._normaliser = Normaliser(read_file=self._read, env=self._env, fetched=self.fetched)
-        self._checker = Checker()
+        self._checker = Checker(self._env)
 
     def load(self) -> LoadedSnapshot:
         """Read, check, normalise. Raises InvalidConfigError with every problem of all stages."""

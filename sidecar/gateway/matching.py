@@ -45,8 +45,9 @@ def chosen(request: Request, bind: Bind) -> Choice | None:
 def matched(request: Request, listener: Listener) -> tuple[Found[Route], str, str]:
     """`(route met, canonical path, target to forward)`. Raises RequestError 400 (path) or 404."""
     path, query, target = canonical.resolve(request.target)
+    front = listener.front
     found = listener.routes.match(
-        request.host,
+        request.host if front is None else front.host,
         path,
         request.method,
         request.headers,
@@ -54,6 +55,8 @@ def matched(request: Request, listener: Listener) -> tuple[Found[Route], str, st
         scheme=request.scheme,
         authority=request.authority,
     )
+    if found is None and front is not None and front.fallback is not None:
+        found = front.fallback.match("", path, request.method, request.headers, query)
     if found is None:
         raise RequestError(404, "NotFound", "route not found")
     return found, path, target

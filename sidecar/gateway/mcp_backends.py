@@ -21,6 +21,7 @@ from sidecar.config.model.mcp_tools import ToolControl, ToolPins
 from sidecar.config.scalars import duration_ns
 from sidecar.errors import ConfigError
 from sidecar.gateway.levels import Levels
+from sidecar.gateway.mcp_credentials import passes_credentials, without_passthrough
 from sidecar.gateway.mcp_facts import McpMetrics
 from sidecar.gateway.mcp_keys import state_key
 from sidecar.gateway.mcp_openapi import source_of
@@ -60,7 +61,6 @@ Data = Mapping[str, Any]
 _KIND: Final = "mcp"
 _CONNECTION: Final = ("backendTLS", "backendAuth", "backendTunnel", "health", "http", "tcp")
 _NO_ROUTE: Final[Data] = {"namespace": "", "name": "", "rule_name": "", "policies": {}}
-_PASSTHROUGH: Final = "passthrough"
 
 
 class Connect(Protocol):
@@ -223,24 +223,6 @@ def stdio_spec(given: Data) -> StdioSpec:
     )
 
 
-def without_passthrough(policies: Data) -> Data:
-    """Without the credential that is the client's own: see `Admission.passes_credentials`."""
-    auth = policies.get("backendAuth")
-    if not passes_credentials(auth):
-        return policies
-    if isinstance(auth, Mapping):
-        if len(auth) > 1:
-            raise ConfigError("backendAuth", "passthrough stands alone")
-        if auth[_PASSTHROUGH] and auth[_PASSTHROUGH].get("location") is not None:
-            raise ConfigError("backendAuth.passthrough.location", "not supported yet")
-    return {kind: value for kind, value in policies.items() if kind != "backendAuth"}
-
-
-def passes_credentials(auth: Any) -> bool:
-    """Whether servers get the client's own `Authorization`."""
-    return auth == _PASSTHROUGH or (isinstance(auth, Mapping) and _PASSTHROUGH in auth)
-
-
 def guardrails(policies: Data, services: Services, count: Count) -> McpGuardrails | None:
     """`mcpGuardrails`; None where there are none, or none that looks at anything.
 
@@ -288,9 +270,9 @@ class Parts:
         common = policies.get("backendAuth")
         auths = {one["name"]: (one.get("policies") or {}).get("backendAuth") for one in servers}
         self.trusted = frozenset(
-            name for name, own in auths.items() if passes_credentials(own or common)
+            name for name, own in auths.items() if passes_credentials(own or common, services)
         )
-        """Servers that get the client's own `Authorization`."""
+        """Servers whose calls take the client's own `Authorization` along."""
         origins = target.get("allowedOrigins")
         self.admission = Admission(
             is_local_only=bool(target.get("dnsRebindingProtection")),

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidecar.errors import ConfigError
-from sidecar.gateway.mcp_backends import Parts, limits, without_passthrough
+from sidecar.gateway.credentials import credentials_of
+from sidecar.gateway.mcp_backends import Parts, limits
+from sidecar.gateway.mcp_credentials import without_passthrough
 from sidecar.gateway.mcp_openapi import check_document
-from sidecar.llm.credentials.table import configured
 from sidecar.mcp.rules import Rules
 from sidecar.net.tls import ClientTls
 from sidecar.policies.base import Services
@@ -45,7 +46,7 @@ def _check_policies(policies: Data, services: Services) -> None:
         ClientTls(policies["backendTLS"], "backend.invalid")
     if policies.get("backendAuth") is not None:
         try:
-            configured(policies["backendAuth"], services.clock, host="backend.invalid")
+            credentials_of(policies["backendAuth"], services, host="backend.invalid")
         except ConfigError as problem:
             raise nested("backendAuth", problem) from problem
 

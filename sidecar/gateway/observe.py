@@ -18,16 +18,20 @@ from sidecar.config.scalars import duration_seconds
 from sidecar.gateway.compile import Telemetry
 from sidecar.gateway.expressions import expression_engine
 from sidecar.http.message import Connection, Request
+from sidecar.llm.credentials.shared import SharedTokens
 from sidecar.net.dialer import Address
 from sidecar.policies.base import Services
 from sidecar.policies.oidc_cookies import SECRET_VARIABLE
-from sidecar.state.request_log import RequestLogWriter, path_of
+from sidecar.state.request_log import RequestLogWriter
+from sidecar.state.request_log_database import database_of
 from sidecar.state.tables import Tables
-from sidecar.telemetry.access import AccessLog
+from sidecar.telemetry.access import AccessLog, OtlpLog
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.export import OtlpTarget, SpanExport, resource_attributes
+from sidecar.telemetry.exports import Exports
 from sidecar.telemetry.expressions import Compiler
 from sidecar.telemetry.fields import AccessEntry
+from sidecar.telemetry.log_export import LogExport
 from sidecar.telemetry.logs import Logs
 from sidecar.telemetry.metrics import RequestMetrics, UpstreamMetrics
 from sidecar.telemetry.request_log import RequestRows
@@ -75,6 +79,7 @@ class Observers:
         self._tables = tables
         self.leases = tables.leasing(clock)
         """This worker's use of what Redis shares, if it does."""
+        self._tokens = SharedTokens(tables.tokens, clock)
         self._writer = writer
         self._clock = clock
         self._sink = LogSink(_STDOUT)
@@ -82,11 +87,7 @@ class Observers:
         self._logs: Logs | None = None
         self._levels = ""
         """What `set_levels` was told last; "" for the configured ones."""
-        self._export: SpanExport | None = None
-        self._export_of: Data | None = None
-        self._retired: list[SpanExport] = []
-        """Exports of earlier configurations that may still be sending."""
-        self._lost_spans = 0
+        self._exports = Exports()
         self.request_log: RequestLogWriter | None = None
         """Made by the first configuration; where it writes to needs a restart to change."""
         self._upstreams: UpstreamMetrics | None = None
@@ -105,6 +106,7 @@ class Observers:
             rates=tables.rates,
             budgets=tables.budgets.table,
             leases=self.leases,
+            tokens=self._tokens,
             cookie_secret=os.environ.get(SECRET_VARIABLE, ""),
         )
 
@@ -128,6 +130,7 @@ class Observers:
             sink=self._sink,
             clock=self._clock,
             rows=self._request_rows(config, policy or {}, compiler, services.cel),
+            otlp=self._otlp_log(policy or {}, compiler),
         )
         policy = frontend.get("tracing")
         tracer = None if policy is None else self._tracer(policy, compiler)
@@ -137,11 +140,11 @@ class Observers:
         self, config: Data, policy: Data, compiler: Compiler, engine: Engine
     ) -> RequestRows | None:
         """None where `config` has no database."""
-        path = path_of(config)
-        if path is None:
+        database = database_of(config)
+        if database is None:
             return None
         if self.request_log is None:
-            self.request_log = RequestLogWriter(path)
+            self.request_log = RequestLogWriter(database)
         rows = RequestRows(
             policy.get("database"),
             config.get("standardAttributes"),
@@ -175,10 +178,7 @@ class Observers:
         self.uses_ipv6 = bool(config.get("enableIpv6", True))
 
     def _tracer(self, policy: Data, compiler: Compiler) -> Tracer:
-        if self._export is None or self._export_of != policy:
-            if self._export is not None:
-                self._export.retire()
-                self._retired.append(self._export)
+        def make() -> SpanExport:
             target = OtlpTarget.of_policy(policy, "frontendPolicies.tracing")
             resources = compiler.expressions(
                 policy.get("resources"), "frontendPolicies.tracing.resources"
@@ -186,10 +186,23 @@ class Observers:
             nowhere = AccessEntry(Connection("", 0, "", 0))
             added = [(name, one.value(nowhere)) for name, one in resources.items()]
             version = package_version()
-            attributes = resource_attributes(os.environ, version, added)
-            self._export = SpanExport(target, attributes, version)
-            self._export_of = policy
-        return Tracer(policy, compiler, self._export, self._clock)
+            return SpanExport(target, resource_attributes(os.environ, version, added), version)
+
+        return Tracer(policy, compiler, self._exports.spans.of(policy, make), self._clock)
+
+    def _otlp_log(self, log: Data, compiler: Compiler) -> OtlpLog | None:
+        policy = log.get("otlp")
+        if policy is None:
+            return None
+
+        def make() -> LogExport:
+            target = OtlpTarget.of_policy(policy, "frontendPolicies.accessLog.otlp", signal="logs")
+            version = package_version()
+            return LogExport(target, resource_attributes(os.environ, version), version)
+
+        where = {key: value for key, value in policy.items() if key not in ("filter", "fields")}
+        export = self._exports.logs.of(where, make)
+        return OtlpLog(policy, log, compiler, export.submit, self._clock)
 
     def admin_address(self, config: Data) -> Address | None:
         """Where `internal` backends go."""
@@ -197,13 +210,9 @@ class Observers:
         return None if found is None else Address(found.host, found.port, found.path)
 
     def dropped(self) -> tuple[int, int]:
-        """`(log lines, spans)` that were lost since the start."""
-        for export in self._retired:
-            if not export.is_alive:
-                self._lost_spans += export.lost_spans
-        self._retired = [export for export in self._retired if export.is_alive]
-        exports = self._retired if self._export is None else [*self._retired, self._export]
-        return self._sink.dropped_lines, self._lost_spans + sum(one.lost_spans for one in exports)
+        """`(log lines and records, spans)` that were lost since the start."""
+        lines = self._sink.dropped_lines + self._exports.logs.lost()
+        return lines, self._exports.spans.lost()
 
     def connected(self, seconds: float, transport: str) -> None:
         """An upstream connection was made."""
@@ -225,6 +234,5 @@ class Observers:
         """Write out what is queued."""
         if self.request_log is not None:
             self.request_log.close()
-        if self._export is not None:
-            self._export.close()
+        self._exports.close()
         self._sink.close()

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from typing import Final, final
 
 from sidecar.errors import RequestError, SidecarError, UpstreamError
+from sidecar.gateway.connect_route import begin, tunnelled
 from sidecar.gateway.direct import Resume, has_passed, rest_of
 from sidecar.gateway.exchange import Exchange, WorkerState, add_queued
 from sidecar.gateway.hooks import hold_response, run_request, run_response
 from sidecar.gateway.matching import authority_for, matched, note_route, version_for
-from sidecar.gateway.plan import Backend, Gateway, Listener, Route
+from sidecar.gateway.plan import Backend, Bind, Gateway, Listener, Route
 from sidecar.gateway.respond import error_response
 from sidecar.gateway.starter import Starter
 from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
@@ -105,11 +106,14 @@ class Pipeline:
     async def _serve(self, request: Request, exchange: Exchange, gateway: Gateway) -> Response:
         if self._worker.in_flight > self._worker.max_in_flight:
             raise OverloadError
-        bind = gateway.binds.get(self._bind)
+        bind = gateway.bind(self._bind)
         if bind is None:
             raise RequestError(404, "NotFound", "bind not found", close=True)
         if request.method == "CONNECT":
-            raise RequestError(405, "Internal", "method not allowed", close=True)
+            _check_connect(request, bind)
+            if bind.plan.takes_connect and not bind.listeners:
+                # A port for tunnels alone, as the reference's egress proxies have it.
+                return await self._worker.connect(request)
         listener = bind.listener_of(request)
         exchange.labels = listener.labels
         if gateway.observer is not None:
@@ -132,9 +136,15 @@ class Pipeline:
     async def _guarded_route(
         self, request: Request, exchange: Exchange, listener: Listener, gateway: Gateway
     ) -> Response:
+        if request.method == "CONNECT" and not self._routes_connect(gateway):
+            return await self._worker.connect(request)
         route = self._route_of(request, listener)
         exchange.route = route
         return await self._run_route(request, exchange, route, gateway)
+
+    def _routes_connect(self, gateway: Gateway) -> bool:
+        bind = gateway.bind(self._bind)
+        return bind is not None and bind.plan.routes_connect
 
     @staticmethod
     def _route_of(request: Request, listener: Listener) -> Route:
@@ -223,7 +233,7 @@ class Pipeline:
             if response is not None:
                 return response
         mirrors = route.mirrors
-        if mirrors:
+        if mirrors and request.method != "CONNECT":
             for mirror in mirrors:
                 if mirror.policy.is_sampled(self._random()):
                     self._worker.mirror(request, mirror)
@@ -344,8 +354,10 @@ class Pipeline:
         self, request: Request, exchange: Exchange, route: Route, backend: Backend, body: Body
     ) -> Response:
         """One call of one endpoint, or what stands in its place."""
-        if backend.serve is not None:
+        if backend.serve is not None and request.method != "CONNECT":
             return await backend.serve.serve(request, exchange, route, self._attempt)
+        if request.method == "CONNECT":
+            return await tunnelled(request, exchange, backend)
         upstream = backend.upstream
         picked = upstream.pick_nowait(request)
         if picked is None:
@@ -382,6 +394,20 @@ class Pipeline:
             failed = "" if response.status >= 400 else None
             end_span(span, request, picked.label, response.status, failed)
         return response
+
+
+def _check_connect(request: Request, bind: Bind) -> None:
+    """Let CONNECT in, in the form in which routes are chosen for it. Raises: RequestError."""
+    if not (bind.plan.routes_connect or bind.plan.takes_connect):
+        raise RequestError(405, "Internal", "method not allowed", close=True)
+    if request.version == "HTTP/2.0":
+        # What comes are the tunnel's octets, which no policy may wait for or take.
+        request.body = FixedBody()
+    elif request.body.length != 0:
+        # Where the body ends and the tunnel begins, others may see otherwise.
+        raise RequestError(400, "InvalidRequest", "CONNECT with a body", close=True)
+    if bind.plan.routes_connect:
+        begin(request)
 
 
 def _call(request: Request, backend: Backend, route: Route, body: Body) -> Call:

@@ -7,12 +7,13 @@ the caches of `Gateway.delegated` and `Bind.known`, and the metric cells.
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from sidecar.errors import RequestError
+from sidecar.gateway.mesh import Front
 from sidecar.gateway.upstream import Upstream
 from sidecar.http.message import Body, Connection, Request, Response
 from sidecar.net.listener import BindPlan
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from sidecar.net.host import Cancellable
 
 _DELEGATED_MAX: Final = 4096
+_FRONTS_MAX: Final = 16_384
 
 
 @final
@@ -169,6 +171,8 @@ class Route:
     """Whether `urlRewrite.authority: auto` asks for it also where a backend would not."""
     error_shape: ErrorShape | None = None
     """That of its backends, if they have one."""
+    front: Front | None = None
+    """What the mesh judges its requests for; None: it does not."""
     _metrics: RouteMetrics | None = None
 
     def __post_init__(self) -> None:
@@ -285,6 +289,19 @@ class TcpRoute:
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
+class ListenerFront:
+    """How a listener chooses routes for a service that it stands for (gateway.fronts).
+
+    `host`: a host key in the place of the request's. `fallback`: asked when no route of its own is
+    met.
+    """
+
+    host: str
+    fallback: RouteTable[Route] | None
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
 class Listener:
     """A listener with the policies of the gateway phase."""
 
@@ -298,12 +315,24 @@ class Listener:
     tcp_routes: TcpRouteTable[TcpRoute]
     labels: Unrouted
     metrics: ListenerMetrics
+    front: ListenerFront | None = None
+
+
+EXAMINED: Final = "examined"
+"""Where a connection's `extra` says that another service has let it in."""
 
 
 class Admit(Protocol):
     """Whether a connection may come in."""
 
     def __call__(self, connection: Connection) -> bool:
+        """True lets it in."""
+
+
+class Examine(Protocol):
+    """The same, where another service has to be asked."""
+
+    async def __call__(self, connection: Connection) -> bool:
         """True lets it in."""
 
 
@@ -342,6 +371,7 @@ class Bind:
     table: ListenerTable[Listener]
     listeners: Mapping[str, Listener]
     admit: Admit | None = None
+    examine: Examine | None = None
     _choices: dict[tuple[str, str, str], Choice] = field(default_factory=dict)
 
     def known(self, request: Request) -> Choice | None:
@@ -412,11 +442,38 @@ class Gateway:
     access_log: AccessLog | None
     tracer: Tracer | None
     make_delegated: Callable[[Route, Route], Route]
-    _delegated: dict[tuple[str, str], Route] = field(default_factory=dict)
+    make_front: Callable[[Front], Bind | None]
+    _fronts: dict[str, Bind | None] = field(default_factory=dict)
+    _delegated: dict[tuple[str, str, Front | None], Route] = field(default_factory=dict)
+
+    def bind(self, key: str) -> Bind | None:
+        """A bind of the configuration, or a front (see gateway.fronts). Raises: ConfigError."""
+        found = self.binds.get(key)
+        if found is not None or key in self._fronts:
+            return found or self._fronts[key]
+        front = Front.parse(key)
+        if front is None:
+            return None
+        if len(self._fronts) >= _FRONTS_MAX:
+            self._fronts.clear()
+        made = self._fronts[key] = self.make_front(front)
+        return made
+
+    def keep_fronts(
+        self, before: Gateway, services: Collection[str], workloads: Collection[str]
+    ) -> None:
+        """Those of the gateway before, but for what has changed."""
+        for key, bind in before._fronts.items():
+            front = Front.parse(key)
+            assert front is not None
+            touched = services if front.kind == "service" else workloads
+            if front.name not in touched:
+                self._fronts[key] = bind
 
     def delegated(self, parent: Route, child: Route) -> Route:
         """The child route with its parent's policies beneath its own."""
-        key = (parent.key, child.key)
+        # One route may stand in many fronts, each of which the mesh judges by its own policies.
+        key = (parent.key, child.key, parent.front)
         route = self._delegated.get(key)
         if route is None:
             if len(self._delegated) >= _DELEGATED_MAX:

@@ -17,6 +17,8 @@ from sidecar.gateway.plan import Bind
 from sidecar.net.listener import Gate, Port
 
 _BACKLOG: Final = 4096
+_INNER_MAX: Final = 1024
+"""A client of a mesh may call any port of a workload: what nobody is connected through goes."""
 
 
 @final
@@ -26,6 +28,8 @@ class Ports:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._open: dict[str, Port] = {}
+        self._inner: dict[str, Port] = {}
+        """Binds without a socket, and fronts: entered through tunnels alone."""
         self._retiring: set[asyncio.Task[None]] = set()
 
     def open(
@@ -38,7 +42,7 @@ class Ports:
         opened: dict[str, socket.socket] = {}
         for key, data in changed.items():
             kind, _, name = key.partition("/")
-            port = data["port"] if kind == "bind" else 0
+            port = data["port"] if kind == "bind" and data.get("mode") != "internal" else 0
             if not port or name in self._open:
                 continue
             try:
@@ -59,7 +63,9 @@ class Ports:
 
         `retire_seconds`: how long the connections of a closed one have to end.
         """
-        wanted = {key: bind for key, bind in binds.items() if bind.plan.port}
+        wanted = {k: bind for k, bind in binds.items() if bind.plan.port and bind.plan.opens_socket}
+        # One that nobody is connected through is made anew when it is asked for.
+        self._forget_idle()
         for key in [key for key in self._open if key not in wanted]:
             port = self._open.pop(key)
             port.drain()
@@ -74,19 +80,34 @@ class Ports:
             else:
                 self._open[key].replace(bind.plan)
 
+    def enter(self, bind: Bind) -> Port:
+        """Where a connection that came through a tunnel is served."""
+        port = self._open.get(bind.key) or self._inner.get(bind.key)
+        if port is None:
+            if len(self._inner) >= _INNER_MAX:
+                self._forget_idle()
+            port = self._inner[bind.key] = Port(bind.plan, self._gate, None)
+        elif port.plan is not bind.plan:
+            port.replace(bind.plan)
+        return port
+
+    def _forget_idle(self) -> None:
+        self._inner = {key: port for key, port in self._inner.items() if port.connections}
+
     async def drain(self, minimum_seconds: float, maximum_seconds: float) -> None:
         """Go on accepting for the minimum, then finish what runs; at the maximum, cut it."""
-        for port in self._open.values():
+        for port in (*self._open.values(), *self._inner.values()):
             port.drain()
         if minimum_seconds:
             await asyncio.sleep(minimum_seconds)
         for port in self._open.values():
             port.stop_accepting()
         loop = self._gate.loop
-        waits = [loop.create_task(port.wait_idle()) for port in self._open.values()]
+        ports = (*self._open.values(), *self._inner.values())
+        waits = [loop.create_task(port.wait_idle()) for port in ports]
         if waits:
             await asyncio.wait(waits, timeout=max(maximum_seconds - minimum_seconds, 0.0))
-        for port in self._open.values():
+        for port in ports:
             port.abort()
         if waits:
             await asyncio.wait(waits, timeout=0.5)

@@ -176,8 +176,10 @@ def _see_all(known: Mapping[Path, _Seen], *, is_noticed: bool) -> dict[Path, _Se
 
 
 def _digest(path: Path) -> bytes:
-    """A hash of the content, or the reason why there is none."""
+    """A hash of the content, of a directory the names in it; or the reason why there is none."""
     try:
+        if path.is_dir():
+            return hashlib.blake2b("\0".join(sorted(os.listdir(path))).encode()).digest()
         return hashlib.blake2b(path.read_bytes()).digest()
     except OSError as exc:
         return f"errno {exc.errno}".encode()

@@ -25,6 +25,8 @@ _GRPC_STATUS: Final = {
     504: b"14",
 }
 _UNKNOWN: Final = b"2"
+_UNSAID: Final = {413: "request body too large"}
+"""What plain HTTP leaves to the status is said where a format has a place for words."""
 
 
 def is_grpc(request: Request) -> bool:
@@ -57,9 +59,10 @@ def error_response(request: Request, error: Exception) -> Response:
 
 def make(request: Request, status: int, message: str, reason: str) -> Response:
     """A local response with this status, or its gRPC form."""
+    words = message or _UNSAID.get(status, "")
     if not is_grpc(request):
         shape = getattr(request.route, "error_shape", None)
-        body = None if shape is None else shape(request, status, message, reason)
+        body = None if shape is None else shape(request, status, words, reason)
         if body is not None:
             headers = Headers(((b"content-type", b"application/json"),))
             return Response(status, headers, FixedBody(body), reason=reason)
@@ -69,7 +72,7 @@ def make(request: Request, status: int, message: str, reason: str) -> Response:
         (
             (b"content-type", b"application/grpc"),
             (b"grpc-status", code),
-            (b"grpc-message", quote(message, safe=" !#$&'()*+,-./:;<=>?@[]^_`{|}~").encode()),
+            (b"grpc-message", quote(words, safe=" !#$&'()*+,-./:;<=>?@[]^_`{|}~").encode()),
         )
     )
     return Response(200, headers, FixedBody(), reason=reason)

@@ -26,10 +26,12 @@ from shm.segment import sweep
 from sidecar.config.local import Source
 from sidecar.config.problems import InvalidConfigError
 from sidecar.config.scalars import duration_seconds
-from sidecar.config.snapshot import encode
+from sidecar.config.snapshot import Resource, encode
+from sidecar.config.validate import sidecar_ports
 from sidecar.errors import SidecarError
 from sidecar.gateway.control import control_main
 from sidecar.gateway.loading import LoadedSnapshot, Loader
+from sidecar.gateway.mesh import Mesh
 from sidecar.gateway.ports import listening_socket, refusal_of
 from sidecar.gateway.process import ProcessSpec, tell
 from sidecar.gateway.supervisor import Supervisor
@@ -41,7 +43,7 @@ from sidecar.version import package_version
 _METRIC_ROWS: Final = 16_384
 
 
-def run(source: Source, output: str) -> int:
+def run(source: Source, output: str, mesh: Mesh | None = None) -> int:
     """Run until told to stop; gives the exit code. `output`: "text" or "json" (problems)."""
     loader = Loader(source)
     try:
@@ -62,7 +64,7 @@ def run(source: Source, output: str) -> int:
             shared = _shared(source, workers, config, stack)
             shared.configs.publish(encode(loaded.snapshot, 1))
             tell(_banner(loader.source, loaded, workers, config))
-            return Supervisor(_spec(loader, loaded, shared, workers, config)).run()
+            return Supervisor(_spec(loader, loaded, shared, workers, config, mesh)).run()
     except (SidecarError, ShmError) as error:
         tell(f"error: {error}")
         return 1
@@ -114,7 +116,12 @@ def _shared(source: Source, workers: int, config: Any, stack: ExitStack) -> _Sha
 
 
 def _spec(
-    loader: Loader, loaded: LoadedSnapshot, shared: _Shared, workers: int, config: Any
+    loader: Loader,
+    loaded: LoadedSnapshot,
+    shared: _Shared,
+    workers: int,
+    config: Any,
+    mesh: Mesh | None,
 ) -> ProcessSpec:
     configs, metrics, tables = shared.configs, shared.metrics, shared.tables
 
@@ -126,6 +133,7 @@ def _spec(
             metrics=metrics,
             tables=tables,
             preloaded=lambda: loaded,
+            mesh=mesh,
         ),
         worker_main=partial(
             worker_main,
@@ -133,6 +141,7 @@ def _spec(
             metrics=metrics,
             tables=tables,
             directory=shared.directory,
+            mesh=mesh,
         ),
         workers=workers,
         drain_seconds=duration_seconds(config.get("connectionTerminationDeadline") or "5s"),
@@ -148,15 +157,29 @@ def _taken_port(loaded: LoadedSnapshot, config: Any) -> str:
     """
     if UPGRADE_ENV in os.environ:
         return ""
-    for key, resource in loaded.snapshot.resources.items():
-        port = resource.data.get("port") if resource.kind == "bind" else None
-        if isinstance(port, int) and port:
-            try:
-                listening_socket(port, ipv6=bool(config.get("enableIpv6", True))).close()
-            except OSError as error:
-                place = loaded.snapshot.places.get(key, key)
-                return f"{place}.port: port {port}: {refusal_of(error)}"
+    places = loaded.snapshot.places
+    wanted = [
+        (f"{places.get(key, key)}.port", port)
+        for key, resource in loaded.snapshot.resources.items()
+        if (port := listened_port(resource))
+    ]
+    wanted += [
+        (f"config.istio.sidecar.{key}", port) for key, port in sidecar_ports({"config": config})
+    ]
+    for place, port in wanted:
+        try:
+            listening_socket(port, ipv6=bool(config.get("enableIpv6", True))).close()
+        except OSError as error:
+            return f"{place}: port {port}: {refusal_of(error)}"
     return ""
+
+
+def listened_port(resource: Resource) -> int:
+    """Where a resource has the workers listen; 0 for one that does not."""
+    if resource.kind != "bind" or resource.data.get("mode") == "internal":
+        return 0
+    port = resource.data.get("port")
+    return port if isinstance(port, int) else 0
 
 
 def worker_count(value: object) -> int:
@@ -184,20 +207,25 @@ def _cgroup_cpus() -> int:
 
 def _banner(source: Source, loaded: LoadedSnapshot, workers: int, config: Any) -> str:
     resources = loaded.snapshot.resources.values()
-    ports = sorted(
-        int(str(one.data["port"])) for one in resources if one.kind == "bind" and one.data["port"]
-    )
+    ports = sorted(port for one in resources if (port := listened_port(one)))
     routes = sum(one.kind in ("route", "tcproute") for one in resources)
     return "\n".join(
         (
             f"agentgateway-sidecar {package_version()}: {source.name}",
             f"  listening on    {', '.join(map(str, ports)) or 'no port'} ({_count(routes)})",
             f"  workers         {workers}, state in shared memory",
+            *_captures(config),
             f"  admin           {_place(config.get('adminAddr'))}",
             f"  stats           {_place(config.get('statsAddr'), '/metrics')}",
             f"  readiness       {_place(config.get('readinessAddr'), '/healthz/ready')}",
         )
     )
+
+
+def _captures(config: Any) -> list[str]:
+    """The line of a pod's sidecar, which has listeners of its own."""
+    ports = [str(port) for _, port in sidecar_ports({"config": config})]
+    return [f"  captures        {', '.join(ports)} (sidecar of its pod)"] if ports else []
 
 
 def _count(routes: int) -> str:

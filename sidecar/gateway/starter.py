@@ -46,7 +46,7 @@ class Starter:
         """
         worker = self._worker
         gateway = worker.gateway
-        bind = gateway.binds.get(self._bind)
+        bind = gateway.bind(self._bind)
         if (
             bind is None
             or gateway.tracer is not None  # its spans are the long way's to make

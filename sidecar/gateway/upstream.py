@@ -9,14 +9,16 @@ settings): a reload that leaves a backend as it was keeps its connections.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol, final
 
 from sidecar.errors import RequestError, SidecarError, UpstreamError
 from sidecar.http.message import Request, Response
-from sidecar.net.dialer import Address, Dialer, UpstreamTls
+from sidecar.net.dialer import Address, Dialer, DialSettings, UpstreamTls, connect_failed
+from sidecar.net.forbidden import is_forbidden, is_own
 from sidecar.net.pool import Call, Pool, PoolSettings, Version
+from sidecar.net.proxied import Proxy, ProxyDialer
 from sidecar.net.resolve import Resolver
 from sidecar.net.sweep import Sweeper
 from sidecar.telemetry.clock import Clock
@@ -79,6 +81,8 @@ class Pools:
         self._pools: dict[PoolKey, Pool] = {}
         self._used: set[PoolKey] = set()
         self.resolver = resolver
+        self.proxies: dict[str, Proxy] = {}
+        """Those of `PoolSettings.proxy`, as the newest configuration has them."""
 
     def get(self, key: PoolKey, tls: UpstreamTls | None) -> Pool:
         """The pool of a key, made when it is new. `tls` is the meaning of `key.tls`."""
@@ -88,13 +92,21 @@ class Pools:
             pool = self._pools[key] = Pool(
                 key.address,
                 tls,
-                self._dialer,
+                self._dialer_of(key),
                 key.settings,
                 self._loop,
                 self._sweeper,
                 self._on_connect,
             )
         return pool
+
+    def _dialer_of(self, key: PoolKey) -> Dialer:
+        proxy = key.settings.proxy
+        if not proxy:
+            return self._dialer
+        if key.address.hop:
+            return _NoDetour()
+        return ProxyDialer(lambda: self.proxies[proxy], self._loop)
 
     def begin_round(self) -> None:
         """A full compilation begins: what it does not ask for is dropped by `end_round`."""
@@ -103,6 +115,11 @@ class Pools:
     def end_round(self) -> None:
         """Close the pools nobody asked for since `begin_round`; calls under way finish."""
         for key in [key for key in self._pools if key not in self._used]:
+            self._pools.pop(key).close()
+
+    def end_some(self, addresses: Collection[Address]) -> None:
+        """Close the pools of addresses that are gone."""
+        for key in [key for key in self._pools if key.address in addresses]:
             self._pools.pop(key).close()
 
     def forget(self, key: PoolKey) -> None:
@@ -117,6 +134,23 @@ class Pools:
             pool.close()
         self._pools.clear()
         self.resolver.close()
+
+
+@final
+class _NoDetour:
+    """Behind a proxy of `backendTunnel` a workload of a mesh would be called in plaintext."""
+
+    async def connect(
+        self,
+        factory: Callable[[], asyncio.Protocol],
+        address: Address,
+        tls: UpstreamTls | None,
+        settings: DialSettings,
+        *,
+        http1_only: bool,
+    ) -> asyncio.Transport:
+        """See Dialer. Raises: UpstreamError."""
+        raise connect_failed(address, "backendTunnel does not lead to workloads of a mesh")
 
 
 @final
@@ -204,15 +238,30 @@ class DynamicUpstream:
     At most 512 destinations keep connections; the one unused longest is dropped first.
     """
 
-    __slots__ = ("_destination", "_known", "_make", "_pools", "_resolver")
+    __slots__ = (
+        "_admin_port",
+        "_allows_all",
+        "_destination",
+        "_known",
+        "_make",
+        "_pools",
+        "_resolver",
+    )
 
     def __init__(
         self,
         destination: Callable[[Request], tuple[str, int]],
-        resolver: Resolver,
+        resolver: Resolver | None,
         make: Callable[[Address, str], tuple[PoolKey, UpstreamTls | None]],
         pools: Pools,
+        *,
+        allows_all: bool = False,
+        admin_port: int = 0,
     ) -> None:
+        """`resolver`: None where somebody else resolves names. `allows_all`: even destinations that
+        net.forbidden tells of. `admin_port`: where this gateway itself takes orders; 0: nowhere."""
+        self._allows_all = allows_all
+        self._admin_port = admin_port
         self._destination = destination
         self._resolver = resolver
         self._make = make
@@ -227,7 +276,14 @@ class DynamicUpstream:
         """See Upstream."""
         host, port = self._destination(request)
         host = host.strip("[]")
-        ip = await self._resolver.pick(host)
+        ip = host if self._resolver is None else await self._resolver.pick(host)
+        if not self._allows_all and is_forbidden(ip):
+            text = "link-local and metadata addresses are no destinations"
+            raise RequestError(403, "Authorization", text)
+        if port == self._admin_port and is_own(ip):
+            # Who may come there, it judges by the address that a connection comes from.
+            text = "the gateway's own admin service is no destination"
+            raise RequestError(403, "Authorization", text)
         key, tls = self._make(Address(ip, port), host)
         picked = self._known.pop(key, None)
         if picked is None or picked.pool.closed:

@@ -12,7 +12,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -20,21 +20,36 @@ import uvloop
 
 from shm.config import ConfigTable, WorkerState
 from shm.metrics import MetricsTable
-from sidecar.config.snapshot import diff, read_header, read_record
+from sidecar.config.common import Common
+from sidecar.config.snapshot import read_header, read_record
+from sidecar.config.snapshot_diff import Index, diff
 from sidecar.errors import ConfigError, RequestError, SidecarError
 from sidecar.gateway.callouts import Backlog
 from sidecar.gateway.compile import Compiler, Surroundings
+from sidecar.gateway.connects import Connects
 from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.mcp_worker import McpWorker
+from sidecar.gateway.memory import keep_freed_memory
+from sidecar.gateway.mesh import (
+    KINDS,
+    Front,
+    Mesh,
+    MeshDialer,
+    WorkerMesh,
+    is_meshed,
+    packet_mark,
+)
 from sidecar.gateway.observe import Observers
 from sidecar.gateway.pipeline import Pipeline
-from sidecar.gateway.plan import Bind, Gateway, Listener, Mirror, TcpRoute
+from sidecar.gateway.plan import EXAMINED, Bind, Examine, Gateway, Listener, Mirror, TcpRoute
 from sidecar.gateway.ports import Ports
 from sidecar.gateway.process import WorkerContext, clear
 from sidecar.gateway.upstream import Pools
 from sidecar.http.headers import Headers
-from sidecar.http.message import Connection, FixedBody, Handler, Request
+from sidecar.http.message import Connection, FixedBody, Handler, Request, Response
 from sidecar.net.dialer import DirectDialer
+from sidecar.net.edns import use_edns0
+from sidecar.net.listener import Carried, Port
 from sidecar.net.outbox import Outbox
 from sidecar.net.resolve import Resolver
 from sidecar.net.sweep import Sweeper
@@ -83,9 +98,14 @@ class Worker:
         tables: Tables,
         loop: asyncio.AbstractEventLoop,
         directory: str,
+        mesh: Mesh | None = None,
     ) -> None:
         """`directory`: where the workers' sockets for each other are."""
         self._context = context
+        self._make_mesh = mesh
+        self._mesh: WorkerMesh | None = None
+        self._direct = DirectDialer(loop)
+        self._dialer = MeshDialer(self._direct)
         self._configs = configs
         self.loop = loop
         self.clock: Clock = SystemClock()
@@ -94,7 +114,8 @@ class Worker:
         self.max_in_flight = MAX_IN_FLIGHT
         self.gateway: Gateway
         self._ports = Ports(self)
-        self._digests: dict[str, bytes] = {}
+        self._index: Index = ()
+        self._common = Common()
         self._date = (0, b"", b"")
         self._mirrors: set[asyncio.Task[None]] = set()
         self._backlog = Backlog()
@@ -105,6 +126,7 @@ class Worker:
         self._mcp = McpWorker(tables, context.worker, configs.workers, directory, self.clock)
         self._pools: Pools | None = None
         self._compiler: Compiler | None = None
+        self._connects = Connects(self, self._keep)
         self._stopping = loop.create_future()
         self._own: WorkerMetrics | None = None
         self._lease_metrics: LeaseMetrics | None = None
@@ -159,6 +181,8 @@ class Worker:
                 if self._observers.leases is not None:
                     self._count_leases(self._observers.leases)
                 self._count_rows()
+                if self._mesh is not None:
+                    self._mesh.measure(self.gateway.requests.registry)
             if self._stale > (_STALE_IDLE if not self.in_flight else _STALE_MAX):
                 self._collect()
 
@@ -196,11 +220,17 @@ class Worker:
     async def _drain(self) -> None:
         """Spec/config.md section 10.2: go on accepting for the minimum, then finish what runs."""
         self._configs.set_state(self._context.worker, WorkerState.DRAINING)
-        await self._ports.drain(*self._observers.drain_seconds)
+        seconds = self._observers.drain_seconds
+        draining = [self._ports.drain(*seconds)]
+        if self._mesh is not None:
+            draining.append(self._mesh.drain(*seconds))
+        await asyncio.gather(*draining)
         if self._compiler is not None:
             self._compiler.close()
         await self._backlog.close(_BACKLOG_SECONDS)
         await self._mcp.close()
+        if self._mesh is not None:
+            await self._mesh.close()
         for task in (*self._mirrors, *self._tasks):
             task.cancel()
         if self._pools is not None:
@@ -242,10 +272,12 @@ class Worker:
 
     async def _compile_and_swap(self, generation: int, buffer: memoryview) -> None:
         read_header(buffer)
-        difference = await self._sliced(diff(self._digests, buffer))
+        difference = await self._sliced(diff(self._index, buffer))
         changed: dict[str, Mapping[str, Any]] = {}
         for count, record in enumerate(difference.changed):
-            changed[record.key] = read_record(buffer, record)
+            changed[record.key] = data = read_record(buffer, record)
+            if record.key.startswith("workload/"):
+                self._common.share(data)
             if count % 64 == 63:
                 await self._give_way()
         levels = changed.pop("runtime/levels", None)
@@ -258,31 +290,64 @@ class Worker:
         # Before compilation, which changes what this worker keeps: what can be refused comes first.
         opened = self._ports.open(changed, ipv6=ipv6)
         try:
+            self._apply_mesh(changed, difference.removed)
             gateway = await self._sliced(compiler.compile(generation, changed, difference.removed))
             await self._mcp.start()
             await self._give_way()
         except BaseException:
             for sock in opened.values():
                 sock.close()
+            self._restore_mesh(compiler, changed, difference.removed)
             raise
         self._ports.swap(gateway.binds, opened, self._observers.drain_seconds[1])
         self.gateway = gateway
         self._mcp.retire(compiler.resources)
         self._own = WorkerMetrics(gateway.requests.registry, self._context.worker)
-        for record in difference.changed:
-            self._digests[record.key] = record.digest
-        for key in difference.removed:
-            del self._digests[key]
+        # What is garbage now was there before: a mesh that comes whole leaves none.
+        held = sum([block.count for block in self._index])
+        self._index = difference.index
         # A collection would otherwise walk all of this again and again (tens of milliseconds).
         gc.freeze()
-        self._stale += len(difference.changed) + len(difference.removed)
+        self._stale += min(len(difference.changed), held) + len(difference.removed)
+
+    def _apply_mesh(self, changed: Mapping[str, Mapping[str, Any]], removed: Sequence[str]) -> None:
+        """Hand the mesh what is its own. Raises: ConfigError."""
+        mesh = self._mesh
+        known = {} if self._compiler is None else self._compiler.resources
+        if mesh is None:
+            if self._make_mesh is None or not is_meshed(changed):
+                return
+            config = changed.get("static/config") or known["static/config"]
+            mesh = self._make_mesh.worker(self, config["config"])
+            changed = {**known, **changed}
+        mesh.apply(
+            {key: data for key, data in changed.items() if key.startswith(KINDS)},
+            [key for key in removed if key.startswith(KINDS)],
+        )
+        self._mesh = self._dialer.mesh = mesh
+
+    def _restore_mesh(
+        self, compiler: Compiler, changed: Mapping[str, Any], removed: Sequence[str]
+    ) -> None:
+        """Nothing of a configuration that is refused may count in the mesh alone: a policy that it
+        would have taken away is in force still. A certificate is as good as the one before it."""
+        if self._mesh is None:
+            return
+        known = compiler.resources
+        kinds = tuple(kind for kind in KINDS if kind != "identity/")
+        keys = [key for key in (*changed, *removed) if key.startswith(kinds)]
+        before = {key: known[key] for key in keys if key in known}
+        self._mesh.apply(before, [key for key in keys if key not in before])
 
     def _first_compiler(self, changed: Mapping[str, Mapping[str, Any]]) -> Compiler:
         config = changed.get("static/config", {}).get("config", {})
         self.max_in_flight = config.get("maxRequestsInFlight") or MAX_IN_FLIGHT
-        family = (config.get("dns") or {}).get("lookupFamily") or "Auto"
+        self._direct.mark = packet_mark(config)
+        dns = config.get("dns") or {}
+        use_edns0(dns.get("edns0"))
+        family = dns.get("lookupFamily") or "Auto"
         pools = Pools(
-            DirectDialer(self.loop),
+            self._dialer,
             self.loop,
             self.sweeper,
             Resolver(self.loop, family),
@@ -299,6 +364,7 @@ class Worker:
                 backlog=self._backlog,
                 endpoints=self._endpoints,
                 mcp=self._mcp,
+                mesh=lambda: self._mesh,
             )
         )
         return self._compiler
@@ -350,8 +416,23 @@ class Worker:
 
     def admit(self, bind: str, connection: Connection) -> bool:
         """See Gate."""
-        found = self.gateway.binds.get(bind)
-        return found is not None and (found.admit is None or found.admit(connection))
+        found = self.gateway.bind(bind)
+        if found is None or (found.examine is not None and not connection.extra.get(EXAMINED)):
+            return False
+        return found.admit is None or found.admit(connection)
+
+    def examine(self, bind: str, connection: Connection) -> Awaitable[None] | None:
+        """See Gate."""
+        found = self.gateway.bind(bind)
+        if found is None or found.examine is None:
+            return None
+        return self._examined(found, found.examine, connection)
+
+    @staticmethod
+    async def _examined(bind: Bind, examine: Examine, connection: Connection) -> None:
+        # Our own rules first: whom they keep out costs no call.
+        if bind.admit is None or bind.admit(connection):
+            connection.extra[EXAMINED] = await examine(connection)
 
     def _listener(self, bind: Bind | None, connection: Connection) -> Listener | None:
         if bind is None:
@@ -361,9 +442,36 @@ class Worker:
             return bind.listeners.get(key)
         return next(iter(bind.listeners.values()), None)
 
+    def carry(self, bind: str, tunnel: str, connection: Connection) -> Carried | None:
+        """See Gate."""
+        return None if self._mesh is None else self._mesh.carry(bind, tunnel, connection)
+
+    def handed_on(self, bind: str, connection: Connection) -> Port | None:
+        """See Gate."""
+        found = self.gateway.bind(bind)
+        if found is None:
+            return None
+        own = self._ports.enter(found)
+        return own if self._mesh is None else self._mesh.handed_on(own, connection)
+
+    # --- MeshGate: what the mesh asks -----------------------------------------------------
+
+    def front(self, front: Front) -> Port | None:
+        """See MeshGate."""
+        found = self.gateway.bind(str(front))
+        return None if found is None else self._ports.enter(found)
+
+    def port_of(self, number: int) -> Port | None:
+        """See MeshGate."""
+        binds = self.gateway.binds
+        # A control plane names them otherwise than files do.
+        found = next((one for one in binds.values() if one.plan.port == number), None)
+        found = found or binds.get("bind/wildcard")
+        return None if found is None else self._ports.enter(found)
+
     def connection_opened(self, bind: str, connection: Connection, handshake: float) -> None:
         """See Gate."""
-        listener = self._listener(self.gateway.binds.get(bind), connection)
+        listener = self._listener(self.gateway.bind(bind), connection)
         if listener is not None:
             listener.metrics.connections.add(1)
             if handshake:
@@ -373,7 +481,7 @@ class Worker:
         self, bind: str, connection: Connection, received: int, sent: int
     ) -> None:
         """See Gate."""
-        listener = self._listener(self.gateway.binds.get(bind), connection)
+        listener = self._listener(self.gateway.bind(bind), connection)
         if listener is not None:
             listener.metrics.received.add(received)
             listener.metrics.sent.add(sent)
@@ -401,7 +509,7 @@ class Worker:
 
     def request_refused(self, bind: str, connection: Connection, error: RequestError) -> None:
         """See Gate."""
-        listener = self._listener(self.gateway.binds.get(bind), connection)
+        listener = self._listener(self.gateway.bind(bind), connection)
         labels = self.gateway.unrouted if listener is None else listener.labels
         entry = AccessEntry(
             connection,
@@ -416,17 +524,15 @@ class Worker:
         if self.gateway.access_log is not None:
             self.gateway.access_log.emit(entry)
 
-    async def relay(self, bind: str, listener: str, connection: Connection, side: Relay) -> None:
+    async def dial(self, bind: str, listener: str, connection: Connection) -> Relay:
         """See Gate."""
-        gateway = self.gateway
-        found = gateway.binds.get(bind)
+        found = self.gateway.bind(bind)
         place = found.listeners.get(listener) if found is not None else None
         sni = connection.tls.sni if connection.tls is not None else ""
         route = place.tcp_routes.match(sni) if place is not None else None
         backend = route.choose(self._draw()) if route is not None else None
         if route is None or backend is None:
-            side.transport.close()
-            return
+            raise RequestError(404, "NotFound", "route not found")
         relayed = _Relayed(route, self.clock.monotonic_ns())
         connection.extra["relayed"] = relayed
         try:
@@ -437,6 +543,14 @@ class Worker:
             await picked.pool.open_stream(lambda: other)
         except SidecarError as error:
             relayed.error = str(error)
+            raise
+        return other
+
+    async def relay(self, bind: str, listener: str, connection: Connection, side: Relay) -> None:
+        """See Gate."""
+        try:
+            other = await self.dial(bind, listener, connection)
+        except SidecarError:
             side.transport.close()
             return
         if side.transport.is_closing():
@@ -445,6 +559,14 @@ class Worker:
         side.join(other)
 
     # --- WorkerState: what the pipeline asks --------------------------------------------------
+
+    async def connect(self, request: Request) -> Response:
+        """See WorkerState."""
+        return await self._connects.answer(request)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def mirror(self, request: Request, mirror: Mirror) -> None:
         """See WorkerState."""
@@ -474,14 +596,16 @@ def worker_main(
     metrics: MetricsTable,
     tables: Tables,
     directory: str,
+    mesh: Mesh | None = None,
 ) -> None:
     """The body of a worker process; returns after its drain. `directory`: see Worker."""
 
     gc.set_threshold(*_GC_THRESHOLDS)
+    keep_freed_memory()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        await Worker(context, configs, metrics, tables, loop, directory).run()
+        await Worker(context, configs, metrics, tables, loop, directory, mesh).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

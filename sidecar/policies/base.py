@@ -15,6 +15,7 @@ from shm.budgets import BudgetTable
 from shm.rates import RateTable
 from sidecar.cel.engine import Engine
 from sidecar.http.message import Request, Response
+from sidecar.llm.credentials.shared import SharedTokens
 from sidecar.policies.callouts import Callouts, Nowhere
 from sidecar.policies.remote_keys import KeptKeys
 from sidecar.state.leases import Leases
@@ -46,6 +47,12 @@ class Services:
     """Other services that a policy may call."""
     keys: KeptKeys | None = None
     """Keys that are fetched from issuers of tokens; None where policies are only checked."""
+    cookie_secret: str = field(default="", repr=False)
+    """`OIDC_COOKIE_SECRET`, as it was found in the environment."""
+    strips_cookies: bool = False
+    """Whether some policy keeps sessions in cookies, which then go to no upstream."""
+    tokens: SharedTokens | None = None
+    """Tokens for backends that all workers share; None where policies are only checked."""
     a2a_ended: Callable[[Request], None] | None = None
     """Counts an A2A request at its end; None where policies are only checked."""
 

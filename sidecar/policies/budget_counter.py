@@ -52,6 +52,7 @@ class Counter:
         "_place",
         "_table",
         "fails_open",
+        "fixed",
         "is_told_by_response",
         "name",
         "needs_request_body",
@@ -91,6 +92,9 @@ class Counter:
             one is not None and one.needs_request_body
             for one in (cost, self._estimate, self._descriptor)
         )
+        is_fixed = self._descriptor is None and self._estimate is None
+        self.fixed = self._ask_for(self._of) if is_fixed and self._table is not None else None
+        """The one question of a budget without expressions: those of API keys."""
 
     def ask(self, request: Request) -> Ask | None:
         """What to ask for this request; None: nothing. Raises: RequestError."""
@@ -132,7 +136,11 @@ class Counter:
         """What a request cost; 0 when no backend answered, or when that cannot be told."""
         if response is None or response.reason != "Upstream":
             return 0
-        return whole(_value(self._cost, request, response), self.unit) or 0
+        try:
+            value = self._cost.value(request, response)
+        except (CelError, RequestError):
+            return 0
+        return whole(value, self.unit) or 0
 
     def expected(self, request: Request) -> int:
         """What it would cost by what is known now; 0 when that is nothing."""

@@ -64,6 +64,32 @@ class CalloutConfig(PolicyConfig):
         return {"service": {"name": self.service.name, "port": self.service.port}}
 
 
+class Stream(Protocol):
+    """A gRPC call with messages both ways. One task receives at a time.
+
+    Whoever made it ends it by `finish`, after which it goes by itself, or by `close`. Its steps
+    have no deadlines: see Callout.seconds.
+    """
+
+    def send(self, message: bytes) -> None:
+        """Queue a message; then `wait_room`. Whether the call lives is told by `receive`."""
+
+    async def wait_room(self) -> None:
+        """Until little waits to go out, or nothing goes out any more."""
+
+    async def receive(self) -> bytes | None:
+        """The next message; None when the peer ended with OK. Raises: GrpcError, UpstreamError.
+
+        May be cancelled; nothing is lost by that.
+        """
+
+    def finish(self) -> None:
+        """Nothing more is sent, and nobody receives: what the peer says is passed by."""
+
+    def close(self) -> None:
+        """Cut it."""
+
+
 class Callout(Protocol):
     """A destination, ready to be called."""
 
@@ -71,12 +97,19 @@ class Callout(Protocol):
     """Names it in logs, as `127.0.0.1:8081`."""
 
     async def send(
-        self, request: Request, timeout_seconds: float, limit_bytes: int = ANSWER_BYTES
+        self,
+        request: Request,
+        timeout_seconds: float,
+        limit_bytes: int = ANSWER_BYTES,
+        *,
+        authority: str = "",
     ) -> Response:
         """Send a request made by `outgoing`; the answer's body is whole, a FixedBody.
 
-        The backend's own `http.requestTimeout` goes before `timeout_seconds`; the deadline holds
-        until the last octet of the body. Cancelling it ends the exchange.
+        `authority`: what the service is called by, whatever the backend's own name is; "" for that,
+        or the request's, or the address. The backend's own `http.requestTimeout` goes before
+        `timeout_seconds`; the deadline holds until the last octet of the body. Cancelling it ends
+        the exchange.
         Raises: UpstreamError, also for a body past `limit_bytes`.
         """
 
@@ -96,6 +129,14 @@ class Callout(Protocol):
 
     def unary_later(self, path: str, message: bytes, timeout_seconds: float, of: Request) -> bool:
         """The same in the background, once, its answer ignored. False when too many wait."""
+
+    def stream(
+        self, path: str, of: Request, metadata: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> Stream:
+        """A gRPC call with messages both ways; it begins with the first `send`. See `unary`."""
+
+    def seconds(self, default: float) -> float:
+        """How long a step of a stream may take: the backend's `http.requestTimeout`, or this."""
 
 
 class Callouts(Protocol):
@@ -155,7 +196,12 @@ class _Nowhere:
     label = ""
 
     async def send(
-        self, request: Request, timeout_seconds: float, limit_bytes: int = ANSWER_BYTES
+        self,
+        request: Request,
+        timeout_seconds: float,
+        limit_bytes: int = ANSWER_BYTES,
+        *,
+        authority: str = "",
     ) -> Response:
         """Raises UpstreamError."""
         raise _unreachable()
@@ -174,6 +220,16 @@ class _Nowhere:
     def unary_later(self, path: str, message: bytes, timeout_seconds: float, of: Request) -> bool:
         """Never sent."""
         return False
+
+    def stream(
+        self, path: str, of: Request, metadata: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> Stream:
+        """Raises UpstreamError."""
+        raise _unreachable()
+
+    def seconds(self, default: float) -> float:
+        """See Callout."""
+        return default
 
 
 def _unreachable() -> UpstreamError:

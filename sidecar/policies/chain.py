@@ -49,6 +49,9 @@ class Chain:
     """Each policy is a guard (see base.Policy): it lets a request pass or refuses it, at once."""
     guards: tuple[Callable[..., Any], ...] = ()
     """Of a chain of guards: their hooks for the direct way."""
+    judges: int = 0
+    """How many of the request hooks, the first ones, judge the request: in the backend phase its
+    credentials come behind them, and before what changes it."""
 
 
 EMPTY = Chain()

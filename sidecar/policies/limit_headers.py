@@ -5,6 +5,7 @@ Source: spec/config.md section 3.10; spec/llm.md section 4.6.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from sidecar.http.message import Request
@@ -14,6 +15,14 @@ REMAINING: Final = b"x-ratelimit-remaining"
 RESET: Final = b"x-ratelimit-reset"
 _NAMES: Final = frozenset((LIMIT, REMAINING, RESET))
 _NS: Final = 1_000_000_000
+_SMALL_COUNT: Final = 3601
+_SMALL: Final = tuple(b"%d" % number for number in range(_SMALL_COUNT))
+"""The seconds of most limits: looking a text up takes a third of making it."""
+
+
+@lru_cache(maxsize=256)
+def _limit_text(limit: int) -> bytes:
+    return b"%d" % limit
 
 
 def whole_seconds(ns: int) -> int:
@@ -33,8 +42,9 @@ def tell(request: Request, limit: int, remaining: int, reset_ns: int) -> None:
                 return
             queued[:] = [field for field in queued if field[0] not in _NAMES]
             break
+    seconds = -(-reset_ns // _NS)
     queued += (
-        (LIMIT, b"%d" % limit),
+        (LIMIT, _limit_text(limit)),
         (REMAINING, b"%d" % remaining),
-        (RESET, b"%d" % whole_seconds(reset_ns)),
+        (RESET, _SMALL[seconds] if 0 <= seconds < _SMALL_COUNT else b"%d" % seconds),
     )

@@ -17,8 +17,8 @@ ACCUMULATED = frozenset(("authorization", "mcpAuthorization", "networkAuthorizat
 OUTERMOST = frozenset(("buffer",))
 """The least specific level wins: it bounds what routes may make the gateway hold."""
 
-KEPT = frozenset(("budgets", "localRateLimit"))
-"""Policies that keep something in a shared table under the name of their place."""
+KEPT = frozenset(("budgets", "localRateLimit", "oidc"))
+"""Policies that keep something under the name of their place: in a shared table, or in browsers."""
 
 _AI_MAPS = ("modelAliases", "routes")
 

@@ -21,10 +21,15 @@ from sidecar.policies import (
     csrf,
     delay,
     direct_response,
+    ext_authz,
+    ext_proc,
+    inference_routing,
     jwt_auth,
     local_rate_limit,
     mcp_authentication,
     network_authorization,
+    network_ext_authz,
+    oidc,
     remote_rate_limit,
     request_header_modifier,
     request_mirror,
@@ -38,11 +43,15 @@ from sidecar.policies import (
 from sidecar.policies.base import PolicyKind, Services
 from sidecar.policies.chain import EMPTY, Chain, Hook, hook_of
 from sidecar.policies.merge import Placed
+from sidecar.policies.oidc_cookies import ReservedCookies
 from sidecar.policies.schema import nested, parse
 
 Phase = Literal["gateway", "route", "backend"]
 
 T = TypeVar("T")
+_JUDGED = "mesh authorization"
+_JUDGES = ("inferenceRouting", _JUDGED, "authorization", "extAuthz")
+"""The first of the backend phase, which see no credentials; see chain.Chain.judges."""
 
 KINDS: Mapping[str, PolicyKind] = {
     kind.key: kind
@@ -57,10 +66,15 @@ KINDS: Mapping[str, PolicyKind] = {
         csrf.KIND,
         delay.KIND,
         direct_response.KIND,
+        ext_authz.KIND,
+        ext_proc.KIND,
+        inference_routing.KIND,
         jwt_auth.KIND,
         local_rate_limit.KIND,
         mcp_authentication.KIND,
         network_authorization.KIND,
+        network_ext_authz.KIND,
+        oidc.KIND,
         remote_rate_limit.KIND,
         request_header_modifier.KIND,
         request_mirror.KIND,
@@ -74,24 +88,36 @@ KINDS: Mapping[str, PolicyKind] = {
 }
 """Every policy by its configuration key. The order here means nothing."""
 
+RESERVED = "oidc cookies"
+"""Not a key: what `build` adds to every route while a policy keeps sessions in cookies."""
+
 REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
     # Before a route is chosen, so that what changes here can change the choice.
     "gateway": (
         # First: a preflight carries no credentials, and whoever is refused below must be able to
         # read that refusal in a browser.
         "cors",
+        # Before other credentials: who has none of any kind is sent to log in.
+        "oidc",
         # These tell who the client is, which all below may ask.
         "jwtAuth",
         "basicAuth",
         "apiKey",
+        # After those: it may ask who the client is, and costs a call.
+        "extAuthz",
         # Judges before anything is done for the client. Whoever tells who that is comes before.
         "authorization",
+        # Shown to a processor is only who was let in.
+        "extProc",
         # Last, so that it can use all that was learnt, and only for those who were let in.
         "transformations",
     ),
     "route": (
         # As in the gateway phase. (The timeout's deadline runs already; it has no hook.)
         "cors",
+        "oidc",
+        # After the policy that reads them, before all that could show them to others.
+        RESERVED,
         "jwtAuth",
         # After it: a token that both would take is the former's.
         "mcpAuthentication",
@@ -100,6 +126,8 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
         # Past credentials that the head holds, so that nobody without them makes us hold a body;
         # before rules, limits and transformations, which may ask what is called.
         "a2a",
+        # After it: a condition that asks what is called must know. Else as in the gateway phase.
+        "extAuthz",
         "authorization",
         # The precondition, on the request as the client sent it.
         "retry",
@@ -112,6 +140,8 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
         "budgets",
         # Past authorization, so that nobody unknown makes us hold a body; before whatever reads it.
         "buffer",
+        # After it: what it refuses is shown to nobody; before what works on the outcome.
+        "extProc",
         "transformations",
         # By section 3.2 this late: it costs nothing, and what is refused above needs no judgement.
         "csrf",
@@ -128,8 +158,12 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
     ),
     # Once for each attempt, when the endpoint is known.
     "backend": (
-        # Before credentials for the backend are added to the request.
+        # It chooses the endpoint, to which all the others belong.
+        "inferenceRouting",
+        # Before credentials for the backend are added to the request (chain.Chain.judges); what
+        # follows may change those too.
         "authorization",
+        "extAuthz",
         "transformations",
         "requestHeaderModifier",
         "requestRedirect",
@@ -138,6 +172,8 @@ REQUEST_ORDER: Mapping[Phase, tuple[str, ...]] = {
 """Policies with request hooks, phase by phase."""
 
 RESPONSE_ORDER: tuple[tuple[Phase, str], ...] = (
+    # The picker learns what the endpoint said, not what is made of it here.
+    ("backend", "inferenceRouting"),
     # The cost of a response is told by its backend, before anything here changes or hides it.
     ("route", "localRateLimit"),
     ("route", "remoteRateLimit"),
@@ -151,6 +187,12 @@ RESPONSE_ORDER: tuple[tuple[Phase, str], ...] = (
     ("route", "transformations"),
     ("backend", "transformations"),
     ("gateway", "transformations"),
+    # After those that change the message: processors see what the client will.
+    ("route", "extProc"),
+    ("gateway", "extProc"),
+    # What an upstream or a transformation made of `set-cookie` is settled.
+    ("route", "oidc"),
+    ("gateway", "oidc"),
     # `vary` goes beside what the others left. The CORS fields themselves are queued on the request
     # and overwrite equal names at the very end.
     ("route", "cors"),
@@ -168,7 +210,8 @@ HOOKLESS: Mapping[Phase, frozenset[str]] = {
 
 CONNECTION = frozenset(
     (
-        *("ai", "backendAuth", "backendTLS", "health", "http", "tcp"),
+        *("ai", "backendAuth", "backendTLS", "backendTunnel", "health", "http"),
+        *("sessionAffinity", "tcp"),
         *("mcpAuthorization", "mcpGuardrails"),
     )
 )
@@ -190,9 +233,17 @@ def make(key: str, payload: object, services: Services) -> object:
         raise nested(key, problem) from problem
 
 
-def build(phase: Phase, payloads: Mapping[str, Any], services: Services) -> Chain:
-    """The chain of a phase from its merged payloads (see `merge`). Raises: ConfigError."""
-    made: dict[str, object] = {}
+def build(
+    phase: Phase,
+    payloads: Mapping[str, Any],
+    services: Services,
+    judged: object | None = None,
+) -> Chain:
+    """The chain of a phase from its merged payloads (see `merge`). Raises: ConfigError.
+
+    `judged`: a policy that no configuration names, a mesh's authorization; it runs beside ours.
+    """
+    made: dict[str, object] = {} if judged is None else {_JUDGED: judged}
     allowed = frozenset(REQUEST_ORDER[phase]) | HOOKLESS[phase]
     for key, payload in payloads.items():
         if payload is None or key in CONNECTION:
@@ -206,6 +257,8 @@ def build(phase: Phase, payloads: Mapping[str, Any], services: Services) -> Chai
         if phase == "gateway" and "a2a" in getattr(made[key], "variables", ()):
             # A denial could never be true there, and would let everybody in.
             raise ConfigError(key, "`a2a` is known on routes, not before one is chosen")
+    if phase == "route" and services.strips_cookies:
+        made[RESERVED] = ReservedCookies()
     return _chain(phase, made) if made else EMPTY
 
 
@@ -220,7 +273,12 @@ def response_hooks(
 
 def _chain(phase: Phase, made: Mapping[str, object]) -> Chain:
     ordered = [made[key] for key in REQUEST_ORDER[phase] if key in made]
+    if _JUDGED in made:
+        # Before our own rules: behind whatever tells who the client is.
+        place = REQUEST_ORDER[phase].index("authorization")
+        ordered.insert(sum(key in made for key in REQUEST_ORDER[phase][:place]), made[_JUDGED])
     requests = [hook_of(policy, "on_request") for policy in ordered]
+    judging = [made[key] for key in _JUDGES if key in made]
     responses: dict[str, Hook] = {}
     for of_phase, key in RESPONSE_ORDER:
         hook = hook_of(made[key], "on_response") if of_phase == phase and key in made else None
@@ -246,6 +304,7 @@ def _chain(phase: Phase, made: Mapping[str, object]) -> Chain:
         responses=responses,
         is_guard=is_guard,
         guards=tuple(hook[0] for hook in guards if hook is not None) if is_guard else (),
+        judges=sum(hook_of(policy, "on_request") is not None for policy in judging),
     )
 
 

@@ -53,6 +53,15 @@ def _status(request: Request, response: Response | None, value: bytes) -> None:
         response.status = int(value)
 
 
+def target_of(request: Request) -> str:
+    """Path and query as another service is shown them: as they will be forwarded.
+
+    Before a route is chosen they are as received, and no service may judge another path than the
+    router does (case 37). Raises: RequestError 400.
+    """
+    return request.target if request.method == "CONNECT" else canonical.resolve(request.target)[2]
+
+
 REQUEST: Mapping[str, Setter] = {
     ":method": _method,
     ":scheme": _scheme,

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, final
+from typing import Any, Final, Generic, Protocol, TypeVar, final
 from urllib.parse import urlsplit
 
 from sidecar.errors import ConfigError, SidecarError, UpstreamError
@@ -47,10 +47,20 @@ _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.I)
 Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], bool]
 """Runs something in the background; False when too much runs already."""
 
+T = TypeVar("T")
 
-@final
-class RemoteKeys:
-    """The keys behind one URL. See tokens.KeySource. One event loop."""
+
+class DocumentError(ValueError):
+    """A document that is not what was asked for; says nothing of what it holds."""
+
+
+class Fetched(Generic[T]):
+    """What is read from behind one URL, fetched again and again. One event loop.
+
+    `read` makes something of the octets, and raises DocumentError or JwksError. `what` names it in
+    the log. `current`: what was read last; None when it could not be fetched yet, or not for too
+    long.
+    """
 
     __slots__ = (
         "_asked_ns",
@@ -61,21 +71,34 @@ class RemoteKeys:
         "_landed",
         "_problem",
         "_raw",
+        "_read",
         "_start",
         "_target",
         "_timer",
         "_unknown_ns",
         "_url",
+        "_what",
         "current",
     )
 
-    def __init__(self, url: str, target: str, callout: Callout, clock: Clock, start: Start) -> None:
+    def __init__(
+        self,
+        url: str,
+        target: str,
+        callout: Callout,
+        clock: Clock,
+        start: Start,
+        read: Callable[[bytes], T],
+        what: str,
+    ) -> None:
         self._url = url
         self._target = target
         self._callout = callout
         self._clock = clock
         self._start = start
-        self.current: KeySet | None = None
+        self._read = read
+        self._what = what
+        self.current: T | None = None
         self._raw = b""
         self._problem = ""
         self._fetched_ns = self._asked_ns = self._unknown_ns = -_STALE_NS
@@ -104,8 +127,8 @@ class RemoteKeys:
             self._land(_AGAIN_SECONDS)
 
     def is_worth_waiting(self) -> bool:
-        """Whether a key that is not here may be here after `wait`. Begins a fetch where that may be
-        done for a stranger."""
+        """Whether what is not here may be here after `wait`. Begins a fetch where that may be done
+        for a stranger."""
         if self._landed is None:
             now_ns = self._clock.monotonic_ns()
             if self.current is None:
@@ -135,17 +158,18 @@ class RemoteKeys:
                 unprompted("GET", self._target, _HEADERS, self._clock), _TIMEOUT_SECONDS, MAX_BYTES
             )
             seconds = self._took(response)
-        except (SidecarError, JwksError) as problem:
+        except (SidecarError, JwksError, DocumentError) as problem:
             # Once for each way to fail, not every 15 seconds.
             level = logging.DEBUG if str(problem) == self._problem else logging.WARNING
-            _log.log(level, "keys of %s cannot be fetched: %s", self._url, problem)
+            _log.log(level, "%s of %s cannot be fetched: %s", self._what, self._url, problem)
             self._problem = str(problem)
             self._drop_old()
         finally:
             self._land(seconds)
 
     def _took(self, response: Response) -> int:
-        """Use what came; in how many seconds to come again. Raises: UpstreamError, JwksError."""
+        """Use what came; in how many seconds to come again. Raises: UpstreamError, JwksError,
+        DocumentError."""
         if response.status != 200:
             text = f"status {response.status}"
             raise UpstreamError(502, "UpstreamFailure", text)
@@ -154,11 +178,9 @@ class RemoteKeys:
         raw = response.body.read_nowait() or b""
         # The same octets are the same set: tokens that were verified with it stay known.
         if self.current is None or raw != self._raw:
-            fresh = parse(raw)
-            if not fresh:
-                raise JwksError("no key in it can be used")
+            fresh = self._read(raw)
             if self.current is not None:
-                _log.info("keys of %s have changed, there are %d", self._url, len(fresh))
+                _log.info("%s of %s have changed", self._what, self._url)
             self.current, self._raw = fresh, raw
         self._fetched_ns = self._clock.monotonic_ns()
         self._problem = ""
@@ -167,7 +189,7 @@ class RemoteKeys:
     def _drop_old(self) -> None:
         if self.current is None or self._clock.monotonic_ns() - self._fetched_ns < _STALE_NS:
             return
-        _log.error("keys of %s are not used any more: too old", self._url)
+        _log.error("%s of %s are not used any more: too old", self._what, self._url)
         self.current, self._raw = None, b""
 
     def _land(self, seconds: int) -> None:
@@ -178,6 +200,23 @@ class RemoteKeys:
             self._timer.cancel()
         if not self._is_closed:
             self._timer = asyncio.get_running_loop().call_later(seconds, self.fetch)
+
+
+@final
+class RemoteKeys(Fetched[KeySet]):
+    """The keys behind one URL. See tokens.KeySource."""
+
+    __slots__ = ()
+
+    def __init__(self, url: str, target: str, callout: Callout, clock: Clock, start: Start) -> None:
+        super().__init__(url, target, callout, clock, start, _keys_in, "keys")
+
+
+def _keys_in(raw: bytes) -> KeySet:
+    found = parse(raw)
+    if not found:
+        raise JwksError("no key in it can be used")
+    return found
 
 
 _HEADERS: Final = (
@@ -200,6 +239,16 @@ def _fresh_seconds(headers: Headers) -> int:
 # --- over compilations --------------------------------------------------------------------------
 
 
+class Kept(Protocol):
+    """Something that fetches."""
+
+    def close(self) -> None:
+        """Fetch nothing more."""
+
+
+K = TypeVar("K", bound=Kept)
+
+
 @final
 class KeptKeys:
     """Sets of a worker by URL, over all compilations: a new configuration fetches nothing anew.
@@ -207,21 +256,29 @@ class KeptKeys:
     `start`: what runs fetches.
     """
 
-    __slots__ = ("_asked", "_known", "_start")
+    __slots__ = ("_asked", "_known", "start")
 
     def __init__(self, start: Start) -> None:
-        self._start = start
-        self._known: dict[str, RemoteKeys] = {}
+        self.start = start
+        self._known: dict[str, Kept] = {}
         self._asked: set[str] = set()
 
     def get(self, url: str, target: str, callout: Callout, clock: Clock) -> RemoteKeys:
         """The keys behind a URL; the fetch of new ones begins."""
-        self._asked.add(url)
-        found = self._known.get(url)
-        if found is None:
-            found = self._known[url] = RemoteKeys(url, target, callout, clock, self._start)
-        else:
-            found.reach_by(callout)
+
+        def make() -> RemoteKeys:
+            return RemoteKeys(url, target, callout, clock, self.start)
+
+        found = self.keep(url, RemoteKeys, make)
+        found.reach_by(callout)
+        return found
+
+    def keep(self, name: str, kind: type[K], make: Callable[[], K]) -> K:
+        """What is kept under a name (a URL, or no URL at all); made when it is new."""
+        self._asked.add(name)
+        found = self._known.get(name)
+        if not isinstance(found, kind):
+            found = self._known[name] = make()
         return found
 
     def begin_round(self) -> None:
@@ -230,8 +287,8 @@ class KeptKeys:
 
     def end_round(self) -> None:
         """Let go of what nobody asked for since `begin_round`."""
-        for url in self._known.keys() - self._asked:
-            self._known.pop(url).close()
+        for name in self._known.keys() - self._asked:
+            self._known.pop(name).close()
 
     def close(self) -> None:
         """Let go of all."""

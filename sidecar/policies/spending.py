@@ -44,6 +44,8 @@ class Spending:
 
     __slots__ = (
         "_counters",
+        "_fixed",
+        "_fixed_asks",
         "_has_warned",
         "_table",
         "clock",
@@ -63,6 +65,10 @@ class Spending:
         self.clock = services.clock
         self._has_warned = False
         self._counters = _counters(budgets, services, of)
+        fixed = [(one, one.fixed) for one in self._counters if one.fixed is not None]
+        self._fixed: _Asked = fixed if len(fixed) == len(self._counters) else []
+        self._fixed_asks = [ask for _, ask in self._fixed]
+        """What is asked of every request, when that is always the same; else nothing."""
         self.ttl_ns = max(budget.reservation_timeout_ns for budget in budgets)
         self.needs_request_body = any(one.needs_request_body for one in self._counters)
         self.needs_response_body = any(one.needs_response_body for one in self._counters)
@@ -75,13 +81,15 @@ class Spending:
 
     def _on_request(self, request: Request) -> Response | None:
         """Hold the estimates, or refuse. Raises: RequestError 500 by failure mode."""
-        asked = self._asked(request)
+        # Fast path: budgets without expressions.
+        asked = self._fixed or self._asked(request)
         if not asked:
             return None
         table, now_ns = self._table, self.clock.time_ns()
         assert table is not None
+        asks = self._fixed_asks or [ask for _, ask in asked]
         try:
-            made = table.reserve_all([ask for _, ask in asked], now_ns, self.ttl_ns)
+            made = table.reserve_all(asks, now_ns, self.ttl_ns)
         except ShmError as error:
             self._failed(asked, error)
             return None
@@ -118,8 +126,11 @@ class Spending:
         """The refusal, or see to it that the request is charged. Raises: RequestError 429."""
         if isinstance(made, Refused):
             return asked[made.number][0].refusal(request, made.standing, now_ns)
-        held = [(one, hold) for (one, _), hold in zip(asked, made, strict=True)]
         assert self._table is not None
+        if len(made) == 1:
+            held = [(asked[0][0], made[0])]
+        else:
+            held = [(one, hold) for (one, _), hold in zip(asked, made, strict=True)]
         settlement = Settlement(self, self._table, held)
         request.endings += (settlement,)
         request.state[_STATE] = settlement

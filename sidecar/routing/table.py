@@ -234,6 +234,11 @@ class RouteTable(Generic[T]):
         return len(self._entries)
 
     @property
+    def route_keys(self) -> Iterable[str]:
+        """The keys of all routes."""
+        return self._entries.keys()
+
+    @property
     def is_by_line(self) -> bool:
         """Whether host, path and method alone decide: no route looks at headers or the query."""
         return not self._checked

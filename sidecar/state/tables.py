@@ -27,6 +27,7 @@ from shm.leases import BUDGET, LeaseTable, Slot
 from shm.rates import RateTable
 from shm.sessions import SessionTable
 from shm.table import TableStats
+from shm.tokens import TokenTable
 from sidecar.errors import SidecarError
 from sidecar.state.budgets import BUDGET_KEYS, Budgets, open_budgets
 from sidecar.state.leases import Leases
@@ -36,6 +37,8 @@ from sidecar.telemetry.clock import Clock
 RATE_KEYS: Final = 100_000
 ENDPOINTS: Final = 4096
 SESSIONS: Final = 10_000
+TOKENS: Final = 256
+"""A table rounds up: with this there is room for about 700, in 6 MB."""
 
 
 def kept_instance(path: Path | None) -> str:
@@ -65,6 +68,8 @@ class Tables:
     leases: LeaseTable | None = None
     """What is leased of buckets and budgets that Redis holds; None without Redis."""
     redis: RedisSettings | None = None
+    tokens: TokenTable | None = None
+    """Tokens for backends. Never kept; None: each process fetches its own."""
 
     def leasing(self, clock: Clock) -> Leases | None:
         """A process's use of the leases; None without Redis."""
@@ -122,6 +127,12 @@ class Tables:
         key = bytes.fromhex(session_key) if session_key else secrets.token_bytes(32)
         made = cls(rates, endpoints, budgets, is_kept, sessions, key, bool(session_key))
         try:
+            tokens = TokenTable.create(instance, int(config.get("tokens") or TOKENS))
+        except ShmError:
+            made.close()
+            raise
+        made = replace(made, tokens=tokens)
+        try:
             redis = RedisSettings.of(config)
             if redis is None:
                 return made
@@ -146,14 +157,17 @@ class Tables:
         self.endpoints.verify()
         self.budgets.table.table.segment.verify()
         self.sessions.table.segment.verify()
+        if self.tokens is not None:
+            self.tokens.table.segment.verify()
         if self.leases is not None:
             self.leases.table.segment.verify()
 
     def stats(self) -> Sequence[TableStats]:
         """Each table as of now. Takes no lock."""
         tables = (self.rates, self.endpoints, self.budgets.table, self.sessions)
-        found = tuple(table.stats() for table in tables)
-        return found if self.leases is None else (*found, self.leases.stats())
+        found = [table.stats() for table in tables]
+        found += [more.stats() for more in (self.leases, self.tokens) if more is not None]
+        return found
 
     def beat(self) -> None:
         """Renew the sign of life of kept tables; at least once an hour."""
@@ -165,13 +179,18 @@ class Tables:
             self.leases.beat()
 
     def tidy(self, monotonic_ns: int) -> None:
-        """Free some of the buckets that are full again, and some of the sessions that ended."""
+        """Free some of the buckets that are full again, and some of the sessions and tokens that
+        ended."""
         self.rates.tidy(monotonic_ns)
         self.sessions.tidy(monotonic_ns)
+        if self.tokens is not None:
+            self.tokens.tidy(monotonic_ns)
 
     def close(self) -> None:
         """Remove the tables, or leave kept ones to the next start. By the process that opened."""
         self.endpoints.close()
+        if self.tokens is not None:
+            self.tokens.close()
         if self.leases is not None:
             if _stays(self.budgets) and (self.is_kept or _is_needed(self.leases, self.budgets)):
                 self.leases.leave()

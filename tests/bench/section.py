@@ -3,8 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from tests.bench.report import Target, table
+from tests.bench.options import PAGE
+from tests.bench.report import Target, machine, table, targets_text
+from tests.support.gateway import ROOT
+
+
+@dataclass
+class Figures:
+    """Of one run: printed as they come, and the section they make.
+
+    `command`: as in `python -m tests.bench.llm_bench --write`.
+    """
+
+    title: str
+    command: str
+    about: str
+    """How they were measured."""
+    targets: list[Target] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    """Without a bound."""
+
+    def reached(self, title: str, value: float, bound: float, unit: str, **more: bool) -> None:
+        """Note one that has a bound; `is_floor` when more is better."""
+        self.targets.append(Target(title, value, bound, unit, **more))
+        print(targets_text(self.targets[-1:]), flush=True)
+
+    def noted(self, text: str) -> None:
+        """Note one that has none."""
+        self.others.append(text)
+        print(f"        {text}", flush=True)
+
+    def to_markdown(self) -> str:
+        """The section."""
+        parts = [
+            f"# {self.title}",
+            "",
+            f"Written by `{self.command}`; do not edit.",
+            "",
+            f"Run on {machine()}.",
+            self.about,
+            "",
+            *targets_table(self.targets),
+            "",
+            *(f"* {one}" for one in self.others),
+        ]
+        return "\n".join(parts) + "\n"
+
+    def write(self) -> None:
+        """Put the section into the page."""
+        page = ROOT / PAGE
+        page.write_text(with_section(page.read_text(), self.to_markdown(), self.command))
 
 
 def with_section(page: str, section: str, command: str) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sidecar.config.normalise import Normaliser
-from sidecar.config.snapshot import Resource, diff, encode, read_index, read_record
+from sidecar.config.snapshot import encode, read_index, read_record
+from sidecar.config.snapshot_diff import Difference, Index, diff
 
 _T = TypeVar("_T")
 ROUTES = 10_000
@@ -41,16 +42,19 @@ def timed(name: str, action: Callable[[], _T]) -> _T:
     return result
 
 
-def drain(old: dict[str, bytes], buffer: bytes) -> list[float]:
-    """Milliseconds of each slice."""
+def drain(old: Index, buffer: bytes) -> tuple[list[float], Index]:
+    """Milliseconds of each slice, and the new index."""
     slices = []
     steps = diff(old, buffer)
     while True:
         start = time.perf_counter()
-        is_done = next(steps, "done") == "done"
+        try:
+            next(steps)
+        except StopIteration as stop:
+            difference: Difference = stop.value
+            slices.append((time.perf_counter() - start) * 1e3)
+            return slices, difference.index
         slices.append((time.perf_counter() - start) * 1e3)
-        if is_done:
-            return slices
 
 
 def main() -> None:
@@ -60,17 +64,15 @@ def main() -> None:
         "backends": [{"name": "shared", "host": "shared:80"}],
         "routes": [route(index) for index in range(ROUTES)],
     }
-    resources: dict[str, Resource] = {}
+    index: Index = ()
     buffer = b""
     for generation, name in enumerate(("first", "unchanged", "one changed")):
         document = copy.deepcopy(data)
         if name == "one changed":
             document["routes"][ROUTES // 2]["hostnames"] = ["changed.test"]
         snapshot = timed(f"normalise, {name}", lambda: normaliser.normalise(document, []))  # noqa: B023
-        old = {key: resource.digest for key, resource in resources.items()}
-        resources = snapshot.resources
         buffer = timed(f"encode, {name}", lambda: encode(snapshot, generation))  # noqa: B023
-        slices = drain(old, buffer)
+        slices, index = drain(index, buffer)
         print(f"{'  diff, all and longest slice':32} {sum(slices):8.1f} ms {max(slices):6.2f} ms")
     records = timed("read the index", lambda: list(read_index(buffer)))
     timed("decode every record", lambda: [read_record(buffer, record) for record in records])

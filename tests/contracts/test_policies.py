@@ -48,6 +48,19 @@ SAMPLES: dict[str, Any] = {
     "csrf": {"additionalOrigins": ["https://app.example"]},
     "delay": {"duration": "request.headers['x-team'] == 'a' ? 0 : 0"},
     "directResponse": {"conditional": [{"condition": "request.method == 'PUT'", "status": 200}]},
+    # Nobody is there to be asked: each request is refused.
+    "extAuthz": {
+        "host": "127.0.0.1:1",
+        "includeRequestHeaders": ["X-Team"],
+        "protocol": {"http": {"addRequestHeaders": {"X-More": "request.headers['x-team']"}}},
+    },
+    "extProc": {
+        "host": "127.0.0.1:1",
+        "requestAttributes": {"team": "request.headers['x-team']"},
+        "processingOptions": {"requestBodyMode": "buffered", "responseHeaderMode": "skip"},
+    },
+    # Nobody is there to be asked here either.
+    "inferenceRouting": {"endpointPicker": {"host": "127.0.0.1:1"}},
     "jwtAuth": {
         "issuer": "https://idp.example",
         "jwks": {"keys": []},
@@ -74,6 +87,19 @@ SAMPLES: dict[str, Any] = {
         "authorizationLocation": {"header": {"name": "X-Team"}},
     },
     "networkAuthorization": {"rules": ["source.address == '10.0.0.9'"]},
+    "networkExtAuthz": {
+        "host": "127.0.0.1:1",
+        "protocol": {"http": {"addRequestHeaders": {"X-From": "source.address"}}},
+    },
+    "oidc": {
+        "issuer": "https://idp.example",
+        "authorizationEndpoint": "https://idp.example/authorize",
+        "tokenEndpoint": "https://idp.example/token",
+        "jwks": {"keys": []},
+        "clientId": "web",
+        "clientSecret": "s",
+        "redirectURI": "https://shop.example/callback",
+    },
     "remoteRateLimit": {
         "host": "127.0.0.1:1",
         "domain": "d",
@@ -104,6 +130,9 @@ LEAKS: dict[str, Any] = {
     "csrf": {"additionalOrigins": [SECRET]},
     "delay": {"duration": ["x", SECRET]},
     "directResponse": {"status": SECRET},
+    "extAuthz": {"host": "127.0.0.1:1", "protocol": {"grpc": {"context": SECRET}}},
+    "extProc": {"host": "127.0.0.1:1", "metadataContext": {"a": {"b": {"c": SECRET}}}},
+    "inferenceRouting": {"endpointPicker": {"host": "127.0.0.1:1", "policies": SECRET}},
     "jwtAuth": {"issuer": "https://idp.example", "jwks": SECRET},
     "localRateLimit": {"conditional": [{"maxTokens": SECRET}]},
     "mcpAuthentication": {
@@ -113,6 +142,13 @@ LEAKS: dict[str, Any] = {
         "clientSecret": SECRET,
     },
     "networkAuthorization": {"rules": [{"allow": "true", "deny": SECRET}]},
+    "networkExtAuthz": {"host": "127.0.0.1:1", "protocol": {"http": {"metadata": SECRET}}},
+    "oidc": {
+        "issuer": "https://idp.example",
+        "clientId": "web",
+        "clientSecret": SECRET,
+        "redirectURI": f"https://u:{SECRET}@shop.example/callback",
+    },
     "remoteRateLimit": {"host": "127.0.0.1:1", "domain": "d", "descriptors": [SECRET]},
     "requestHeaderModifier": {"set": {"authorization": SECRET}},
     "requestMirror": {"backend": {"host": "m:80"}, "percentage": SECRET},
@@ -201,7 +237,7 @@ def test_hooks_exist_only_for_their_phase(key):
         hook = hook_of(policy, name)
         if hook is not None:
             assert len(inspect.signature(hook[0]).parameters) == parameters
-    if key in ("networkAuthorization", "requestMirror", "timeout"):
+    if key in ("networkAuthorization", "networkExtAuthz", "requestMirror", "timeout"):
         assert hook_of(policy, "on_request") is None
         assert hook_of(policy, "on_response") is None
 

@@ -161,8 +161,13 @@ def test_https_is_refused_with_its_place(tmp_path: Path) -> None:
     listeners = [{"routes": []}, {"protocol": "HTTPS", "tls": tls, "routes": []}]
     binds = [{"port": 1, "listeners": listeners[:1]}, {"port": 2, "listeners": listeners[1:]}]
     path = tmp_path / "gateway.yaml"
-    path.write_text(yaml.safe_dump({"config": DOOR, "binds": binds}, sort_keys=False))
+    aged = {"http": {"maxConnectionDuration": "1m"}}
+    document = {"config": DOOR, "binds": binds, "frontendPolicies": aged}
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
     ended = run_until_exit(path)
     assert ended.returncode == 1
     assert "binds[1].listeners[0]" in ended.stderr
     assert "config.frontDoor is granian, which cannot serve HTTPS" in ended.stderr
+    assert (
+        "frontendPolicies.http.maxConnectionDuration: config.frontDoor is granian" in ended.stderr
+    )

@@ -30,6 +30,7 @@ END = threading.Event()
 """Set when nobody waits for the upstream's answer any more."""
 CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
 DATES = {
+    "istio/clock.py": "from when and until when a certificate is valid",
     "shm/config.py": "when a process started, to be shown",
     "shm/lock.py": "the longest that a wait may take, which its call asks for in that clock",
     "shm/segment.py": "compared with dates of files and of earlier instances",
@@ -38,8 +39,10 @@ DATES = {
     "sidecar/gateway/control.py": "windows of budgets, which follow the calendar",
     "sidecar/gateway/expressions.py": "timestamps in expressions",
     "sidecar/gateway/worker.py": "the Date field",
+    "sidecar/llm/credentials/aws.py": "when a role's credentials end",
     "sidecar/llm/credentials/azure.py": "when a token ends",
     "sidecar/llm/credentials/gcp.py": "when a token ends",
+    "sidecar/net/minting.py": "from when and until when a certificate is valid",
     "sidecar/state/budgets.py": "windows of budgets, which follow the calendar",
     "sidecar/state/tables.py": "windows of budgets, which follow the calendar",
     "sidecar/telemetry/clock.py": "the one source of dates",

@@ -14,8 +14,9 @@ import grpc
 import pytest
 import yaml
 
-from tests.support.ext_mcp import SECONDS, Answer, ExtMcpServer, Question, let_pass
+from tests.support.ext_mcp import Answer, ExtMcpServer, Question, let_pass
 from tests.support.gateway import ROOT, GatewayProcess, free_ports
+from tests.support.grpc_server import SECONDS
 from tests.support.mcp_server import Events, McpClient, McpServer, mcp_config, messages
 from tests.support.upstream import Answer as HttpAnswer
 from tests.support.upstream import Seen, Upstream

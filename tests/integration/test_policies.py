@@ -104,6 +104,7 @@ def gateway(up: Upstream, shadow: Upstream) -> Iterator[GatewayProcess]:
             },
         ),
         route("/cors", cors=cors, **denied),
+        route("/csrf", csrf={"additionalOrigins": ["https://app.test"]}),
         route("/authorization", **denied),
         on_backend("/backend-authorization", **denied),
         route("/late", timeout={"requestTimeout": "100ms"}, delay={"duration": "30s"}),
@@ -276,6 +277,23 @@ def test_direct_response(fresh: Upstream) -> None:
     assert fresh.take() == []
     # None of the conditions holds (the first fails to evaluate): the policy is skipped.
     assert call("/conditional").text == "/conditional"
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "status"),
+    [
+        ("GET", {"sec_fetch_site": "cross-site", "origin": "https://evil.test"}, 200),
+        ("POST", {}, 200),
+        ("POST", {"sec_fetch_site": "same-origin"}, 200),
+        ("POST", {"sec_fetch_site": "cross-site", "origin": "https://app.test"}, 200),
+        ("POST", {"sec_fetch_site": "cross-site", "origin": "https://evil.test"}, 403),
+        ("POST", {"origin": "null"}, 403),
+    ],
+)
+def test_csrf(method: str, fields: dict[str, str], status: int, fresh: Upstream) -> None:
+    got = call("/csrf", method, b"" if method == "POST" else None, **fields)
+    assert (got.status, len(fresh.take())) == (status, int(status == 200))
+    assert status == 200 or got.text == "CSRF validation failed"
 
 
 @pytest.mark.usefixtures("fresh")

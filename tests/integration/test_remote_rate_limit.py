@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import yaml
 
@@ -22,6 +23,7 @@ from tests.sidecar.telemetry.collectors import HttpCollector
 from tests.support.authority import Authority
 from tests.support.client import fetch
 from tests.support.gateway import ROOT, GatewayProcess, free_ports, proxy_config
+from tests.support.models import openai
 from tests.support.octets import TcpUpstream
 from tests.support.rls import OVER, Answer, Asked, Limit, Question, RateLimitServer
 from tests.support.upstream import Answer as UpstreamAnswer
@@ -384,6 +386,41 @@ def test_tokens_are_told_when_the_client_leaves(
     answer.close()
     connection.close()
     assert amended(rls, "eve") == [0, 77]
+
+
+def test_tokens_of_models_are_told() -> None:
+    (port,) = free_ports(1)
+    with Upstream(openai) as models, RateLimitServer(lambda question: Answer()) as rls:
+        tokens = by("user", 'request.headers["x-user"]', type="tokens")
+        backend = {"provider": {"openAI": {}}, "hostOverride": models.address, "pathPrefix": "/v1"}
+        kinds = {"/v1/chat/completions": "completions", "/v1/messages": "messages"}
+        route = {
+            "policies": {
+                "remoteRateLimit": limited(rls.address, "d", tokens),
+                "ai": {"routes": kinds},
+            },
+            "backends": [{"ai": {"name": "m", **backend}}],
+        }
+        with GatewayProcess({"binds": [{"port": port, "listeners": [{"routes": [route]}]}]}):
+            for user, path, is_streamed in (
+                ("ann", "/v1/chat/completions", False),
+                ("bea", "/v1/messages", True),
+            ):
+                asked = {
+                    "model": "gpt-test",
+                    "max_tokens": 9,
+                    "stream": is_streamed,
+                    "messages": [{"role": "user", "content": "hi"}],
+                }
+                got = fetch(
+                    port,
+                    path,
+                    "POST",
+                    headers={"x-user": user, "content-type": "application/json"},
+                    body=orjson.dumps(asked),
+                )
+                assert got.status == 200
+                assert amended(rls, user)[-1] == 40
 
 
 def test_tokens_under_way_are_told_before_the_gateway_ends(up: Upstream) -> None:

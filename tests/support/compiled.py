@@ -16,6 +16,7 @@ from shm.metrics import MetricsTable
 from shm.rates import RateTable
 from sidecar.cel.engine import Engine
 from sidecar.config.local import Source
+from sidecar.errors import RequestError
 from sidecar.gateway.compile import Compiler, Surroundings, Telemetry
 from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.loading import Loader
@@ -33,12 +34,13 @@ from sidecar.telemetry.clock import Clock, SystemClock
 from sidecar.telemetry.metrics import RequestMetrics, UpstreamMetrics
 
 ENGINE = Engine()
+SECRET = "0f" * 32
 
 
 def snapshot_data(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The resources of a document, as a worker reads them. Raises InvalidConfigError."""
     source = Source("test.yaml", content=yaml.safe_dump(dict(config), sort_keys=False))
-    loaded = Loader(source, {}).load()
+    loaded = Loader(source, {"OIDC_COOKIE_SECRET": SECRET}).load()
     return {key: dict(one.data) for key, one in loaded.snapshot.resources.items()}
 
 
@@ -75,7 +77,7 @@ class InProcess:
                 pools=self.pools,
                 random=self.random,
                 services=lambda config, limit: Services(
-                    self.clock, ENGINE, limit, rates=self.rates
+                    self.clock, ENGINE, limit, rates=self.rates, cookie_secret=SECRET
                 ),
                 telemetry=self._telemetry,
                 admin=lambda config: Address("127.0.0.1", 15000),
@@ -91,7 +93,10 @@ class InProcess:
 
     def apply(self, config: Mapping[str, Any]) -> Gateway:
         """Compile what changed, as a reload does, and serve it."""
-        fresh = snapshot_data(config)
+        return self.step(snapshot_data(config))
+
+    def step(self, fresh: dict[str, dict[str, Any]]) -> Gateway:
+        """The same of resources."""
         changed = {key: value for key, value in fresh.items() if self._data.get(key) != value}
         steps = self.compiler.compile(1, changed, self._data.keys() - fresh.keys())
         while True:
@@ -101,6 +106,10 @@ class InProcess:
                 self.gateway = stop.value
                 self._data = fresh
                 return self.gateway
+
+    async def connect(self, request: Request) -> Response:
+        """See WorkerState: there are no binds to enter here."""
+        raise RequestError(404, "NotFound", "no bind for this port")
 
     def mirror(self, request: Request, mirror: Mirror) -> None:
         """See WorkerState."""

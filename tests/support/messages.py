@@ -33,6 +33,7 @@ def services(
         rates=rates,
         budgets=budgets,
         attachment=attachment,
+        cookie_secret="0f" * 32,
     )
 
 

@@ -65,6 +65,15 @@ JwtAuth = Annotated[
 ]
 
 
+class OidcLogout(Model):
+    """The end of a session."""
+
+    path: str
+    """The path that ends it."""
+    redirect: str = "/"
+    """Where the browser is sent then: a path of the same origin. Default `/`."""
+
+
 class Oidc(Model):
     """Login of browsers by OpenID Connect; by discovery, or with the three endpoints given."""
 
@@ -88,6 +97,10 @@ class Oidc(Model):
     """Absolute, and not the root path."""
     scopes: list[str] = Field(default_factory=list)
     """Beside `openid`."""
+    end_session_endpoint: str | None = None
+    """Ours. Without discovery: where browsers are sent for the end of their session."""
+    logout: OidcLogout | None = None
+    """Ours. Default: no path ends a session."""
 
 
 class BasicAuth(Model):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field
 
 from sidecar.config.model.ai import AIProvider
-from sidecar.config.model.base import OPEN, Choice, Model, NotYet, branch, by_key
+from sidecar.config.model.base import OPEN, Choice, Model, branch, by_key
 from sidecar.config.model.connection import ServiceReference
 from sidecar.config.model.mcp import McpBackend
 from sidecar.config.model.policies import BackendPolicies, TcpBackendPolicies
@@ -22,6 +22,8 @@ class DynamicBackend(Model):
 
     target: Expression | None = None
     """CEL that gives `host:port`. Default: the request's authority, or SNI and port for TCP."""
+    allow_link_local: bool = False
+    """Ours: whether it may be a link-local address or a metadata service of a cloud."""
 
 
 class NamedAIProvider(Model):
@@ -87,7 +89,6 @@ def _null_is_given(value: Any) -> Any:
 
 
 Invalid = Annotated[Literal[True] | None, BeforeValidator(_null_is_given)]
-AWS = NotYet("AWS backends")
 
 
 class RouteBackend(Choice):
@@ -115,7 +116,7 @@ class RouteBackend(Choice):
     """MCP servers."""
     ai: AIBackend | None = None
     """LLM providers."""
-    aws: Annotated[AwsBackend | None, AWS] = None
+    aws: AwsBackend | None = None
     """A service of AWS."""
     route_group: str | None = None
     """Name of an entry of `routeGroups`."""
@@ -162,7 +163,7 @@ class NamedBackend(Choice):
     """MCP servers."""
     ai: AIBackend | None = None
     """LLM providers."""
-    aws: Annotated[AwsBackend | None, AWS] = None
+    aws: AwsBackend | None = None
     """A service of AWS."""
     policies: BackendPolicies | None = None
     """Its policies."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from sidecar.config.model.base import Choice, Model, NotYet, branch, by_key, by_shape
+from sidecar.config.model.base import Choice, Model, branch, by_key, by_shape
 from sidecar.config.model.connection import BackendHTTP, BackendTCP, BackendTLS, SimpleReference
 from sidecar.config.model.location import AuthorizationLocation
 from sidecar.config.model.traffic import HeaderModifier, Transformations
@@ -35,7 +35,7 @@ class CalloutPolicies(Model):
     """HTTP settings."""
     tcp: BackendTCP | None = None
     """TCP settings."""
-    backend_tunnel: Annotated[Tunnel | None, NotYet("tunnel through a proxy")] = None
+    backend_tunnel: Tunnel | None = None
     """A proxy on the way."""
 
 
@@ -231,6 +231,8 @@ class JwtSignAuth(Model):
     """Key id of the header."""
     claims: dict[str, Any] = Field(default_factory=dict)
     """Static claims; iat, exp and nbf are the signer's."""
+    claim_expressions: dict[str, Expression] = Field(default_factory=dict)
+    """More claims, by CEL over the client's request (ours)."""
     ttl: Duration | None = None
     """Life of the token, at least 1 s. Default 300 s."""
     location: AuthorizationLocation | None = None
@@ -294,6 +296,8 @@ class OAuthTokenExchange(Callout):
 
     path: str = "/"
     """Path of the token endpoint."""
+    allow_plaintext: bool = False
+    """Whether tokens may go to a `host` of another machine without TLS (ours). Default false."""
     grant_type: Literal["tokenExchange", "jwtBearer"] = "tokenExchange"
     """Default tokenExchange."""
     subject_token: TokenSpec | None = None
@@ -323,6 +327,8 @@ class CrossAppEndpoint(Callout):
 
     path: str = "/"
     """Its path."""
+    allow_plaintext: bool = False
+    """Whether tokens may go to a `host` of another machine without TLS (ours). Default false."""
     client_auth: OAuthClientAuth
     """How the gateway authenticates there."""
 

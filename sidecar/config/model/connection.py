@@ -69,9 +69,7 @@ class BackendTLS(Model):
     """Protocols to offer. Default: by the HTTP version."""
     subject_alt_names: list[str] | None = None
     """Names of which the certificate must hold one. Default: the host name."""
-    key_exchange_groups: Annotated[
-        list[KeyExchangeGroup] | None, NotYet("choice of TLS key exchange groups")
-    ] = None
+    key_exchange_groups: list[KeyExchangeGroup] | None = None
     """In order of preference."""
     spiffe: Annotated[SpiffeTLS | None, NotYet("SPIFFE")] = None
     """Excludes cert, key, root, insecure and insecureHost."""

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from sidecar.config.model.base import Model, NotYet, Renamed
+from sidecar.config.model.base import Model, Renamed
 from sidecar.config.model.callout import Callout
 from sidecar.config.model.connection import Keepalives
 from sidecar.config.model.external import ExtAuthz
@@ -36,10 +36,8 @@ class FrontendHTTP(Model):
     """Default 100."""
     http1_idle_timeout: Duration = "1m0s"
     """Default 1 minute, where the reference waits 10."""
-    http1_header_case: Annotated[
-        Literal["lowercase", "preserve"], NotYet("header names as received", ("preserve",))
-    ] = "lowercase"
-    """How names are written to backends. Default lowercase."""
+    http1_header_case: Literal["lowercase", "preserve"] = "lowercase"
+    """How names of HTTP/1 go on to HTTP/1, both ways. Default lowercase."""
     http2_window_size: Uint32 | None = None
     """Bytes of a stream's window. Default: the codec's."""
     http2_connection_window_size: Uint32 | None = None
@@ -69,9 +67,7 @@ class FrontendTLS(Model):
     """Default TLS_V1_3."""
     cipher_suites: list[str] | None = None
     """In order of preference."""
-    key_exchange_groups: Annotated[
-        list[str] | None, NotYet("choice of TLS key exchange groups")
-    ] = None
+    key_exchange_groups: list[str] | None = None
     """In order of preference."""
 
 
@@ -94,9 +90,7 @@ class ProxyProtocol(Model):
 class Connect(Model):
     """HTTP CONNECT of clients."""
 
-    mode: Annotated[
-        Literal["deny", "route", "tunnel"], NotYet("CONNECT tunnels", ("route", "tunnel"))
-    ]
+    mode: Literal["deny", "route", "tunnel"]
     """deny: 405; route: routed as a request; tunnel: what is inside enters the gateway again."""
 
 
@@ -113,7 +107,7 @@ class OtlpAccessLog(Callout):
     """Export of log entries by OTLP."""
 
     filter: Expression | None = None
-    """CEL. Default: all."""
+    """CEL. Default: that of the log."""
     fields: AccessLogFields | None = None
     """Default: those of the log."""
     protocol: Literal["grpc", "http"] = "grpc"
@@ -144,7 +138,7 @@ class AccessLog(AccessLogFields):
 
     filter: Expression | None = None
     """CEL that is true for what is logged. Default: all."""
-    otlp: Annotated[OtlpAccessLog | None, NotYet("access log by OTLP")] = None
+    otlp: OtlpAccessLog | None = None
     """Export by OTLP."""
     database: DatabaseAccessLog | None = None
     """Entries in a database."""
@@ -184,9 +178,7 @@ class FrontendPolicies(Renamed):
     """TCP."""
     network_authorization: RuleSet | None = None
     """Rules over `source.*` and `destination.*`, once a connection."""
-    network_ext_authz: Annotated[
-        ExtAuthz | None, NotYet("external authorization of connections")
-    ] = None
+    network_ext_authz: ExtAuthz | None = None
     """Another service's decision, once a connection."""
     proxy_protocol: ProxyProtocol | None = None
     """The PROXY protocol; also written `proxy`."""

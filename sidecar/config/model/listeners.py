@@ -31,9 +31,7 @@ class ServerTLS(Renamed):
         "maxTlsVersion": "maxTLSVersion",
     }
 
-    mode: Annotated[
-        Literal["static", "dynamicCa"], NotYet("certificates made on demand", ("dynamicCa",))
-    ] = "static"
+    mode: Literal["static", "dynamicCa"] = "static"
     """Whether `cert` is the certificate (default) or a CA that makes one for each name."""
     cert: FilePath | None = None
     """PEM file of the certificate chain."""
@@ -49,9 +47,7 @@ class ServerTLS(Renamed):
     """Default TLS_V1_2; older ones are not supported."""
     max_tls_version: Annotated[TlsVersion | None, Field(alias="maxTLSVersion")] = None
     """Default TLS_V1_3."""
-    key_exchange_groups: Annotated[
-        list[str] | None, NotYet("choice of TLS key exchange groups")
-    ] = None
+    key_exchange_groups: list[str] | None = None
     """In order of preference."""
 
 
@@ -90,9 +86,7 @@ class Listener(Model):
     """Default `default`."""
     hostname: Hostname | None = None
     """Default: any."""
-    protocol: Annotated[
-        Literal["HTTP", "HTTPS", "TLS", "TCP", "HBONE"], NotYet("HBONE", ("HBONE",))
-    ] = "HTTP"
+    protocol: Literal["HTTP", "HTTPS", "TLS", "TCP", "HBONE"] = "HTTP"
     """Default HTTP."""
     tls: ServerTLS | None = None
     """For HTTPS; and for TLS that ends here rather than passing through."""
@@ -111,10 +105,9 @@ class Bind(Model):
     """Absent, or 0, only with `mode: internal`."""
     listeners: list[Listener]
     """Told apart by host name."""
-    tunnel_protocol: Annotated[
-        Literal["direct", "hboneWaypoint", "hboneGateway", "proxy", "connect"],
-        NotYet("tunnel protocols", ("hboneWaypoint", "hboneGateway", "connect")),
-    ] = "direct"
+    tunnel_protocol: Literal["direct", "hboneWaypoint", "hboneGateway", "proxy", "connect"] = (
+        "direct"
+    )
     """What wraps the connections. Default direct: nothing."""
     mode: Literal["standard", "internal"] = "standard"
     """internal opens no socket. Default standard."""

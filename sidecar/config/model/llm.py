@@ -25,7 +25,7 @@ from sidecar.config.model.connection import BackendTLS, HealthPolicy
 from sidecar.config.model.external import RateLimit, RemoteRateLimit, spelled
 from sidecar.config.model.listeners import ServerTLS
 from sidecar.config.model.matching import HeaderMatch
-from sidecar.config.model.policies import TUNNEL, GatewayPolicies
+from sidecar.config.model.policies import GatewayPolicies
 from sidecar.config.model.traffic import HeaderModifier, RuleSet
 from sidecar.config.scalars import Duration, Expression, Port, Secret, StringOrList, Uint
 
@@ -128,7 +128,7 @@ class LlmDefaults(Renamed):
     """A credential for the provider."""
     health: HealthPolicy | None = None
     """What counts as a failure."""
-    backend_tunnel: Annotated[Tunnel | None, TUNNEL] = None
+    backend_tunnel: Tunnel | None = None
     """A proxy on the way."""
     prompt_caching: PromptCaching | None = None
     """Cache points."""

@@ -15,18 +15,18 @@ from sidecar.config.model.ai import AIPolicy
 from sidecar.config.model.auth import ApiKeys, BasicAuth, JwtAuth, McpAuthentication, Oidc
 from sidecar.config.model.base import Choice, Model, NotYet, branch, by_shape
 from sidecar.config.model.budgets import BudgetsPolicy
-from sidecar.config.model.callout import BackendAuthPolicy, Tunnel
+from sidecar.config.model.callout import BackendAuthPolicy, Callout, Tunnel
 from sidecar.config.model.connection import (
     BackendHTTP,
     BackendTCP,
     BackendTLS,
     HealthPolicy,
-    SimpleReference,
 )
 from sidecar.config.model.external import (
     ExtAuthz,
     ExtAuthzPolicy,
     ExtProcPolicy,
+    FailureMode,
     LocalRateLimitPolicy,
     RemoteRateLimitPolicy,
 )
@@ -50,24 +50,19 @@ from sidecar.config.model.traffic import (
 )
 from sidecar.config.scalars import Expression, Port
 
-OIDC = NotYet("OIDC login")
-EXT_AUTHZ = NotYet("external authorization")
-EXT_PROC = NotYet("external processing")
-TUNNEL = NotYet("tunnel through a proxy")
-
 
 class GatewayPolicies(Model):
     """Policies that run before a route is chosen."""
 
-    oidc: Annotated[Oidc | None, OIDC] = None
+    oidc: Oidc | None = None
     """Login of browsers."""
     jwt_auth: JwtAuth | None = None
     """Tokens."""
     authorization: RuleSet | None = None
     """Rules over the request; they add to those of other levels."""
-    ext_authz: Annotated[ExtAuthzPolicy | None, EXT_AUTHZ] = None
+    ext_authz: ExtAuthzPolicy | None = None
     """Another service's decision."""
-    ext_proc: Annotated[ExtProcPolicy | None, EXT_PROC] = None
+    ext_proc: ExtProcPolicy | None = None
     """Another service's processing."""
     cors: Cors | None = None
     """Cross-origin requests."""
@@ -122,7 +117,7 @@ class RoutePolicies(GatewayPolicies):
     """LLM traffic."""
     backend_tls: Annotated[BackendTLS | None, Field(alias="backendTLS")] = None
     """TLS to the backends."""
-    backend_tunnel: Annotated[Tunnel | None, TUNNEL] = None
+    backend_tunnel: Tunnel | None = None
     """A proxy on the way to the backends."""
     backend_auth: BackendAuthPolicy = None
     """A credential for the backends."""
@@ -131,10 +126,12 @@ class RoutePolicies(GatewayPolicies):
 class InferenceRouting(Model):
     """Choice of the endpoint by an endpoint picker; only for services."""
 
-    endpoint_picker: SimpleReference
+    endpoint_picker: Callout
     """The picker."""
     destination_mode: Literal["validated", "passthrough"] = "validated"
     """Default validated: the choice must be an endpoint of the service."""
+    failure_mode: FailureMode = "failClosed"
+    """Ours: without a choice 500, or the gateway balances by itself. Default failClosed."""
 
 
 class SessionAffinity(Model):
@@ -167,9 +164,9 @@ class BackendPolicies(Model):
     """What counts as a failure."""
     backend_auth: BackendAuthPolicy = None
     """A credential for the backend."""
-    backend_tunnel: Annotated[Tunnel | None, TUNNEL] = None
+    backend_tunnel: Tunnel | None = None
     """A proxy on the way."""
-    ext_authz: Annotated[ExtAuthz | None, EXT_AUTHZ] = None
+    ext_authz: ExtAuthz | None = None
     """Another service's decision; not conditional here."""
     mcp_authorization: McpRuleSet | None = None
     """Rules over MCP methods."""
@@ -177,9 +174,9 @@ class BackendPolicies(Model):
     """Guards of MCP messages."""
     a2a: A2aPolicy | None = None
     """Agent-to-agent traffic."""
-    inference_routing: Annotated[InferenceRouting | None, NotYet("inference routing")] = None
+    inference_routing: InferenceRouting | None = None
     """An endpoint picker."""
-    session_affinity: Annotated[SessionAffinity | None, NotYet("session affinity")] = None
+    session_affinity: SessionAffinity | None = None
     """Sticky endpoints."""
     ai: AIPolicy | None = None
     """LLM traffic."""
@@ -197,7 +194,7 @@ class TcpBackendPolicies(Model):
 
     backend_tls: Annotated[BackendTLS | None, Field(alias="backendTLS")] = None
     """TLS to the backend."""
-    backend_tunnel: Annotated[Tunnel | None, TUNNEL] = None
+    backend_tunnel: Tunnel | None = None
     """A proxy on the way."""
 
 

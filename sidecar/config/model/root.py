@@ -5,12 +5,10 @@ Source: spec config section 1.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
 from sidecar.config.model.backends import NamedBackend
-from sidecar.config.model.base import Model, NotYet
+from sidecar.config.model.base import Model
 from sidecar.config.model.discovery import Service, Workload
 from sidecar.config.model.frontend import FrontendPolicies
 from sidecar.config.model.listeners import Bind, Gateway
@@ -50,5 +48,5 @@ class Config(Model):
     """The simplified LLM gateway."""
     mcp: McpConfig | None = None
     """The simplified MCP gateway."""
-    ui: Annotated[UiConfig | None, NotYet("UI on a gateway")] = None
+    ui: UiConfig | None = None
     """The UI on gateways."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self, TypeGuard
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field, model_validator
@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from sidecar.config.model.base import NOT_YET, Choice, Model, NotYet, branch, by_shape
 from sidecar.config.model.connection import Keepalives
+from sidecar.config.model.mesh import IstioConfig
 from sidecar.config.scalars import (
     Duration,
     Expression,
@@ -30,17 +31,14 @@ from sidecar.config.scalars import (
     duration_ns,
 )
 
-CONTROL_PLANE = NotYet("xDS control plane")
-MESH = NotYet("mesh identity")
-
 
 class DnsConfig(Model):
     """Name resolution."""
 
     lookup_family: Literal["All", "Auto", "V4Preferred", "V4Only", "V6Only"] | None = None
     """Default Auto."""
-    edns0: Annotated[bool | None, NotYet("EDNS0")] = None
-    """Default: the system's."""
+    edns0: bool | None = None
+    """Whether look-ups ask for large answers. Default: the system's."""
 
 
 def _between(least: str, most: str) -> Callable[[str], str]:
@@ -171,11 +169,18 @@ class DatabaseConfig(Model):
     """Default 5."""
 
 
-def _is_file(database: DatabaseConfig) -> DatabaseConfig:
-    # Budgets and the request log need a file that stays.
-    if sqlite_path(database.url) is None:
-        raise PydanticCustomError(NOT_YET, "{feature}", {"feature": "databases but SQLite files"})
+def _is_known(database: DatabaseConfig) -> DatabaseConfig:
+    # The request log needs a database that stays.
+    if sqlite_path(database.url) is None and not is_postgres(database.url):
+        raise PydanticCustomError(
+            NOT_YET, "{feature}", {"feature": "databases but PostgreSQL and SQLite files"}
+        )
     return database
+
+
+def is_postgres(url: object) -> TypeGuard[str]:
+    """Whether it is the URL of a PostgreSQL database."""
+    return isinstance(url, str) and url.partition(":")[0] in ("postgres", "postgresql")
 
 
 def sqlite_path(url: object) -> str | None:
@@ -270,8 +275,8 @@ class LoggingConfig(Model):
     """Default info."""
     format: Literal["text", "json"] | None = None
     """Default text."""
-    database: Annotated[DatabaseConfig, AfterValidator(_is_file)] | None = None
-    """The request log's own SQLite file. Default: `config.database`."""
+    database: Annotated[DatabaseConfig, AfterValidator(_is_known)] | None = None
+    """The request log's own database. Default: `config.database`."""
 
 
 class MetricFields(Model):
@@ -353,6 +358,8 @@ class StateConfig(Model):
     """Budgets there is room for, at about 420 bytes each. Default 10,000."""
     sessions: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """MCP sessions there is room for. Default 10,000."""
+    tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Tokens for backends that workers share, at 8.3 KB each. Default 256."""
     endpoints: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Endpoints of services there is room for, 340 bytes each with 4 workers. Default 4,096."""
     journal: Annotated[str, Field(min_length=1)] | None = None
@@ -384,35 +391,35 @@ class StaticConfig(Model):
     """Default: the file given on the command line."""
     model_catalog: list[CatalogSource] | None = None
     """Prices, later ones over earlier."""
-    database: Annotated[DatabaseConfig, AfterValidator(_is_file)] | None = None
-    """A SQLite file: the request log is in it, and budgets in one beside it."""
+    database: Annotated[DatabaseConfig, AfterValidator(_is_known)] | None = None
+    """The request log is in it. Of a SQLite file, budgets are in one beside it."""
     storage: Annotated[StorageConfig | None, NotYet("changes made in the UI")] = None
     """Where changes made in the UI go."""
-    ca_address: Annotated[str | None, MESH] = None
+    ca_address: str | None = None
     """The certificate authority."""
-    ca_auth_token: Annotated[Secret | None, MESH] = None
+    ca_auth_token: Secret | None = None
     """A token for it."""
-    xds_address: Annotated[str | None, CONTROL_PLANE] = None
+    xds_address: str | None = None
     """The control plane."""
-    xds_auth_token: Annotated[Secret | None, CONTROL_PLANE] = None
+    xds_auth_token: Secret | None = None
     """A token for it."""
-    spiffe: Annotated[SpiffeConfig | None, NotYet("SPIFFE")] = None
+    spiffe: SpiffeConfig | None = None
     """The SPIFFE Workload API."""
-    namespace: Annotated[str | None, CONTROL_PLANE] = None
+    namespace: str | None = None
     """The name space that the gateway is in."""
-    gateway: Annotated[str | None, CONTROL_PLANE] = None
+    gateway: str | None = None
     """The gateway's name."""
-    trust_domain: Annotated[str | None, MESH] = None
+    trust_domain: str | None = None
     """Default cluster.local."""
-    additional_trust_domains: Annotated[str | None, MESH] = None
+    additional_trust_domains: str | None = None
     """Separated by commas."""
-    skip_validate_trust_domain: Annotated[bool | None, MESH] = None
+    skip_validate_trust_domain: bool | None = None
     """Default false."""
-    service_account: Annotated[str | None, MESH] = None
+    service_account: str | None = None
     """The gateway's own."""
-    cluster_id: Annotated[str | None, MESH] = None
+    cluster_id: str | None = None
     """Default Kubernetes."""
-    network: Annotated[str | None, MESH] = None
+    network: str | None = None
     """Default empty."""
     admin_addr: str | None = None
     """`ip:port`, `localhost:port`, `unix:/path` or `off`. Default localhost:15000."""
@@ -452,7 +459,9 @@ class StaticConfig(Model):
     """Metrics."""
     backend: BackendDefaults = Field(default_factory=BackendDefaults)
     """Connections to backends."""
-    hbone: Annotated[HboneConfig | None, NotYet("HBONE")] = None
+    hbone: HboneConfig | None = None
     """HBONE tunnels."""
+    istio: IstioConfig | None = None
+    """The mesh that the gateway is in (ours)."""
     state: StateConfig | None = None
     """State that all workers share (ours)."""

@@ -163,6 +163,8 @@ def test_40_the_other_side_of_an_and_still_decides() -> None:
         "text.replace('', text)",
         "text.replace('a', text).size() > 0",
         "text.split('').join(text)",
+        "text.matches(text)",
+        "text.regexReplace(text, 'b')",
         "text.with(a, (a + a).with(b, (b + b).with(c, (c + c).with(d, (d + d).with(e,"
         " (e + e) + e)))))",
     ],

@@ -138,11 +138,16 @@ OURS = tuple(
         r"\.mcp\.(maxNameLength|listCacheTtl|allowedOrigins|mirroredHeaders|rateLimits)$",
         r"\.mcp\.targets\.\[\]\.(pin|tools)$",
         r"\.openapi\.outputSchemas$",  # docs/mcp-openapi.md
+        r"^\.config\.istio",  # docs/istio.md
         r"^\.config\.modelCatalog\.\[\]\..*(url|refresh)$",  # docs/llm.md
         r"\.models\..*(serviceTiers|\.cacheWrite1h$|putImage$)",  # prices: docs/llm.md
         r"\.database\.retention$",  # docs/request-log.md
         r"(olicies|\.policy)\.budgets$",  # a policy of ours: docs/policies
         r"\.apiKey\.keys\..*\.budgets$",  # of version 1.5
+        r"\.inferenceRouting\.(failureMode|endpointPicker\.(name|policies).*)$",  # docs/policies
+        r"\.dynamic\.allowLinkLocal$",  # docs/configuration.md
+        r"\.oidc\.(logout|endSessionEndpoint)$",  # docs/policies/oidc.md
+        r"\.(allowPlaintext|claimExpressions)$",  # docs/policies/backendAuth.md
         r"\.localRateLimit.*\.(key|onMissingKey|cost|debt|failureMode)$",
     )
 )

@@ -171,6 +171,29 @@ def test_the_last_of_equal_keys_wins_with_a_warning() -> None:
     assert [one.path for one in snapshot.warnings] == ["routes[1]"]
 
 
+def test_of_two_policies_of_a_kind_for_one_target_one_holds_with_a_warning() -> None:
+    data = document(0)
+    target = {"gateway": {"gatewayName": "default", "gatewayNamespace": "default"}}
+    rules = {"authorization": {"rules": ["true"]}}
+    data["policies"] = [
+        {"target": target, "policy": policy, **more}
+        for policy, more in (
+            ({"csrf": {}}, {}),
+            (rules, {}),
+            ({"csrf": {}}, {}),
+            (rules, {}),
+            ({"cors": {"allowOrigins": ["*"]}}, {}),
+            ({"cors": {"allowOrigins": ["*"]}}, {"phase": "gateway"}),
+            ({"buffer": {}}, {}),
+            ({"buffer": {}}, {}),
+        )
+    ]
+    assert [str(one) for one in snapshot_of(data).warnings] == [
+        "policies[0]: has no effect: policies[2] is a csrf for the same target",
+        "policies[7]: has no effect: policies[6] is a buffer for the same target",
+    ]
+
+
 def test_a_shared_file_is_read_once() -> None:
     seen: list[str] = []
 

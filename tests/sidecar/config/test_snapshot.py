@@ -12,10 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.config.snapshot import (
-    Difference,
     Resource,
     Snapshot,
-    diff,
     encode,
     read_header,
     read_index,
@@ -35,19 +33,6 @@ PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
 )
-
-
-def run_to_end(old: dict[str, bytes], buffer: bytes, every: int) -> tuple[Difference, int]:
-    """The difference, and the number of pauses on the way to it."""
-    steps = diff(old, buffer, every)
-    pauses = 0
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            result: Difference = stop.value
-            return result, pauses
-        pauses += 1
 
 
 @given(st.dictionaries(st.text(max_size=20), st.dictionaries(st.text(), PLAIN), max_size=8))
@@ -88,25 +73,6 @@ def test_what_json_cannot_hold_is_refused() -> None:
         Resource.of("route", "r" * 70_000, {})
     with pytest.raises(ConfigError, match="name"):
         Resource.of("route", "\ud800", {})
-
-
-def test_the_difference() -> None:
-    old = {key: resource.digest for key, resource in SAMPLE.resources.items()}
-    resources = dict(SAMPLE.resources)
-    del resources["route/r4"]
-    resources["route/r2"] = Resource.of("route", "r2", {"value": "changed"})
-    resources["route/new"] = Resource.of("route", "new", {})
-    buffer = encode(Snapshot(resources), 2)
-    difference, pauses = run_to_end(old, buffer, every=3)
-    assert [record.key for record in difference.changed] == ["route/r2", "route/new"]
-    assert difference.removed == ("route/r4",)
-    assert pauses == 4  # after the first record too
-    assert read_record(buffer, difference.changed[0]) == {"value": "changed"}
-
-
-def test_nothing_changed() -> None:
-    old = {key: resource.digest for key, resource in SAMPLE.resources.items()}
-    assert run_to_end(old, encode(SAMPLE, 9), every=512) == (Difference((), ()), 1)
 
 
 def changed_at(buffer: bytes, offset: int) -> bytes:

@@ -81,7 +81,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "HBONE listener": (
         LISTENER % "{protocol: HBONE, routes: []}",
-        ["binds[0].listeners[0].protocol: not supported yet (HBONE)"],
+        [
+            "binds[0].listeners[0].protocol: HBONE needs tunnelProtocol hboneWaypoint or"
+            " hboneGateway"
+        ],
     ),
     "TLS and plaintext on a bind": (
         LISTENER % "{routes: []}, {protocol: TLS, hostname: a.test, tcpRoutes: []}",
@@ -301,7 +304,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "conditional extAuthz on a backend": (
-        NAMED + POLICY % f"{BACKEND}, policy: {{extAuthz: {{conditional: [{{}}]}}}}",
+        NAMED + POLICY % f"{BACKEND}, policy: {{extAuthz: {{conditional: [{{host: 'a:1'}}]}}}}",
         ["policies[0].policy.extAuthz: conditional extAuthz is not supported on backend-targeted"],
     ),
     "route policy on a backend": (
@@ -348,7 +351,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         [
             "workloads[0]: missing field `namespace`",
             "workloads[1].capacity: invalid capacity `-1`",
-            "workloads[1].protocol: invalid protocol `UDP`: TCP or HBONE",
+            "workloads[1].protocol: invalid protocol `UDP`: HBONE, TCP or LEGACY_ISTIO_MTLS",
             "workloads[1].workloadIps[0]: invalid address `x`",
         ],
     ),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.gateway.authenticated import authenticated
+from sidecar.gateway.plan import Backend
+from sidecar.gateway.upstream import BrokenUpstream
 from sidecar.llm.credentials.kept import KeptCredentials
-from sidecar.policies.chain import EMPTY
 from tests.support.messages import services
 
 Json = dict[str, Any]
@@ -15,12 +16,15 @@ GCP: Json = {"gcp": {}}
 
 
 def credentials_of(payload: object, target: Json, kept: KeptCredentials) -> object:
-    """The objects that authenticate, which hold the tokens."""
-    chain = authenticated(EMPTY, payload, target, services(), kept)
-    ((show, is_async),) = chain.request_hooks
+    """The object that authenticates, which holds the token."""
+    backend = Backend("backend.test", "static", BrokenUpstream(500, "NotFound", ""))
+    ((show, is_async),) = authenticated(
+        backend, payload, target, services(), kept
+    ).chain.request_hooks
     assert is_async
     (cell,) = [one for one in show.__closure__ or () if isinstance(one.cell_contents, tuple)]
-    return cell.cell_contents
+    (credential,) = cell.cell_contents
+    return credential
 
 
 def test_an_unchanged_credential_is_the_same_after_a_reload() -> None:

@@ -9,7 +9,7 @@ import pytest
 from sidecar.config.problems import InvalidConfigError
 from sidecar.errors import ConfigError
 from sidecar.http.headers import Headers
-from sidecar.policies.chain import EMPTY
+from sidecar.policies.chain import EMPTY, Chain
 from tests.support.compiled import InProcess, ask_for, snapshot_data
 
 BIND = "bind/8080"
@@ -159,3 +159,31 @@ async def test_a_route_without_policies_has_no_hooks() -> None:
             chains.append(found[0].payload.chain)
         assert chains[0] is EMPTY
         assert chains[1].request_hooks
+
+
+LOGIN = {
+    "issuer": "https://idp.example",
+    "authorizationEndpoint": "https://idp.example/authorize",
+    "tokenEndpoint": "https://idp.example/token",
+    "jwks": {"keys": []},
+    "clientId": "web",
+    "clientSecret": "s",
+    "redirectURI": "https://shop.example/callback",
+}
+
+
+async def test_the_first_login_takes_its_cookies_from_every_route() -> None:
+    def chain_of(gateway: InProcess) -> Chain:
+        routes = gateway.gateway.binds[BIND].listener_of(ask_for()).routes
+        found = routes.match("", "/a", "GET", Headers())
+        assert found is not None
+        return found[0].payload.chain
+
+    async with InProcess(config(proxied("a"))) as gateway:
+        assert chain_of(gateway) is EMPTY
+        gateway.apply(config(proxied("a"), proxied("b", oidc=LOGIN)))
+        asked = ask_for("/a")
+        asked.headers.append((b"cookie", b"agw_oidc_s_0123=x; own=1"))
+        for hook, _ in chain_of(gateway).request_hooks:
+            hook(asked)
+        assert asked.headers.get_all(b"cookie") == [b"own=1"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from sidecar.gateway.levels import Levels, on_backends, on_route
 from sidecar.policies.merge import merge
 
@@ -112,3 +114,48 @@ def test_a_backend_is_targeted_by_the_name_of_either_form() -> None:
     other = {"name": "/r/backend0", "target": {"ref": "another"}, "policies": {}}
     assert len(levels.backend_phase(LISTENER, 80, ROUTE, by_reference, {})) == 1
     assert levels.backend_phase(LISTENER, 80, ROUTE, other, {}) == []
+
+
+def test_a_policy_for_routes_of_one_kind() -> None:
+    of_tcp = {"route": {**route()["route"], "kind": "TCPRoute"}}
+    of_http = {"route": {**route()["route"], "kind": "HTTPRoute"}}
+    levels = Levels([at(of_tcp, "cors", "tcp"), at(of_http, "cors", "http")])
+    assert [one["cors"] for one in levels.route_phase(LISTENER, 80, ROUTE)] == ["http"]
+    other = {**ROUTE, "tcp": True}
+    assert [one["cors"] for one in levels.route_phase(LISTENER, 80, other)] == ["tcp"]
+    assert levels.route_phase(LISTENER, 80, {**ROUTE, "kind": "GRPCRoute"}) == []
+
+
+@pytest.mark.parametrize("kind", ["authorization", "mcpAuthorization"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        gateway(),
+        gateway(port=80),
+        gateway(listenerName="web"),
+        route(),
+        {"backend": {"backend": {"name": "b", "namespace": ""}}},
+        {"backend": {"service": {"namespace": "ns", "hostname": "h"}}},
+    ],
+    ids=["gateway", "port", "listener", "route", "backend", "service"],
+)
+def test_rules_of_several_policies_for_one_target_hold_together(
+    target: dict[str, Any], kind: str
+) -> None:
+    one, other = {"rules": [{"deny": "a"}]}, {"rules": [{"deny": "b"}]}
+    levels = Levels([at(target, kind, one), at(target, kind, other)])
+    is_service = "service" in target.get("backend", {})
+    named: dict[str, Any] = {"service": {"name": "ns/h", "port": 80}} if is_service else {}
+    backend = {"name": "b", "target": named, "policies": {}}
+    found = levels.route_phase(LISTENER, 80, ROUTE)
+    found += levels.backend_phase(LISTENER, 80, ROUTE, backend, {})
+    assert merge(found)[kind] == {"rules": [*one["rules"], *other["rules"]]}
+    assert one == {"rules": [{"deny": "a"}]}
+
+
+def test_rules_of_several_policies_before_routing_hold_together() -> None:
+    one, other = {"rules": [{"deny": "a"}]}, {"rules": [{"deny": "b"}]}
+    given = [at(gateway(), "authorization", rules, phase="gateway") for rules in (one, other)]
+    assert merge(Levels(given).gateway_phase(LISTENER, 80)) == {
+        "authorization": {"rules": [*one["rules"], *other["rules"]]}
+    }

@@ -42,7 +42,7 @@ routes:
   matches:
   - path: {regex: "("}
   policies:
-    extProc: {host: "a:1"}
+    extProc: {host: [1]}
     timeout: {requestTimeout: [1]}
     transformations: {request: {set: {x-a: "1 +", x-b: "2 +"}}}
     urlRewrite: {authority: {auto: true, full: a}}
@@ -59,7 +59,7 @@ MANY_PROBLEMS = [
     (16, 51, "routes[0].policies.authorization.rules[2]", "CEL line 1, column 4"),
     (21, 13, "routes[1].gateways", "unknown gateway reference nowhere"),
     (23, 19, "routes[1].matches[0].path.regex", "invalid regex"),
-    (25, 5, "routes[1].policies.extProc", "not supported yet"),
+    (25, 21, "routes[1].policies.extProc.host", "invalid type"),
     (26, 31, "routes[1].policies.timeout.requestTimeout", "invalid type: sequence"),
     (27, 44, "routes[1].policies.transformations.request.set.x-a", "CEL line 1"),
     (27, 56, "routes[1].policies.transformations.request.set.x-b", "CEL line 1"),
@@ -252,7 +252,7 @@ def test_nothing_follows_from_another(text: str, paths: list[str]) -> None:
 
 PAIRS = {
     "schema": ("backends", [{"name": "b", "host": 5}], "backends[0].host"),
-    "unbuilt": ("ui", {"gateways": ["default"]}, "ui"),
+    "unbuilt": ("config", {"histograms": "native"}, "config.histograms"),
     "reference": ("tcpRoutes", [{"gateways": "gone"}], "tcpRoutes[0].gateways"),
     "port": ("binds", [{"port": 80, "listeners": [{"routes": []}]}], "gateways.default.port"),
     "expression": (

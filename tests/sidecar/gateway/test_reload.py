@@ -239,3 +239,15 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
 
 def test_the_nearest_directory_stands_in_for_a_missing_one(tmp_path: Path) -> None:
     assert names(tmp_path, tmp_path / "no" / "such" / "file") == {"."}
+
+
+async def test_a_directory_tells_of_files_that_come_and_go(tmp_path: Path) -> None:
+    directory = tmp_path / "policies"
+    directory.mkdir()
+    (directory / "a.yaml").write_text("one")
+    async with watching(FileWatcher([directory])) as next_change:
+        (directory / "a.yaml").write_text("two")  # no business of the directory
+        (directory / "b.yaml").write_text("one")
+        assert await next_change() == {directory}
+        (directory / "a.yaml").unlink()
+        assert await next_change() == {directory}

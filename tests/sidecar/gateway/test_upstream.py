@@ -85,11 +85,38 @@ async def test_a_name_that_does_not_exist(pools: Pools) -> None:
     assert caught.value.message == "backends required DNS resolution which failed"
 
 
-def dynamic(pools: Pools) -> DynamicUpstream:
+def dynamic(pools: Pools, *, allows_all: bool = False, admin_port: int = 0) -> DynamicUpstream:
     def key_of(address: Address, host: str) -> tuple[PoolKey, UpstreamTls | None]:
         return PoolKey(address, host, SETTINGS), None
 
-    return DynamicUpstream(authority_destination, pools.resolver, key_of, pools)
+    return DynamicUpstream(
+        authority_destination,
+        pools.resolver,
+        key_of,
+        pools,
+        allows_all=allows_all,
+        admin_port=admin_port,
+    )
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]:80", "2852039166:80"])
+async def test_dynamic_leads_to_no_metadata_service_unless_told_to(pools: Pools, host: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        await dynamic(pools).pick(ask_for(host=host))
+    assert caught.value.status == 403
+    picked = await dynamic(pools, allows_all=True).pick(ask_for(host=host))
+    assert picked.pool.address.port == 80
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:15000", "0.0.0.0:15000", "[::1]:15000", "2130706433:15000"]
+)
+async def test_dynamic_leads_to_no_admin_service_of_ours(pools: Pools, host: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        await dynamic(pools, allows_all=True, admin_port=15000).pick(ask_for(host=host))
+    assert caught.value.status == 403
+    picked = await dynamic(pools, admin_port=15001).pick(ask_for(host=host))
+    assert picked.pool.address.port == 15000
 
 
 async def test_dynamic_keeps_a_bounded_number_of_pools(pools: Pools) -> None:

@@ -12,6 +12,7 @@ from sidecar.policies.order import (
     HOOKLESS,
     KINDS,
     REQUEST_ORDER,
+    RESERVED,
     RESPONSE_ORDER,
     build,
     response_hooks,
@@ -168,7 +169,7 @@ def test_bodies(payloads, request_body, response_body):
 
 
 REFUSED = {
-    "not built": ("route", {"extProc": {}}, "extProc", "not supported yet"),
+    "not built": ("route", {"nonsense": {}}, "nonsense", "not supported yet"),
     "not in this phase": ("gateway", {"retry": {"codes": []}}, "retry", "gateway phase"),
     "backend phase": ("backend", {"cors": {}}, "cors", "backend phase"),
     "conditional on a backend": (
@@ -194,6 +195,6 @@ def test_refused(phase, payloads, path, text):
 def test_every_kind_has_its_place():
     placed = {key for keys in REQUEST_ORDER.values() for key in keys}
     placed |= {key for keys in HOOKLESS.values() for key in keys}
-    assert placed == KINDS.keys() - {"networkAuthorization"}
+    assert placed == KINDS.keys() - {"networkAuthorization", "networkExtAuthz"} | {RESERVED}
     for phase, key in RESPONSE_ORDER:
         assert key in REQUEST_ORDER[phase] or key in HOOKLESS[phase]
