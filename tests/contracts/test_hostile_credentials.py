@@ -39,6 +39,7 @@ async def outcome(made: Any, fields: Fields, target: str = "/") -> str:
         reason = f"{refusal.status} {refusal.message}"
     else:
         known = asked.state.get("apiKey") or asked.state["basicAuth"]
+        assert isinstance(known, dict)
         return str(known.get("name") or known.get("username"))
     # Nobody is known, and nothing is taken away.
     assert not asked.state
@@ -267,6 +268,8 @@ BASIC: dict[str, tuple[Fields, str]] = {
     "name that is no text": (authorization(basic(b"robin\xff:password")), INVALID),
     "name of another's password": (authorization(basic(b"ada:password")), INVALID),
     "name that is not there": (authorization(basic(b"mallory:password")), INVALID),
+    # Such a name is tested against the hash of one that is there.
+    "name that is not there, ada's password": (authorization(basic(b"mallory:se:cret")), INVALID),
     "name in a comment": (authorization(basic(b"eve:password")), INVALID),
     "name in a comment, as it stands there": (authorization(basic(b"#eve:password")), INVALID),
     "hash for a password": (
