@@ -67,22 +67,33 @@ def kill_at_random(tally: Tally, kills: int, work: Callable[[int], None], seed: 
     """Three processes work for ever; some are killed, and replaced, again and again."""
     chance = random.Random(seed)
     pids = [fork(partial(work, worker)) for worker in range(WORKERS)]
-    while kills > 0:
-        progress = tally.begun_total + chance.randrange(1, 30)
-        while tally.begun_total < progress:
-            os.sched_yield()
-        for _ in range(chance.randrange(200)):  # anywhere within a take
-            pass
-        victims = chance.sample(range(WORKERS), min(chance.randint(1, WORKERS), kills))
-        for victim in victims:
-            os.kill(pids[victim], signal.SIGKILL)
-        for victim in victims:
-            assert exit_code(pids[victim]) == -signal.SIGKILL
-            pids[victim] = fork(partial(work, victim))
-        kills -= len(victims)
-    for pid in pids:
+    try:
+        while kills > 0:
+            progress = tally.begun_total + chance.randrange(1, 30)
+            while tally.begun_total < progress:
+                os.sched_yield()
+            for _ in range(chance.randrange(200)):  # anywhere within a take
+                pass
+            victims = chance.sample(range(WORKERS), min(chance.randint(1, WORKERS), kills))
+            for victim in victims:
+                os.kill(pids[victim], signal.SIGKILL)
+            for victim in victims:
+                assert exit_code(pids[victim]) == -signal.SIGKILL
+                pids[victim] = fork(partial(work, victim))
+            kills -= len(victims)
+    finally:
+        # Also when one ended by itself: the others would work for ever.
+        codes = [_ended(pid) for pid in pids]
+    assert codes == [-signal.SIGKILL] * WORKERS
+
+
+def _ended(pid: int) -> int | None:
+    """Kill it: how it ended, None when that was seen before."""
+    try:
         os.kill(pid, signal.SIGKILL)
-        assert exit_code(pid) == -signal.SIGKILL
+        return exit_code(pid)
+    except (ProcessLookupError, ChildProcessError):
+        return None
 
 
 def spent(table: RateTable, name: bytes) -> int:
