@@ -74,6 +74,12 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench.shm_bench
 	$(BIN)/python -m tests.bench.llm_bench
 	$(BIN)/python -m tests.bench.mcp_bench
+	$(BIN)/python -m tests.bench.policy_bench
+	$(BIN)/python -m tests.bench.hbone_bench
+	$(BIN)/python -m tests.bench.waypoint_bench
+	$(BIN)/python -m tests.bench.mesh_bench
+	$(BIN)/python -m tests.bench.istio_bench
+	$(BIN)/python -m tests.bench.mesh_gateway_bench
 
 # With its section of docs/benchmarks.md; installs LiteLLM into .venv-litellm.
 bench-llm: $(READY)

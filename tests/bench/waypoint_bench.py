@@ -1,4 +1,4 @@
-"""What a waypoint carries and costs: `python -m tests.bench.waypoint_bench [--quick]`.
+"""What a waypoint carries and costs: `python -m tests.bench.waypoint_bench [--quick] [--write]`.
 
 A client with a tunnel, a gateway of one worker, an application: three processes over loopback. TCP
 through one tunnel by wall time and by the CPU time of the worker, and what a hop adds to a request
@@ -25,6 +25,7 @@ import uvloop
 from hbone.aio import ByteStream, Pool, PoolKey, dial_tcp
 from hbone.wire.authority import make_authority
 from tests.bench.mesh_bench import everything
+from tests.bench.section import Figures
 from tests.hbone.pki import Pki, spiffe
 from tests.support.compiled import InProcess, snapshot_data
 from tests.support.gateway import GatewayProcess, free_ports
@@ -36,6 +37,11 @@ MEGABYTE = 1_000_000
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 1024\r\n\r\n" + bytes(1024)
 REQUEST = b"POST /x HTTP/1.1\r\nhost: app\r\ncontent-length: 1024\r\n\r\n" + bytes(1024)
 TARGET_MB_S, TARGET_MS = 150.0, 0.6
+COMMAND = "python -m tests.bench.waypoint_bench --write"
+ABOUT = (
+    "A client with a tunnel, a gateway of one worker and an application: three processes over\n"
+    "loopback. One run; times of requests are medians."
+)
 DOMAIN = "shop.svc.cluster.local"
 
 
@@ -99,7 +105,7 @@ class Client:
         fields = Path(f"/proc/{self._worker}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    async def carry(self, name: str, megabytes: int) -> None:
+    async def carry(self, name: str, megabytes: int, figures: Figures | None = None) -> None:
         size = megabytes * MEGABYTE
         stream = await self.tunnel("tcp")
         cpu, begun = self.worker_seconds(), time.perf_counter()
@@ -117,11 +123,10 @@ class Client:
             assert got == size
         wall, cpu = time.perf_counter() - begun, self.worker_seconds() - cpu
         rate = megabytes / wall
-        print(
-            f"TCP through the waypoint, {megabytes} MB {name}: {rate:.0f} MB/s"
-            f" ({megabytes / cpu:.0f} MB per CPU second of the worker)"
-            f" target {TARGET_MB_S:.0f}: {'met' if rate >= TARGET_MB_S else 'missed'}"
-        )
+        if figures is not None:
+            title = f"TCP through the waypoint, {megabytes} MB {name}"
+            figures.reached(title, rate, TARGET_MB_S, "MB/s", is_floor=True)
+            figures.noted(f"{title}: {megabytes / cpu:.0f} MB per CPU second of the worker")
 
     async def latency(self, open_stream: Callable[[], object], count: int) -> float:
         """Median of a request of 1 KiB and its answer, milliseconds."""
@@ -141,27 +146,26 @@ class Client:
         await self._pool.close()
 
 
-async def measure(pki: Pki, gateway: GatewayProcess, port: int, app: int, quick: bool) -> None:
+async def measure(
+    pki: Pki, gateway: GatewayProcess, port: int, app: int, figures: Figures, *, quick: bool
+) -> None:
     client = Client(pki, port, gateway.worker_pids()[0])
     megabytes, count = (100, 500) if quick else (1000, 5000)
     await client.carry("to the application", 10)
     for name in ("to the application", "from the application"):
-        await client.carry(name, megabytes)
+        await client.carry(name, megabytes, figures)
     rounds = []
     for _ in range(5):
         direct = await client.latency(lambda: dial_tcp("127.0.0.1", app), count // 5)
         hop = await client.latency(lambda: client.tunnel("http"), count // 5)
         rounds.append((hop - direct, direct, hop))
     added, direct, hop = (statistics.median(column) for column in zip(*rounds, strict=True))
-    print(
-        f"1 KiB request: {added:.3f} ms added by the hop"
-        f" (direct {direct:.3f}, by tunnel {hop:.3f})"
-        f" target {TARGET_MS}: {'met' if added <= TARGET_MS else 'missed'}"
-    )
+    figures.reached("request of 1 KiB, added by the hop, p50", added, TARGET_MS, "ms")
+    figures.noted(f"the same, p50: {direct:.3f} ms direct, {hop:.3f} ms by the tunnel")
     await client.close()
 
 
-async def changes(count: int) -> None:
+async def changes(count: int, figures: Figures) -> None:
     """One endpoint after the other, of 10,000 of 1,000 services, as a worker compiles it."""
     config = {"binds": [{"port": 15008, "tunnelProtocol": "hboneWaypoint", "listeners": [_HBONE]}]}
     async with InProcess(config) as gateway:
@@ -178,9 +182,9 @@ async def changes(count: int) -> None:
             for _ in steps:
                 continue
             found.append((time.perf_counter() - begun) * 1e3)
-    print(
+    figures.noted(
         f"11,000 services and workloads compiled in {first:.0f} ms; one endpoint changed: "
-        f"p50 {statistics.median(found):.2f} ms, longest {max(found):.1f} ms"
+        f"{statistics.median(found):.2f} ms p50, {max(found):.1f} ms at most"
         " (without reading the snapshot)"
     )
 
@@ -226,11 +230,13 @@ def main() -> int:
     """Exit codes: 0 measured, 2 wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--write", action="store_true", help="write its section of the page")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         uvloop.run(serve())
         return 0
+    figures = Figures("Waypoint", COMMAND, ABOUT)
     pki = Pki()
     (port,) = free_ports(1)
     app = subprocess.Popen(
@@ -244,10 +250,12 @@ def main() -> int:
         assert app.stdout is not None
         app_port = int(app.stdout.readline())
         certificate = put_certificate(pki.leaf(WAYPOINT), pki, Path(folder))
-        uvloop.run(changes(50 if options.quick else 500))
+        uvloop.run(changes(50 if options.quick else 500, figures))
         with GatewayProcess(config_of(certificate, port, app_port)) as gateway:
-            uvloop.run(measure(pki, gateway, port, app_port, options.quick))
+            uvloop.run(measure(pki, gateway, port, app_port, figures, quick=options.quick))
         app.stdin.close()
+    if options.write:
+        figures.write()
     return 0
 
 
