@@ -40,7 +40,8 @@ def camel(name: str) -> str:
 class Model(BaseModel):
     """A mapping with a fixed set of keys. Types are exact: no text is taken for a number."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=camel)
+    # Deferred: what nests a model builds it too, and most are never used by themselves.
+    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=camel, defer_build=True)
 
 
 OPEN = ConfigDict(json_schema_extra={"x-open": True})
