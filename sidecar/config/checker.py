@@ -21,7 +21,7 @@ from sidecar.config.model.root import Config
 from sidecar.config.model.routes import AttachedRoute, AttachedTcpRoute, Route, TcpRoute
 from sidecar.config.problems import Key
 from sidecar.config.snapshot import compact
-from sidecar.config.text import read_text
+from sidecar.config.text import Note, noted_nowhere, read_text
 
 Keys = tuple[Key, ...]
 Data = dict[str, Any]
@@ -75,9 +75,10 @@ class _Item:
 class _Files:
     """The validation context: reads what the configuration refers to, and remembers it."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Note) -> None:
         self.seen: list[str] = []
         self.has_read = False
+        self._note = note
 
     def read(self, path: str) -> str:
         self.note(path)
@@ -86,14 +87,16 @@ class _Files:
 
     def note(self, path: str) -> None:
         self.seen.append(path)
+        self._note(path)
 
 
 @final
 class Checker:
-    """One pass of the schema over the data."""
+    """One pass of the schema over the data. `note`: see `examine`."""
 
-    def __init__(self, cache: ItemCache) -> None:
+    def __init__(self, cache: ItemCache, note: Note = noted_nowhere) -> None:
         self._cache = cache
+        self._note = note
         self.findings: list[Finding] = []
         self.warnings: list[Finding] = []
         self.files: list[str] = []
@@ -152,14 +155,15 @@ class Checker:
         found = self._cache.get(model, key)
         if found is None:
             return self._item(model, item, (*path, index), key)
-        if found.files:
-            self.files += found.files
+        for file in found.files:
+            self.files.append(file)
+            self._note(file)
         return found.data
 
     def _item(
         self, model: type[BaseModel], item: Any, path: Keys, key: bytes | None = None
     ) -> Data:
-        files = _Files()
+        files = _Files(self._note)
         try:
             valid = model.__pydantic_validator__.validate_python(item, context=files)
         except ValidationError as error:

@@ -20,7 +20,7 @@ from sidecar.config.model.base import NOTHING_CHOSEN
 from sidecar.config.problems import InvalidConfigError, Problem, in_file_order
 from sidecar.config.pruning import Pruning
 from sidecar.config.splice import LastDocument
-from sidecar.config.text import Source, Text, resolve
+from sidecar.config.text import Note, Source, Text, noted_nowhere, resolve
 from sidecar.errors import ConfigError
 
 __all__ = ["ItemCache", "LastDocument", "Loaded", "Source", "examine", "load"]
@@ -104,20 +104,22 @@ def examine(
     env: Mapping[str, str],
     cache: ItemCache | None = None,
     last: LastDocument | None = None,
+    note: Note = noted_nowhere,
 ) -> Loaded:
     """Read and check as `load` does, but leave out what the schema refuses: see `Loaded`.
 
+    `note`: is told of each file that the configuration refers to, before it is read.
     Raises InvalidConfigError for a text that says nothing (unreadable, no YAML).
     """
     text = Text(source, env, last.read if last else None)
     cache = cache or ItemCache()
     with _no_collection():
-        checker = Checker(cache)
+        checker = Checker(cache, note)
         if text.faults:
-            return _pruned(text, _without_unset(text), cache)
+            return _pruned(text, _without_unset(text), cache, note)
         loaded = Loaded(checker.check(text.document.data), checker.files, text)
         if checker.findings:
-            return _pruned(text, Pruning(text.document.data), cache)
+            return _pruned(text, Pruning(text.document.data), cache, note)
         loaded.ignored(checker.warnings)
         cache.turn()
     return loaded
@@ -133,13 +135,13 @@ def _without_unset(text: Text) -> Pruning:
     return pruning
 
 
-def _pruned(text: Text, pruning: Pruning, cache: ItemCache) -> Loaded:
+def _pruned(text: Text, pruning: Pruning, cache: ItemCache, note: Note) -> Loaded:
     """Cut out what is refused until the rest fits the schema.
 
     A fault can hide others: what spans fields is looked at only when each of them is sound.
     """
     findings: list[Finding] = []
-    checker = Checker(cache)
+    checker = Checker(cache, note)
     data = checker.check(pruning.data)
     while checker.findings:
         found = [replace(one, parts=pruning.original(one.parts)) for one in checker.findings]
@@ -152,7 +154,7 @@ def _pruned(text: Text, pruning: Pruning, cache: ItemCache) -> Loaded:
                 pruning.hurt(meant_parts(one))
         # Each round cuts more, up to the whole document if nothing less helps, so this ends.
         pruning.cut(one.parts for one in found)
-        checker = Checker(cache)
+        checker = Checker(cache, note)
         data = checker.check(pruning.data)
     loaded = Loaded(data, checker.files, text, pruning)
     loaded.findings = findings

@@ -18,8 +18,14 @@ from sidecar.config.explain import Finding
 from sidecar.config.problems import InvalidConfigError, Key, Problem, in_file_order, render_path
 from sidecar.config.yaml import Document, YamlError
 
+Note = Callable[[str], object]
+"""Is told of a file that is about to be read."""
 MAX_BYTES = 32 * 1024 * 1024
 """Largest configuration, and largest file that one refers to."""
+
+
+def noted_nowhere(_: str) -> None:
+    """A Note."""
 
 
 @final

@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any, Final, final
 
 import uvloop
@@ -33,7 +32,7 @@ from sidecar.admin.server import AdminServer, parse_address
 from sidecar.admin.state import state_routes
 from sidecar.config.certificates import certificates
 from sidecar.config.mesh import OWN
-from sidecar.config.problems import InvalidConfigError, Problem
+from sidecar.config.problems import InvalidConfigError
 from sidecar.config.scalars import duration_ns
 from sidecar.config.snapshot import (
     Resource,
@@ -150,7 +149,7 @@ class Control:
             (config.get("metrics") or {}).get("remove") or (),
         )
         self._own = GatewayMetrics(registry, package_version())
-        watcher = FileWatcher(self._current.files)
+        self._watcher = FileWatcher({**self._current.files, **self._loader.files})
         await self._serve(config)
         if _difference(running, self._published()):
             self._good = LoadedSnapshot(Snapshot(dict(running)), (), self._current.files)
@@ -162,7 +161,7 @@ class Control:
         self._is_ready = True
         loop.add_reader(self._context.report_fd, self._reported)
         leases = self._lease_keeper()
-        watching = loop.create_task(untiring("watching files", lambda: self._watch(watcher)))
+        watching = loop.create_task(untiring("watching files", self._watch))
         runs: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("counting", self._count),
             ("budgets", lambda: self._budget_keeper().run()),
@@ -239,9 +238,7 @@ class Control:
             return self._loader.load()
         except InvalidConfigError as error:
             self._error = str(error)
-            path = self._loader.source.path
-            files = frozenset() if path is None else frozenset((Path(os.path.abspath(path)),))
-            return LoadedSnapshot(Snapshot(dict(running)), (), files)
+            return LoadedSnapshot(Snapshot(dict(running)), (), self._loader.files)
 
     def _config(self) -> Mapping[str, Any]:
         config = self._current.snapshot.resources["static/config"].data["config"]
@@ -351,12 +348,11 @@ class Control:
             return False
         return True
 
-    async def _watch(self, watcher: FileWatcher) -> None:
-        async for changed in watcher.changes():
+    async def _watch(self) -> None:
+        async for changed in self._watcher.changes():
             names = ", ".join(sorted(str(path) for path in changed))
             _log.info("changed on disk: %s", names)
             await self._reload()
-            watcher.replace(self._current.files)
 
     def _reload_soon(self) -> None:
         task = self._loop.create_task(self._reload())
@@ -370,15 +366,18 @@ class Control:
                 _log.info("reload: the configuration did not come from a file")
                 return
             try:
-                loaded = self._load_changed(self._loader.source.path)
+                loaded = self._loader.load(refuses_empty=True)
             except InvalidConfigError as error:
+                self._watcher.extend(self._loader.files)
                 self._refuse(str(error))
                 return
             except Exception as error:
+                self._watcher.extend(self._loader.files)
                 # Our fault, or shared memory that is full: the next change must still be seen.
                 _log.exception("reload failed inside the gateway")
                 self._refuse(f"internal error: {error}")
                 return
+            self._watcher.replace(loaded.files)
             previous = self._current
             old = previous.snapshot.resources
             new = loaded.snapshot.resources
@@ -397,21 +396,6 @@ class Control:
             if not self._try_publish(previous):
                 return
             _log.info("configuration revision %d: %s", self._configs.generation, difference)
-
-    def _load_changed(self, path: Path) -> LoadedSnapshot:
-        """Load. Raises InvalidConfigError, also for an empty file.
-
-        Empty is what a file is for a moment while it is written in place. Taken at its word it
-        would close every port.
-        """
-        try:
-            is_empty = path.stat().st_size == 0
-        except OSError:
-            is_empty = False  # loading says better what is wrong
-        if is_empty:
-            problem = Problem("", "the file is empty; nothing was changed")
-            raise InvalidConfigError(self._loader.source.name, [problem])
-        return self._loader.load()
 
     def _refuse(self, reason: str) -> None:
         self._error = reason

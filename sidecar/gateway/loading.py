@@ -17,16 +17,17 @@ from sidecar.config.problems import InvalidConfigError, Problem
 from sidecar.config.snapshot import Snapshot
 from sidecar.errors import ConfigError
 from sidecar.gateway.check import Checker
+from sidecar.gateway.stamps import Stamp, Stamps, size_in
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class LoadedSnapshot:
-    """A configuration that can run. `files`: all it was read from, to be watched."""
+    """A configuration that can run. `files`: all it was read from, to be watched, as they were."""
 
     snapshot: Snapshot
     warnings: Sequence[Problem]
-    files: frozenset[Path]
+    files: Mapping[Path, Stamp]
 
 
 @final
@@ -38,16 +39,35 @@ class Loader:
         self._env = os.environ if env is None else env
         self._cache = ItemCache()
         self._last = LastDocument()
-        self._files: set[str] = set()
+        self._stamps = Stamps()
+        self.files: Mapping[Path, Stamp] = {}
+        """What the last load read, as it was then, also when the load was refused."""
         self.fetched: dict[str, str] = {}
         """What was at the URLs of the configuration when they were last looked at."""
         self._normaliser = Normaliser(read_file=self._read, env=self._env, fetched=self.fetched)
         self._checker = Checker(self._env)
 
-    def load(self) -> LoadedSnapshot:
-        """Read, check, normalise. Raises InvalidConfigError with every problem of all stages."""
-        self._files = set()
-        loaded = examine(self.source, self._env, self._cache, self._last)
+    def load(self, *, refuses_empty: bool = False) -> LoadedSnapshot:
+        """Read, check, normalise. Raises InvalidConfigError with every problem of all stages.
+
+        `refuses_empty`: for a gateway that runs. Empty is what a file is for a moment while it is
+        written in place; taken at its word it would close every port.
+        """
+        self._stamps = Stamps()
+        try:
+            snapshot, warnings = self._load(refuses_empty=refuses_empty)
+        finally:
+            self.files = self._stamps.settled()
+        return LoadedSnapshot(snapshot, warnings, self.files)
+
+    def _load(self, *, refuses_empty: bool) -> tuple[Snapshot, list[Problem]]:
+        path = self.source.path
+        if path is not None:
+            stamp = self._stamps.note(path)
+            if refuses_empty and stamp is not None and not size_in(stamp):
+                problem = Problem("", "the file is empty; nothing was changed")
+                raise InvalidConfigError(self.source.name, [problem])
+        loaded = examine(self.source, self._env, self._cache, self._last, self._stamps.note)
         errors: list[ConfigError] = []
         snapshot = self._normaliser.normalise(loaded.data, errors, loaded.pruning)
         loaded.refuse(errors)
@@ -56,12 +76,8 @@ class Loader:
         problems = loaded.problems
         if problems:
             raise InvalidConfigError(self.source.name, problems, warnings)
-        names = {*loaded.files, *self._files}
-        files = {Path(os.path.abspath(name)) for name in names}
-        if self.source.path is not None:
-            files.add(Path(os.path.abspath(self.source.path)))
-        return LoadedSnapshot(snapshot, warnings, frozenset(files))
+        return snapshot, warnings
 
     def _read(self, path: str) -> bytes:
-        self._files.add(path)
+        self._stamps.note(path)
         return Path(path).read_bytes()

@@ -17,9 +17,11 @@ import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from watchfiles import awatch
+
+from sidecar.gateway.stamps import Stamp, stamp_of
 
 QUIET_MS = 20
 """A change is looked at when its directories have been quiet this long."""
@@ -32,7 +34,6 @@ _MAX_LINKS = 40
 
 _log = logging.getLogger(__name__)
 
-Stamp = tuple[int, int, int, int] | None
 Directory = tuple[Path, int, int]
 
 
@@ -41,33 +42,44 @@ class _Seen(NamedTuple):
     digest: bytes
 
 
+_OTHER: Final = b""
+"""The digest of a content that is there no more."""
+
+
 @final
 class FileWatcher:
-    """Compares files with what they held when last looked at; first at construction.
+    """Compares files with what they held when they were loaded, or last looked at.
 
-    So construct it before reading the files: what changes after that is reported. A file may be
-    missing, and come; one that cannot be read differs from one that can.
+    `files`: absolute paths, links not followed, each with its stamp from before it was read: what
+    has changed since is reported. A file may be missing, and come; one that cannot be read differs
+    from one that can.
     """
 
     __slots__ = ("_known", "_stop")
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, files: Mapping[Path, Stamp]) -> None:
         self._known: dict[Path, _Seen] = {}
         self._stop = asyncio.Event()
-        self.replace(paths)
+        self.replace(files)
 
     @property
     def paths(self) -> frozenset[Path]:
         """The files watched, absolute, links not followed."""
         return frozenset(self._known)
 
-    def replace(self, paths: Iterable[Path]) -> None:
-        """Watch these files from now on; those that stay keep what is known of them."""
-        wanted = {Path(os.path.abspath(path)) for path in paths}
-        for path in self._known.keys() - wanted:
+    def replace(self, files: Mapping[Path, Stamp]) -> None:
+        """Another load: watch these files from now on."""
+        for path in self._known.keys() - files.keys():
             del self._known[path]
-        for path in wanted - self._known.keys():
-            self._known[path] = _see(path)
+        self.extend(files)
+
+    def extend(self, files: Mapping[Path, Stamp]) -> None:
+        """A load that was refused: watch these files too."""
+        for path, stamp in files.items():
+            known = self._known.get(path)
+            if known is None or known.stamp != stamp:
+                seen = _see(path)
+                self._known[path] = seen if seen.stamp == stamp else _Seen(stamp, _OTHER)
         self._stop.set()
 
     async def changes(self) -> AsyncIterator[frozenset[Path]]:
@@ -153,24 +165,15 @@ def _add_directories(path: Path, directories: set[Path], links_left: int) -> Non
     directories.add(here)
 
 
-def _stamp(path: Path) -> Stamp:
-    """What changes with the content, mostly: device, inode, size, time; None when not to be had."""
-    try:
-        info = path.stat()
-    except OSError:
-        return None
-    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
-
-
 def _see(path: Path) -> _Seen:
-    stamp = _stamp(path)  # first: what is written in between differs at the next look
+    stamp = stamp_of(path)  # first: what is written in between differs at the next look
     return _Seen(stamp, _digest(path))
 
 
 def _see_all(known: Mapping[Path, _Seen], *, is_noticed: bool) -> dict[Path, _Seen]:
     """How the files are now; a file is read when there was a notice, or its stamp differs."""
     return {
-        path: _see(path) if is_noticed or _stamp(path) != seen.stamp else seen
+        path: _see(path) if is_noticed or stamp_of(path) != seen.stamp else seen
         for path, seen in known.items()
     }
 

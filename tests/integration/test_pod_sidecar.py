@@ -236,8 +236,9 @@ def is_cut(client: socket.socket) -> bool:
 
 
 def is_reached(pod: Pod, host: str) -> bool:
+    """Asked again and again: one attempt that hangs must not use up all the patience."""
     try:
-        with pod.connect(host, PORT) as client:
+        with pod.connect(host, PORT, seconds=2.0) as client:
             return echoes(client)
     except OSError:
         return False

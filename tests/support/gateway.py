@@ -16,13 +16,15 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+from weakref import WeakSet
 
 import orjson
 import yaml
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
+_TAIL_LINES = 30
 ROOT = Path(__file__).resolve().parents[2]
 _PORTS = range(10_000, 32_500)
 """Below those that Linux gives to outgoing connections, which could else take one in between."""
@@ -65,6 +67,9 @@ class GatewayProcess:
     `launcher`: a command that executes the one given to it as its arguments.
     """
 
+    running: ClassVar[WeakSet[GatewayProcess]] = WeakSet()
+    """All that were started and not ended."""
+
     def __init__(
         self,
         config: dict[str, Any],
@@ -97,6 +102,7 @@ class GatewayProcess:
 
     def start(self) -> Self:
         """Start and wait until it is ready."""
+        self.running.add(self)
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [*self._launcher, sys.executable, "-m", "sidecar", "-f", str(self.path)],
@@ -212,6 +218,10 @@ class GatewayProcess:
         """All it has printed."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
+    def tail(self) -> str:
+        """The last of it, for a failure's report."""
+        return "\n".join(self.log().splitlines()[-_TAIL_LINES:])
+
     def stop(self) -> int:
         """SIGTERM and wait; the exit code."""
         if self.process.poll() is None:
@@ -236,9 +246,17 @@ class GatewayProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            print(f"{self!r} said last:\n{self.tail()}")
         self._end()
 
+    def __repr__(self) -> str:
+        process = getattr(self, "process", None)
+        state = "not started" if process is None else f"pid {process.pid}, exit {process.poll()}"
+        return f"<{type(self).__name__} {state}>"
+
     def _end(self) -> None:
+        self.running.discard(self)
         if getattr(self, "process", None) is not None and self.process.poll() is None:
             self.stop()
         self._folder.cleanup()

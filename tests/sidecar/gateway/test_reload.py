@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,18 @@ import pytest
 
 from sidecar.gateway import reload
 from sidecar.gateway.reload import FileWatcher, watched_directories
+from sidecar.gateway.stamps import CHANGED, Stamp, Stamps
 
 PATIENCE_SECONDS = 15.0
 NextChange = Callable[[], Coroutine[Any, Any, frozenset[Path]]]
+
+
+def loaded(*paths: Path) -> Mapping[Path, Stamp]:
+    """As of a load that read these files now."""
+    stamps = Stamps()
+    for path in paths:
+        stamps.note(path)
+    return stamps.settled()
 
 
 @asynccontextmanager
@@ -64,14 +73,14 @@ def mount(volume: Path, version: str, files: dict[str, str]) -> None:
 async def test_a_change_is_told(tmp_path: Path, change: Callable[[Path], object]) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("one")
-    async with watching(FileWatcher([path])) as next_change:
+    async with watching(FileWatcher(loaded(path))) as next_change:
         change(path)
         assert await next_change() == {path}
 
 
 async def test_a_missing_file_may_come(tmp_path: Path) -> None:
     path = tmp_path / "late" / "deep" / "gateway.yaml"
-    async with watching(FileWatcher([path])) as next_change:
+    async with watching(FileWatcher(loaded(path))) as next_change:
         path.parent.mkdir(parents=True)
         path.write_text("one")
         assert await next_change() == {path}
@@ -83,7 +92,7 @@ async def test_a_touch_says_nothing(tmp_path: Path) -> None:
     touched, changed = tmp_path / "touched", tmp_path / "changed"
     for path in (touched, changed):
         path.write_text("one")
-    async with watching(FileWatcher([touched, changed])) as next_change:
+    async with watching(FileWatcher(loaded(touched, changed))) as next_change:
         os.utime(touched)
         replace_atomically(touched, "one")
         changed.write_text("two")
@@ -93,16 +102,52 @@ async def test_a_touch_says_nothing(tmp_path: Path) -> None:
 async def test_a_change_before_the_iteration_is_told(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("one")
-    watcher = FileWatcher([path])
+    watcher = FileWatcher(loaded(path))
     path.write_text("two")
     async with watching(watcher) as next_change:
+        assert await next_change() == {path}
+
+
+async def test_what_is_again_what_it_was(tmp_path: Path) -> None:
+    """A policy that comes and goes: somebody who saw neither happen may have read it all the same.
+
+    The watcher's last look was before it came, the load was in between.
+    """
+    path = tmp_path / "policy.yaml"
+    path.write_text("one")
+    watcher = FileWatcher(loaded(path))
+    async with watching(watcher) as next_change:
+        path.write_text("two")
+        read = loaded(path)
+        replace_atomically(path, "one")
+        watcher.replace(read)
+        assert await next_change() == {path}
+
+
+async def test_what_changed_while_it_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("one")
+    stamps = Stamps()
+    stamps.note(path)
+    replace_atomically(path, "two")
+    assert stamps.settled() == {path: CHANGED}
+    watcher = FileWatcher(loaded(path))
+    watcher.replace(stamps.settled())
+    async with watching(watcher) as next_change:
+        assert await next_change() == {path}
+        watcher.replace(loaded(path))
+        (tmp_path / "other").write_text("one")
+        watcher.extend(loaded(tmp_path / "other"))
+        (tmp_path / "other").write_text("two")
+        assert await next_change() == {tmp_path / "other"}
+        path.write_text("three")
         assert await next_change() == {path}
 
 
 async def test_kubernetes_swaps_a_mounted_volume(tmp_path: Path) -> None:
     mount(tmp_path, "1", {"a.yaml": "one", "b.yaml": "same"})
     paths = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
-    async with watching(FileWatcher(paths)) as next_change:
+    async with watching(FileWatcher(loaded(*paths))) as next_change:
         for version in ("2", "3", "4"):
             mount(tmp_path, version, {"a.yaml": version, "b.yaml": "same"})
             assert await next_change() == {paths[0]}
@@ -115,7 +160,7 @@ async def test_a_file_behind_links_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "way").symlink_to(tmp_path / "real")
     path = tmp_path / "link"
     path.symlink_to("way/file")
-    async with watching(FileWatcher([path])) as next_change:
+    async with watching(FileWatcher(loaded(path))) as next_change:
         target.write_text("two")
         assert await next_change() == {path}
         (tmp_path / "other").write_text("three")
@@ -131,7 +176,7 @@ async def test_a_directory_replaced_as_a_whole(tmp_path: Path) -> None:
     for name, text in (("conf", "one"), ("fresh", "two")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "gateway.yaml").write_text(text)
-    async with watching(FileWatcher([path])) as next_change:
+    async with watching(FileWatcher(loaded(path))) as next_change:
         (tmp_path / "conf").rename(tmp_path / "old")
         (tmp_path / "fresh").rename(tmp_path / "conf")
         while (await next_change()) and path.read_text() != "two":
@@ -145,11 +190,11 @@ async def test_other_files_after_a_reload(tmp_path: Path) -> None:
     second.parent.mkdir()
     for path in (first, second):
         path.write_text("one")
-    watcher = FileWatcher([first])
+    watcher = FileWatcher(loaded(first))
     async with watching(watcher) as next_change:
         first.write_text("two")
         assert await next_change() == {first}
-        watcher.replace([second])
+        watcher.replace(loaded(second))
         assert watcher.paths == {second}
         first.write_text("three")
         second.write_text("two")
@@ -159,10 +204,10 @@ async def test_other_files_after_a_reload(tmp_path: Path) -> None:
 async def test_replacing_while_someone_waits(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("one")
-    watcher = FileWatcher([])
+    watcher = FileWatcher({})
     async with watching(watcher) as next_change:
         waiting = asyncio.ensure_future(next_change())
-        watcher.replace([path])
+        watcher.replace(loaded(path))
         path.write_text("two")
         assert await waiting == {path}
 
@@ -184,7 +229,7 @@ async def test_without_notices_it_is_found_all_the_same(
 
     monkeypatch.setattr(reload, "LOOK_INTERVAL_MS", 100)
     monkeypatch.setattr(reload, "watched_directories", watch_elsewhere)
-    async with watching(FileWatcher([path])) as next_change:
+    async with watching(FileWatcher(loaded(path))) as next_change:
         waiting = asyncio.ensure_future(next_change())
         await asyncio.wait_for(ticked.wait(), PATIENCE_SECONDS)
         path.write_text("two")
@@ -198,7 +243,7 @@ async def test_a_notice_is_enough(
     monkeypatch.setattr(reload, "LOOK_INTERVAL_MS", 3_600_000)
     path = tmp_path / "file"
     path.write_text("one")
-    async with watching(FileWatcher([path])) as next_change:
+    async with watching(FileWatcher(loaded(path))) as next_change:
         waiting = asyncio.ensure_future(next_change())
         number = 0
         while not waiting.done():  # the first may come before the watch
@@ -210,7 +255,7 @@ async def test_a_notice_is_enough(
 
 
 async def test_a_cancelled_wait_ends_soon(tmp_path: Path) -> None:
-    async with watching(FileWatcher([tmp_path / "file"])) as next_change:
+    async with watching(FileWatcher(loaded(tmp_path / "file"))) as next_change:
         waiting = asyncio.ensure_future(next_change())
         await asyncio.to_thread((tmp_path / "other").touch)
         waiting.cancel()
@@ -234,7 +279,7 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     assert names(tmp_path, tmp_path / "a") == {"."}
-    assert FileWatcher([tmp_path / "a"]).paths == {tmp_path / "a"}
+    assert FileWatcher(loaded(tmp_path / "a")).paths == {tmp_path / "a"}
 
 
 def test_the_nearest_directory_stands_in_for_a_missing_one(tmp_path: Path) -> None:
@@ -245,7 +290,7 @@ async def test_a_directory_tells_of_files_that_come_and_go(tmp_path: Path) -> No
     directory = tmp_path / "policies"
     directory.mkdir()
     (directory / "a.yaml").write_text("one")
-    async with watching(FileWatcher([directory])) as next_change:
+    async with watching(FileWatcher(loaded(directory))) as next_change:
         (directory / "a.yaml").write_text("two")  # no business of the directory
         (directory / "b.yaml").write_text("one")
         assert await next_change() == {directory}
