@@ -11,13 +11,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
 
+from hbone.wire.identity import parse_identity
 from istio.authz import Policies
 from istio.ca.client import CaSource
 from istio.ca.identity import Identity, Source
 from istio.ca.spiffe import SpiffeSource
 from istio.clock import SystemClock
 from istio.environment import Environment
-from istio.errors import ResourceError
+from istio.errors import CaError, ResourceError
 from istio.xds.client import Refused, Subscription, XdsClient
 from istio.xds.delta import Node
 from istio.xds.resources import Translator
@@ -33,8 +34,11 @@ from sidecar.config.common import Common
 from sidecar.config.discovery import service_of, workload_of
 from sidecar.config.mesh import OWN, resource
 from sidecar.config.snapshot import Resource
+from sidecar.config.svid import KEY as _SVID
+from sidecar.config.svid import svid_resource
 from sidecar.errors import ConfigError
 from sidecar.gateway.mesh import Contribute
+from sidecar.net.svid import Svid
 from sidecar.telemetry.metrics import Registry
 
 _log = logging.getLogger("istio.control")
@@ -64,19 +68,21 @@ class Control:
         file already. `spiffe_socket`: of the Workload API,
         "" for none. `known`: what an earlier process was told."""
         self._publish: Contribute
-        self._has_identity = has_file or _IDENTITY in known
+        self._has_file = has_file
+        self._has_identity = (_SVID if spiffe_socket else _IDENTITY) in known
         self._inherited = {key for key in known if key.startswith(_ADDRESSES)}
         """Of an earlier process; what the first response does not have is gone."""
         self._inherited_policies = {key for key in known if is_pod and key.startswith(_POLICIES)}
         self._inherited_resources = (
-            set(known) - self._inherited - self._inherited_policies - {_IDENTITY}
+            set(known) - self._inherited - self._inherited_policies - {_IDENTITY, _SVID}
         )
         self._held: dict[str, Resource] | None = {} if is_pod and not self._inherited else None
         """Workloads and services that came before the policies, and are published with them: a pod
         that is known without its policies would let everybody in. None: nothing is held back."""
         self._translator = Translator(check)
         self._source: Source | None = None
-        if not has_file and spiffe_socket:
+        self._is_svid = bool(spiffe_socket)
+        if spiffe_socket:
             self._source = SpiffeSource(spiffe_socket)
         elif not has_file and environment.ca is not None:
             self._source = CaSource(
@@ -105,11 +111,20 @@ class Control:
                 group.create_task(self._xds.run())
 
     async def _identified(self, identity: Identity) -> None:
-        data = resource(
-            identity.chain_pem.decode(), identity.key_pem.decode(), identity.roots_pem.decode()
-        )
-        made = Resource.of("identity", OWN, data)
-        refusal = await self._publish({_IDENTITY: made}, ())
+        """The SVID for listeners and backends, and the mesh's certificate, unless a file has it.
+
+        Raises: CaError.
+        """
+        changed: dict[str, Resource] = {}
+        if self._is_svid:
+            changed[_SVID] = _svid(identity)
+        if not self._has_file and parse_identity(identity.spiffe_id) is not None:
+            chain, key, roots = identity.chain_pem, identity.key_pem, identity.roots_pem
+            data = resource(chain.decode(), key.decode(), roots.decode())
+            changed[_IDENTITY] = Resource.of("identity", OWN, data)
+        elif not self._has_file and self._xds is not None:
+            _log.error("no tunnels: %s is no spiffe://…/ns/…/sa/…", identity.spiffe_id)
+        refusal = await self._publish(changed, ())
         if refusal:
             _log.error("the certificate cannot be published: %s", refusal)
             return
@@ -200,6 +215,23 @@ class Control:
             status = self._source.status
             registry.gauge("certificate_renewals").set(status.successes)
             registry.gauge("certificate_failures").set(status.failures)
+
+
+def _svid(identity: Identity) -> Resource:
+    """Raises: CaError, for what workers would refuse, and with it what else was published."""
+    made = svid_resource(
+        identity.spiffe_id,
+        identity.chain_pem.decode(),
+        identity.key_pem.decode(),
+        identity.roots_pem.decode(),
+        {domain: pem.decode() for domain, pem in identity.federated.items()},
+        int(identity.not_after.timestamp()),
+    )
+    try:
+        Svid.from_data(made.data)
+    except ConfigError as error:
+        raise CaError(str(error)) from error
+    return made
 
 
 def _as_it_is(payload: bytes) -> bytes:

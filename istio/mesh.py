@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, Final, final
 
 from sidecar.config.snapshot import Resource
 from sidecar.errors import ConfigError
-from sidecar.gateway.mesh import ControlMesh, MeshGate, WorkerMesh
+from sidecar.gateway.mesh import ControlMesh, MeshGate, WorkerMesh, is_meshed
 
 Data = Mapping[str, Any]
 
@@ -21,6 +22,13 @@ Data = Mapping[str, Any]
 @final
 class Istio:
     """See sidecar.gateway.mesh.Mesh."""
+
+    def bring(self, resources: Mapping[str, Resource]) -> None:
+        """See Mesh."""
+        data = {key: one.data for key, one in resources.items()}
+        config: Any = data["static/config"]["config"]
+        if is_meshed(data) or _is_told(config):
+            import_module("istio.worker")
 
     def worker(self, gate: MeshGate, config: Data) -> WorkerMesh:
         """See Mesh."""
@@ -32,9 +40,7 @@ class Istio:
         """See Mesh."""
         own = config.get("istio") or {}
         spiffe = (config.get("spiffe") or {}).get("endpoint") or ""
-        is_told = any(config.get(key) for key in ("xdsAddress", "caAddress"))
-        is_told = is_told or any(os.environ.get(name) for name in ("XDS_ADDRESS", "CA_ADDRESS"))
-        if not is_told and not spiffe:
+        if not _is_told(config) and not spiffe:
             return None
         # Read when gRPC is loaded, which would tell of handshakes in lines of its own.
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -65,6 +71,13 @@ class Istio:
             )
         except CaError as error:
             raise ConfigError("config.spiffe.endpoint", str(error)) from error
+
+
+def _is_told(config: Data) -> bool:
+    """Whether somebody is to be asked what the mesh is."""
+    return any(config.get(key) for key in ("xdsAddress", "caAddress")) or any(
+        os.environ.get(name) for name in ("XDS_ADDRESS", "CA_ADDRESS")
+    )
 
 
 _NODE: Final = (

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Final, final
 
 from hbone.aio import Credentials, Pool, PoolKey, Prepare, RevocationList, Settings
-from hbone.aio.peer import accepts_identities, peer_of
 from hbone.errors import HboneError, TunnelRefusedError
 from hbone.wire.authority import make_authority
+from istio.legacy import LegacyTls
 from istio.outbound import Route, Source, directly, to_endpoint, to_service
 from istio.workload import Endpoint, OwnGateway, Service, Store, Workload
 from istio.workload.balance import target_port
@@ -32,7 +32,6 @@ from sidecar.net.stream import ByteStream, StreamTransport
 from sidecar.net.tls_stream import TlsStream
 
 Factory = Callable[[], asyncio.Protocol]
-_LEGACY_ALPN: Final = "istio"
 _TRANSPORTS: Final = {HBONE: "hbone", LEGACY_MTLS: "legacy_mtls", DOUBLE: "double_hbone"}
 """By the protocol of a hop; each of them sealed."""
 
@@ -66,25 +65,26 @@ class Upstream:
         self._allows_plaintext = allows_plaintext
         self._prepare = prepare
         self._credentials: Credentials | None = None
-        self._legacy: ssl.SSLContext | None = None
-        self._revoked: RevocationList | None = None
+        self._legacy: LegacyTls | None = None
         self._pool: Pool | None = None
 
     def set_credentials(self, credentials: Credentials | None) -> None:
         """For what is dialled from now on. Raises: CertificateError."""
         if credentials is not None:
-            if self._pool is None:
+            if self._pool is None or self._legacy is None:
                 self._pool = Pool(credentials, settings=self._settings, prepare=self._prepare)
+                self._legacy = LegacyTls(self._loop, credentials, prepare=self._prepare)
             else:
                 self._pool.set_credentials(credentials)
-            self._legacy = _legacy_context(credentials)
+                self._legacy.set_credentials(credentials)
         self._credentials = credentials
 
     def set_revoked(self, revoked: RevocationList | None) -> None:
         """For what is dialled from now on, and ends connections to servers that are revoked."""
-        self._revoked = revoked
         if self._pool is not None:
             self._pool.set_revoked(revoked)
+        if self._legacy is not None:
+            self._legacy.set_revoked(revoked)
 
     @property
     def connections(self) -> int:
@@ -223,26 +223,8 @@ class Upstream:
     ) -> asyncio.Transport:
         if tls is not None:
             raise connect_failed(address, "backendTLS does not go into LEGACY_ISTIO_MTLS")
-        made = await self._loop.create_connection(
-            factory, route.host, route.port, ssl=self._legacy, server_hostname=""
-        )
-        transport: asyncio.Transport = made[0]
-        try:
-            peer = peer_of(transport.get_extra_info("ssl_object"))
-            accepts_identities(route.expected_sans)(peer)
-            if self._revoked is not None:
-                self._revoked.check(peer)
-        except HboneError:
-            transport.abort()
-            raise
-        return transport
-
-
-def _legacy_context(credentials: Credentials) -> ssl.SSLContext:
-    context = credentials.context(is_server=False)
-    context.set_alpn_protocols([_LEGACY_ALPN])
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+        assert self._legacy is not None
+        return await self._legacy.connect(factory, route.host, route.port, route.expected_sans)
 
 
 def _unreached(address: Address, error: HboneError) -> UpstreamError:

@@ -33,7 +33,8 @@ from sidecar.http.headers import Headers
 from sidecar.http.identity import note_workload
 from sidecar.http.message import Connection, TlsInfo
 from sidecar.net.admission import read_hello
-from sidecar.net.listener import CARRYING, Carried, Port
+from sidecar.net.bind import CARRYING, Carried
+from sidecar.net.listener import Port
 from sidecar.net.stream import Unread
 from sidecar.net.tcp import Relay
 
@@ -55,7 +56,7 @@ class _Link:
 
 @final
 class _Carried:
-    """See sidecar.net.listener.Carried."""
+    """See sidecar.net.bind.Carried."""
 
     def __init__(self, endpoint: ServerEndpoint) -> None:
         self._endpoint = endpoint

@@ -29,8 +29,9 @@ from sidecar.config.scalars import duration_seconds
 from sidecar.errors import ConfigError
 from sidecar.gateway.mesh import Front, MeshGate
 from sidecar.http.message import Connection, Request
+from sidecar.net.bind import Carried
 from sidecar.net.dialer import Address, DialSettings, DirectDialer, UpstreamTls
-from sidecar.net.listener import Carried, Port
+from sidecar.net.listener import Port
 from sidecar.telemetry.metrics import Registry
 
 Data = Mapping[str, Any]

@@ -44,6 +44,13 @@ class Carrier(asyncio.Transport):
         except (HboneError, OSError) as error:
             self._end(error)
             return
+        except Exception as error:
+            # As transports do: a protocol that fails inside must not stay, with nobody reading.
+            self._loop.call_exception_handler(
+                {"message": "a protocol in a tunnel failed", "exception": error}
+            )
+            self._end(error)
+            return
         self._protocol.eof_received()
         self.close()
 

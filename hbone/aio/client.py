@@ -41,8 +41,10 @@ class ClientEndpoint(Endpoint):
         settings: Settings,
         accepts: Accepts,
         on_gone: Callable[[ClientEndpoint], None],
+        *,
+        not_after: float,
     ) -> None:
-        super().__init__(loop, context, settings, accepts, is_client=True)
+        super().__init__(loop, context, settings, accepts, is_client=True, not_after=not_after)
         self.used = loop.time()
         """Loop time of the last tunnel asked for."""
         self.idle_timer: asyncio.TimerHandle | None = None

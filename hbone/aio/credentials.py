@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hbone.aio.peer import uris_of
+from hbone.aio.validity import has_passed
 from hbone.errors import CertificateError
 from hbone.wire.identity import Identity, first_identity
 
@@ -51,6 +52,11 @@ class Credentials:
             raise CertificateError("the certificate has no SPIFFE identity")
         object.__setattr__(self, "identity", identity)
         object.__setattr__(self, "not_after", leaf.not_valid_after_utc)
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the leaf proves nothing any more."""
+        return has_passed(self.not_after.timestamp())
 
     @property
     def issuers_pem(self) -> bytes:

@@ -12,6 +12,8 @@ Design note.
 
 1. A peer that is not accepted gets no HTTP/2 octet and causes none to be read.
 2. HANDSHAKE and OPENING together have one deadline.
+3. No tunnel begins after either side's certificate has expired: the connection drains, those that
+   live go on.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from hbone.aio.peer import Accepts, Peer, peer_of
 from hbone.aio.settings import Settings
 from hbone.aio.sockets import set_keepalive
 from hbone.aio.tls import TlsSession
+from hbone.aio.validity import has_passed
 from hbone.errors import (
     ConnectionLostError,
     ConnectTimeoutError,
@@ -73,7 +76,9 @@ class Endpoint(Link):
         accepts: Accepts,
         *,
         is_client: bool,
+        not_after: float,
     ) -> None:
+        """`not_after`: end of our own certificate, seconds since 1970."""
         tls = TlsSession(context, is_server=not is_client)
         connection = Connection(settings.limits, is_client=is_client, now=loop.time())
         super().__init__(loop, tls, connection, settings)
@@ -82,6 +87,7 @@ class Endpoint(Link):
         self._peer: Peer | None = None
         self._accepts = accepts
         self._is_client = is_client
+        self._not_after = not_after
         self._timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] = loop.create_future()
@@ -97,6 +103,11 @@ class Endpoint(Link):
         """Known from OPENING on."""
         assert self._peer is not None
         return self._peer
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether a certificate that it was made with, ours or the peer's, is good no more."""
+        return has_passed(self._not_after)
 
     # --- what each side does --------------------------------------------------------------
 
@@ -163,6 +174,7 @@ class Endpoint(Link):
         peer = peer_of(self._tls.tls)
         self._accepts(peer)
         self._peer = peer
+        self._not_after = min(self._not_after, peer.not_after.timestamp())
         self.state = State.OPENING
         self._connection.start()
 

@@ -78,7 +78,7 @@ class Pool:
         self._settings = settings or Settings()
         self._prepare = prepare
         self._revoked = revoked
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._contexts: dict[str, tuple[Credentials, ssl.SSLContext]] = {}
         self._slots: dict[PoolKey, _Slot] = {}
         self._endpoints: set[ClientEndpoint] = set()
         self._carriers: set[Carrier] = set()
@@ -96,7 +96,8 @@ class Pool:
 
         Raises: CertificateError.
         """
-        self._contexts[str(credentials.identity)] = credentials.context(is_server=False)
+        context = credentials.context(is_server=False)
+        self._contexts[str(credentials.identity)] = credentials, context
 
     def set_revoked(self, revoked: RevocationList | None) -> None:
         """For connections to come, and ends those to servers that are revoked."""
@@ -119,7 +120,7 @@ class Pool:
 
         Raises: HboneError: ConnectFailedError, ConnectTimeoutError, HandshakeError,
         PeerRejectedError, RevokedError, TunnelRefusedError, TunnelResetError, ConnectionLostError,
-        CertificateError for a source that has no credentials here.
+        CertificateError for a source that has no credentials here, or expired ones.
         """
         headers = tuple(headers)
         last: TunnelUnprocessedError | None = None
@@ -144,7 +145,11 @@ class Pool:
 
         Raises: as `connect`.
         """
-        endpoint = self._endpoint(source, expected, lambda _: None)
+        try:
+            endpoint = self._endpoint(source, expected, lambda _: None)
+        except HboneError:
+            outer.abort()
+            raise
         carrier = Carrier(self._loop, outer, endpoint)
         self._carriers.add(carrier)
         endpoint.closed.add_done_callback(lambda _: self._carriers.discard(carrier))
@@ -168,10 +173,14 @@ class Pool:
         while True:
             if self._is_closed:
                 raise ConnectionLostError("the pool is closed")
-            slot = self._slots.setdefault(key, _Slot())
-            for endpoint in slot.endpoints:
-                if endpoint.has_room:
+            self._credentials_of(key.source)
+            found = self._slots.get(key)
+            for endpoint in [] if found is None else list(found.endpoints):
+                if endpoint.has_expired:
+                    endpoint.drain()  # which leaves the slot, and may take it along
+                elif endpoint.has_room:
                     return endpoint
+            slot = self._slots.setdefault(key, _Slot())
             if slot.dialing is None:
                 slot.dialing = self._loop.create_task(self._dial(key, slot))
                 slot.dialing.add_done_callback(_retrieve)
@@ -192,9 +201,9 @@ class Pool:
             if endpoint is not None:
                 endpoint.discard(error)
             raise
-        except asyncio.CancelledError:
+        except BaseException:
             if endpoint is not None:
-                endpoint.discard(ConnectionLostError("the pool is closed"))
+                endpoint.discard(ConnectionLostError("the dial was given up"))
             raise
         finally:
             slot.dialing = None
@@ -234,15 +243,26 @@ class Pool:
     def _endpoint(
         self, source: str, expected: frozenset[str], on_gone: Callable[[ClientEndpoint], None]
     ) -> ClientEndpoint:
-        context = self._contexts.get(source)
-        if context is None:
-            raise CertificateError(f"there are no credentials of {source}")
+        credentials, context = self._credentials_of(source)
         endpoint = ClientEndpoint(
-            self._loop, context, self._settings, self._accepts(expected), on_gone
+            self._loop,
+            context,
+            self._settings,
+            self._accepts(expected),
+            on_gone,
+            not_after=credentials.not_after.timestamp(),
         )
         self._endpoints.add(endpoint)
         endpoint.closed.add_done_callback(lambda _: self._endpoints.discard(endpoint))
         return endpoint
+
+    def _credentials_of(self, source: str) -> tuple[Credentials, ssl.SSLContext]:
+        found = self._contexts.get(source)
+        if found is None:
+            raise CertificateError(f"there are no credentials of {source}")
+        if found[0].has_expired:
+            raise CertificateError(f"our certificate expired at {found[0].not_after}")
+        return found
 
     def _accepts(self, expected: frozenset[str]) -> Accepts:
         is_expected = accepts_identities(expected)

@@ -12,13 +12,21 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, cast, final
 
+from h2.errors import ErrorCodes
+
 from hbone.aio.credentials import Credentials
 from hbone.aio.endpoint import Endpoint, address_of
 from hbone.aio.peer import Accepts, Peer, accepts_trust_domains
 from hbone.aio.revocation import RevocationList
 from hbone.aio.settings import Settings
 from hbone.aio.tunnel import Tunnel
-from hbone.errors import ConnectionLostError, HboneError, RevokedError, TunnelResetError
+from hbone.errors import (
+    CertificateError,
+    ConnectionLostError,
+    HboneError,
+    RevokedError,
+    TunnelResetError,
+)
 from hbone.wire.authority import Authority
 from hbone.wire.connect import UNAVAILABLE, ConnectRequest, Field
 from hbone.wire.events import ConnectReceived, ConnectRejected, StreamReset
@@ -102,7 +110,14 @@ class ServerEndpoint(Endpoint):
     """One client's connection."""
 
     def __init__(self, server: Server, context: ssl.SSLContext, label: object = None) -> None:
-        super().__init__(server.loop, context, server.settings, server.check, is_client=False)
+        super().__init__(
+            server.loop,
+            context,
+            server.settings,
+            server.check,
+            is_client=False,
+            not_after=server.not_after,
+        )
         self._server = server
         self._label = label
         self._came = server.loop.time()
@@ -143,6 +158,12 @@ class ServerEndpoint(Endpoint):
     def on_connect(self, event: ConnectReceived) -> None:
         """See Endpoint."""
         stream_id, request = event.stream_id, event.request
+        if self.has_expired:
+            # Not looked at: the client may ask again on a connection that it makes anew.
+            self.drain()
+            self._connection.reset(stream_id, ErrorCodes.REFUSED_STREAM)
+            self.flush_soon()
+            return
         tunnel = Tunnel(self, stream_id, self.peer, request.authority)
         tunnel.headers = request.headers
         self.tunnels[stream_id] = tunnel
@@ -254,6 +275,11 @@ class Server:
         self._context = credentials.context(is_server=True)
         self._credentials = credentials
 
+    @property
+    def not_after(self) -> float:
+        """End of its certificate, seconds since 1970: it takes no connections after it."""
+        return self._credentials.not_after.timestamp()
+
     def set_revoked(self, revoked: RevocationList | None) -> None:
         """For connections to come, and ends those of peers that are revoked."""
         self._revoked = revoked
@@ -320,6 +346,9 @@ class Server:
         self._endpoints.add(endpoint)
         if self._is_draining or len(self._endpoints) > self.settings.max_connections:
             endpoint.lose(ConnectionLostError("the server takes no more connections"))
+            endpoint.transport.abort()
+        elif self._credentials.has_expired:
+            endpoint.lose(CertificateError("our certificate has expired"))
             endpoint.transport.abort()
 
     def closed(self, endpoint: ServerEndpoint) -> None:

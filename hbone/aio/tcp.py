@@ -16,6 +16,9 @@ from hbone.errors import ConnectFailedError, ConnectTimeoutError
 
 _BUFFER_BYTES: Final = 256 * 1024
 _LINGER_OFF: Final = struct.pack("ii", 1, 0)
+_LAST_SECONDS: Final = 60.0
+"""For a peer to take the last of it when both directions have ended: nobody waits for it any more,
+and a peer that reads nothing would keep the socket for ever."""
 
 
 @final
@@ -34,6 +37,7 @@ class TcpStream(asyncio.Protocol):
         self._is_paused = False
         self._is_reading = True
         self._error: OSError | None = None
+        self._last: asyncio.TimerHandle | None = None
 
     # --- ByteStream -----------------------------------------------------------------------
 
@@ -94,8 +98,9 @@ class TcpStream(asyncio.Protocol):
         self._transport.abort()
 
     def _close_if_done(self) -> None:
-        if self._has_ended and self._has_sent_end:
+        if self._has_ended and self._has_sent_end and self._last is None:
             self._transport.close()
+            self._last = self._loop.call_later(_LAST_SECONDS, self._transport.abort)
 
     # --- asyncio.Protocol -----------------------------------------------------------------
 
@@ -122,6 +127,8 @@ class TcpStream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
+        if self._last is not None:
+            self._last.cancel()
         if not (self._has_ended and self._has_sent_end):
             is_os_error = isinstance(exc, OSError)
             self._error = exc if is_os_error else ConnectionResetError("the connection is closed")  # type: ignore[assignment]

@@ -5,7 +5,7 @@ Source: spec istio 1.2 and 3.6.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, final
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from hbone.wire.identity import first_identity
 from istio.errors import CaError
+from sidecar.http.spiffe_id import svid_id
 
 
 @final
@@ -36,6 +37,8 @@ class Identity:
     roots_pem: bytes = field(repr=False)
     not_before: datetime
     not_after: datetime
+    federated: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """By trust domain, the roots of others than its own."""
 
     @property
     def half_life(self) -> datetime:
@@ -82,6 +85,7 @@ class Status:
             "notBefore": None if one is None else one.not_before.isoformat(),
             "notAfter": None if one is None else one.not_after.isoformat(),
             "isExpired": one is not None and now >= one.not_after,
+            "federated": [] if one is None else sorted(one.federated),
         }
 
 
@@ -92,27 +96,41 @@ def checked(
     *,
     now: datetime,
     expected: str | None = None,
+    is_svid: bool = False,
 ) -> Identity:
-    """The identity, if it can be used now. `expected`: whose it must be.
+    """The identity, if it can be used now. `expected`: whose it must be. `is_svid`: any SPIFFE ID
+    will do, and there is exactly one.
 
     Raises: CaError; nothing of the key is in its text.
     """
     leaf = certificates(chain_pem, "the certificate chain")[0]
     certificates(roots_pem, "the roots")
     _check_key(leaf, key_pem)
-    uris = _uris(leaf)
-    found = first_identity(uris)
-    if found is None:
-        shown = ", ".join(uris)[:256] or "no URI"
-        raise CaError(f"the certificate has no identity spiffe://…/ns/…/sa/…, but {shown}")
-    if expected is not None and str(found) != expected:
+    found = _svid_id(leaf) if is_svid else _workload_id(leaf)
+    if expected is not None and found != expected:
         raise CaError(f"the certificate is for {found}, and {expected} is expected")
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if now < begin:
         raise CaError(f"the certificate is valid from {begin} on: do the clocks differ?")
     if now >= end:
         raise CaError(f"the certificate expired at {end}")
-    return Identity(str(found), chain_pem, key_pem, roots_pem, begin, end)
+    return Identity(found, chain_pem, key_pem, roots_pem, begin, end)
+
+
+def _svid_id(leaf: x509.Certificate) -> str:
+    try:
+        return svid_id(leaf)
+    except ValueError as error:
+        raise CaError(f"the certificate is no SVID: {error}") from error
+
+
+def _workload_id(leaf: x509.Certificate) -> str:
+    uris = _uris(leaf)
+    found = first_identity(uris)
+    if found is None:
+        shown = ", ".join(uris)[:256] or "no URI"
+        raise CaError(f"the certificate has no identity spiffe://…/ns/…/sa/…, but {shown}")
+    return str(found)
 
 
 def certificates(pem: bytes, what: str) -> list[x509.Certificate]:
@@ -131,7 +149,11 @@ def _check_key(leaf: x509.Certificate, key_pem: bytes) -> None:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CaError("the private key is no unencrypted PEM key") from error
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if key.public_key().public_bytes(*form) != leaf.public_key().public_bytes(*form):
+    try:
+        public = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CaError("the certificate's public key is of an unknown kind") from error
+    if key.public_key().public_bytes(*form) != public.public_bytes(*form):
         raise CaError("the certificate is not for the private key")
 
 

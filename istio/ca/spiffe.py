@@ -1,7 +1,8 @@
 """Certificates of the SPIFFE Workload API, which an agent on the same machine serves.
 
-The agent pushes each new certificate over one stream. Bundles of federated trust domains are not
-used: put among our roots they could vouch for our own trust domain too.
+The agent pushes each new certificate over one stream. Bundles of federated trust domains stay
+beside our own roots: put among them they could vouch for our own trust domain too. Revocation
+lists are not used, which the log says if the agent gives any.
 
 Source: https://github.com/spiffe/spiffe/tree/main/standards: SPIFFE_Workload_API.md, sections 4 to
 6; SPIFFE_Workload_Endpoint.md, sections 4 and 6.
@@ -10,8 +11,10 @@ Source: https://github.com/spiffe/spiffe/tree/main/standards: SPIFFE_Workload_AP
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, final
 from urllib.parse import urlsplit
@@ -41,7 +44,9 @@ from istio.clock import Clock, SystemClock
 from istio.endpoint import explained
 from istio.errors import CaError
 from istio.tasks import drop
+from sidecar.http.spiffe_id import trust_domain_named
 
+_log = logging.getLogger("istio.ca.spiffe")
 METHOD: Final = "/SpiffeWorkloadAPI/FetchX509SVID"
 _METADATA: Final = (("workload.spiffe.io", "true"),)
 """Without it the agent refuses: a browser tricked into calling it cannot send it."""
@@ -144,13 +149,34 @@ def identity_of(answer: wire.X509SVIDResponse, clock: Clock, expected: str | Non
         what = "no identity" if expected is None else f"no identity {expected}"
         raise CaError(f"the SPIFFE agent has {what} for this workload")
     one = chosen[0]
-    return checked(
+    made = checked(
         pem_of(one.x509_svid, "the certificate"),
         _key_pem(one.x509_svid_key),
         pem_of(one.bundle, "the bundle"),
         now=clock.now(),
         expected=one.spiffe_id,
+        is_svid=True,
     )
+    if answer.crl:
+        _log.warning("revocation lists of the SPIFFE agent are not used")
+    return replace(made, federated=_federated(answer))
+
+
+def _federated(answer: wire.X509SVIDResponse) -> dict[str, bytes]:
+    """One that cannot be read costs its own trust domain alone, which is then not trusted."""
+    made: dict[str, bytes] = {}
+    for name, der in answer.federated_bundles.items():
+        domain = trust_domain_named(name)
+        try:
+            pem = pem_of(der, f"the bundle of {name[:256]}")
+        except CaError as error:
+            _log.warning("%s; nobody of it is trusted", error)
+            continue
+        if domain is not None and pem:
+            made[domain] = pem
+        else:
+            _log.warning("the bundle of %s is of no trust domain, or empty", name[:256])
+    return made
 
 
 def _key_pem(der: bytes) -> bytes:

@@ -20,6 +20,13 @@ _log = logging.getLogger("istio.sidecar")
 _ACCEPTS_PER_WAKE: Final = 64
 _PAUSE_SECONDS: Final = 0.1
 _LINGER_OFF: Final = struct.pack("ii", 1, 0)
+_OF_ONE: Final = frozenset(
+    (
+        *(errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EPERM, errno.EOPNOTSUPP),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT),
+    )
+)
+"""Linux tells at accept(2) what has befallen the connection itself: the next may be sound."""
 _OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -53,9 +60,11 @@ class Acceptor:
         for _ in range(_ACCEPTS_PER_WAKE):
             try:
                 sock, address = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
+                if error.errno in _OF_ONE:
+                    continue
                 if error.errno not in _OUT_OF_FILES:
                     raise
                 # Level-triggered readiness would spin; the kernel's queue holds them meanwhile.

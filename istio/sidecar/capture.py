@@ -319,7 +319,11 @@ class Capture:
         except HboneError:
             await _say_last(stream, reply(Reply.HOST_UNREACHABLE))
             raise
-        await stream.write(reply(Reply.SUCCEEDED))
+        try:
+            await stream.write(reply(Reply.SUCCEEDED))
+        except BaseException:
+            other.abort()
+            raise
         return other, socks.rest
 
 

@@ -23,18 +23,20 @@ from istio.xds.binds import Fronts, Made
 from istio.xds.documents import policies as policy_documents
 from istio.xds.documents import routes as documents
 from istio.xds.documents.checking import checked, key_of, raise_first, run_of
+from istio.xds.models import Models
 from sidecar.config.ai import target_of
 from sidecar.config.discovery import service_of, workload_of
 from sidecar.config.frontend import frontend_policies
 from sidecar.config.model.backends import RouteBackend
 from sidecar.config.model.frontend import FrontendPolicies
-from sidecar.config.model.policies import TargetedPolicy
+from sidecar.config.model.policies import BackendPolicies, TargetedPolicy
 from sidecar.config.model.routes import Route, TcpRoute
 from sidecar.config.payloads import policies
 from sidecar.config.routes import Place, RouteMaker
 from sidecar.config.snapshot import Resource
 from sidecar.config.validate import check_backend_scope, check_policy
 from sidecar.errors import ConfigError
+from sidecar.policies.merge import merge
 
 _log = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -68,8 +70,9 @@ class Translator:
         self._made: dict[str, Made] = {}
         """Name in the control plane to what it made."""
         self._fronts = Fronts(check)
+        self._models = Models(check)
         self._owners: dict[str, str] = {}
-        self._saved: _Saved = ({}, {}, self._fronts)
+        self._saved: _Saved = ({}, {}, self._fronts, self._models)
 
     @property
     def owners(self) -> Mapping[str, str]:
@@ -78,11 +81,13 @@ class Translator:
 
     def apply(self, updates: Mapping[str, bytes], removed: Sequence[str]) -> Applied:
         """Apply what the control plane sent, removals first. Nothing is raised."""
-        self._saved = (dict(self._made), dict(self._owners), self._fronts.copy())
+        copies = self._fronts.copy(), self._models.copy()
+        self._saved = (dict(self._made), dict(self._owners), *copies)
         applied = Applied()
         for name in removed:
             self._put(name, (), applied)
             self._fronts.drop(name)
+            self._models.drop(name)
         for name, payload in updates.items():
             try:
                 self._update(name, payload, applied)
@@ -95,11 +100,38 @@ class Translator:
         for name, made in self._fronts.settle(applied.refused):
             if made or not self._is_other(name):
                 self._put(name, made, applied)
+        self._settle_models(applied)
         return applied
+
+    def _settle_models(self, applied: Applied) -> None:
+        if self._models.is_idle:
+            return
+        resources = self.resources()
+
+        def backends(key: str) -> tuple[Json, Json] | None:
+            found = resources.get(f"backend/{key}")
+            if found is None:
+                return None
+            attached: list[Json] = [
+                {str(one.data["kind"]): one.data["policy"]}
+                for one in resources.values()
+                if one.kind == "policy" and _target_of(one) == key
+            ]
+            return dict(found.data), merge(attached)
+
+        for name, made in self._models.settle(backends, applied.refused):
+            if made is None:
+                continue
+            try:
+                self._check_owner(name, made)
+            except ResourceError as error:
+                applied.refused[name] = str(error)
+                continue
+            self._put(name, made, applied)
 
     def undo(self) -> None:
         """The last update could not be published: it never was. For one update only."""
-        self._made, self._owners, self._fronts = self._saved
+        self._made, self._owners, self._fronts, self._models = self._saved
 
     def _update(self, name: str, payload: bytes, applied: Applied) -> None:
         message = translate.parsed(pb.Resource, payload)
@@ -108,7 +140,10 @@ class Translator:
         if kind in ("bind", "listener"):
             if name not in self._fronts:
                 self._put(name, (), applied)
+            self._models.drop(name)
             self._fronts.put(name, getattr(message, kind))
+            return
+        if self._is_of_models(name, message, applied):
             return
         maker = _MAKERS.get(kind)
         if maker is None:
@@ -117,11 +152,27 @@ class Translator:
         self._check_owner(name, made)
         for resource in made:
             self._check(resource)
+        self._models.drop(name)
         if name in self._fronts:
             # What it made as a bind or a listener goes first.
             self._fronts.drop(name)
             self._put(name, (), applied)
         self._put(name, made, applied)
+
+    def _is_of_models(self, name: str, message: pb.Resource, applied: Applied) -> bool:
+        """Whether it is for `models`, which has it then."""
+        is_router = message.backend.WhichOneof("kind") == "model_router"
+        if not is_router and message.WhichOneof("kind") != "model_route":
+            return False
+        was_known = name in self._models
+        if is_router:
+            self._models.put_router(name, message.backend)
+        else:
+            self._models.put(name, message.model_route)
+        if not was_known:
+            self._fronts.drop(name)
+            self._put(name, (), applied)
+        return True
 
     def _is_other(self, name: str) -> bool:
         """Whether the name has come to mean something that is no bind and no listener."""
@@ -155,7 +206,15 @@ class Translator:
         return {one.key: one for made in self._made.values() for one in made}
 
 
-_Saved = tuple[dict[str, Made], dict[str, str], Fronts]
+_Saved = tuple[dict[str, Made], dict[str, str], Fronts, Models]
+
+
+def _target_of(policy: Resource) -> str | None:
+    """Key of the backend that a policy is attached to."""
+    target: Any = policy.data["target"]
+    backend = target.get("backend")
+    found = backend.get("backend") if isinstance(backend, dict) else None
+    return None if found is None else str(found["name"])
 
 
 # --- routes, backends, policies -----------------------------------------------------------
@@ -200,6 +259,8 @@ def _backend(one: pb.Backend) -> Made:
     own = entry.get("policies") or {}
     check_backend_scope(own, "policies", run, scope="named")
     target: Any = target_of(entry, "", run)
+    if "ai" in target:
+        documents.unwritten(one, target["ai"]["groups"])
     for server in target.get("mcp", {}).get("targets", ()):
         server["reference"] = documents.service_of_mark(server["reference"])
     data: Json = {"target": target, "policies": policies(own, "policies", run)}
@@ -216,17 +277,35 @@ def _policy(one: pb.Policy) -> Made:
         frontend_policies({"frontendPolicies": payloads}, {}, run)
         raise_first(problems)
         return tuple(run.resources.values())
-    entry = checked(TargetedPolicy, document)
-    kind = check_policy(entry, "", run)
-    made = policies(entry["policy"], "policy", run)
+    (kind,) = document["policy"]
+    if kind in _OF_BACKENDS:
+        target, payloads = _of_backends(document, kind)
+    else:
+        entry = checked(TargetedPolicy, document)
+        check_policy(entry, "", run)
+        target, payloads = entry["target"], entry["policy"]
+    made = policies(payloads, "policy", run)
     raise_first(problems)
     data: Json = {
-        "target": entry["target"],
-        "phase": entry.get("phase") or "route",
+        "target": target,
+        "phase": document["phase"],
         "kind": kind,
-        "policy": made[str(kind)],
+        "policy": made[kind],
     }
     return (Resource.of("policy", key_of(one), data),)
+
+
+_OF_BACKENDS: Final = frozenset(("health", "http", "inferenceRouting", "tcp"))
+"""Kinds that a file writes in a backend alone, and has no entry in `policies` for."""
+
+
+def _of_backends(document: Json, kind: str) -> tuple[Json, Json]:
+    """The target and `{kind: payload}`, each as the file's schema takes it."""
+    target: Json = checked(TargetedPolicy, {**document, "policy": {"a2a": {}}})["target"]
+    is_service = (target.get("backend") or {}).get("service") is not None
+    if kind == "inferenceRouting" and not is_service:
+        raise ResourceError("inferenceRouting is only supported on services")
+    return target, checked(BackendPolicies, document["policy"])
 
 
 def _workload(one: Any) -> Made:

@@ -235,10 +235,10 @@ def is_cut(client: socket.socket) -> bool:
         return True
 
 
-def is_reached(pod: Pod, host: str) -> bool:
-    """Asked again and again: one attempt that hangs must not use up all the patience."""
+def is_reached(pod: Pod, host: str, seconds: float = 20.0) -> bool:
+    """`seconds`: few where it is asked again and again: one that hangs may not take them all."""
     try:
-        with pod.connect(host, PORT, seconds=2.0) as client:
+        with pod.connect(host, PORT, seconds) as client:
             return echoes(client)
     except OSError:
         return False
@@ -313,8 +313,12 @@ def test_through_a_waypoint_from_sidecar_to_sidecar(
         assert heard, (said.stdout, waypoint.log(), from_a.log(), to_b.log())
         assert b"x-by: waypoint of a" in heard[0]
         mesh.policy(spiffe("w"))
-        url = f"http://{FRONTED}/x"
-        wait_until(lambda: b"RBAC" in (out := curl(mesh.a, url).stdout) or b"upstream" in out)
+
+        def is_denied() -> bool:
+            said = curl(mesh.a, f"http://{FRONTED}/x", "--max-time", "2").stdout
+            return b"RBAC" in said or b"upstream" in said
+
+        wait_until(is_denied)
         assert SECRET not in sniffer.close()
     mesh.policy()
     wait_until(lambda: reaches(mesh))
@@ -322,7 +326,7 @@ def test_through_a_waypoint_from_sidecar_to_sidecar(
 
 def reaches(mesh: Mesh) -> bool:
     with application(mesh.b):
-        return is_reached(mesh.a, mesh.b.address)
+        return is_reached(mesh.a, mesh.b.address, 2.0)
 
 
 def test_others_are_refused_in_strict_mode(mesh: Mesh, to_b: GatewayProcess) -> None:
@@ -344,7 +348,7 @@ def test_a_policy_by_identity_and_its_change(
         assert is_refused(mesh.a, mesh.b.address, PORT)
         assert len(heard) == 1
         mesh.policy()
-        wait_until(lambda: is_reached(mesh.a, mesh.b.address))
+        wait_until(lambda: is_reached(mesh.a, mesh.b.address, 2.0))
     name = "agentgateway_sidecar_connections_total"
     wait_until(lambda: to_b.metric(name, direction="inbound", flag="DENY") >= 2)
 
@@ -374,6 +378,7 @@ def test_a_drain_waits_for_what_lives(mesh: Mesh, from_a: GatewayProcess) -> Non
             assert echoes(client)
             gateway.process.send_signal(signal.SIGTERM)
             gateway.wait_not_ready()
+            gateway.wait_draining()
             assert echoes(client)
             assert is_refused(mesh.a, mesh.old.address, PORT)
             client.shutdown(socket.SHUT_WR)

@@ -23,12 +23,15 @@ from tests.support.upstream import Answer, Seen, Upstream
 
 PORT = free_ports(1)[0]
 DOMAIN = "svc.cluster.local"
+CLAIM = "x-forwarded-client-cert"
 OURS = {"destination": f"default/default.default.{DOMAIN}"}
 EVIL = spiffe("evil")
 
 
 def says_where(seen: Seen) -> Answer:
     body = f"{seen.method} {seen.target} {seen.get('host')} {seen.get('x-by') or '-'}"
+    if seen.target == "/claimed":
+        body = str(seen.get_all(CLAIM))
     return Answer(200, [("content-type", "text/plain")], body.encode())
 
 
@@ -51,7 +54,7 @@ class Net:
         door = self.door(authority, **given)
         with (
             contextlib.suppress(ConnectionResetError),
-            socket.create_connection(("127.0.0.1", door), 10) as sock,
+            socket.create_connection(("127.0.0.1", door), 20) as sock,
         ):
             assert sock.recv(1) == b""
         return self.proxies.refused[before]
@@ -174,6 +177,12 @@ def test_a_service_is_reached_by_its_address_and_by_its_name(net: Net) -> None:
     for authority in ("10.1.0.1:80", f"plain.shop.{DOMAIN}:80"):
         got = fetch(net.door(authority), "/a?b", host="any")
         assert (got.status, got.body) == (200, b"GET /a?b any -")
+
+
+def test_what_a_workload_says_of_certificates_ends_here(net: Net) -> None:
+    """The tunnel's certificate is the proxy's, who did not write it."""
+    door = net.door(f"plain.shop.{DOMAIN}:80")
+    assert fetch(door, "/claimed", headers={CLAIM: "URI=spiffe://a"}).body == b"[]"
 
 
 def test_a_workload_is_reached_by_its_own_address(net: Net) -> None:

@@ -163,16 +163,16 @@ def test_who_is_denied_gets_no_tunnel(net: Net) -> None:
     net.speak("TCP")
     principal = CLIENT.removeprefix("spiffe://")
     net.put_policies(("DENY", {"from": [{"source": {"principals": [principal]}}]}))
-    with socket.create_connection(("127.0.0.1", net.ports.out), 10) as sock:
-        sock.settimeout(10)
+    with socket.create_connection(("127.0.0.1", net.ports.out), 20) as sock:
+        sock.settimeout(20)
         with contextlib.suppress(ConnectionResetError):
             assert read_exactly(sock, 1) == b""
     net.gateway.wait_metric("agentgateway_hbone_tunnels_total", 1, status="401")
 
 
 def test_an_outsider_is_cut_off(net: Net) -> None:
-    with socket.create_connection(("127.0.0.1", net.ports.out_as_outsider), 10) as sock:
-        sock.settimeout(10)
+    with socket.create_connection(("127.0.0.1", net.ports.out_as_outsider), 20) as sock:
+        sock.settimeout(20)
         with contextlib.suppress(ConnectionResetError):
             assert read_exactly(sock, 1) == b""
     net.gateway.wait_metric("agentgateway_hbone_connection_errors_total", 1, flag="IDENTITY_ERROR")

@@ -96,7 +96,7 @@ class Net:
         door = self.door(name, identity)
         with (
             contextlib.suppress(ConnectionResetError, BrokenPipeError),
-            socket.create_connection(("127.0.0.1", door), 10) as sock,
+            socket.create_connection(("127.0.0.1", door), 20) as sock,
         ):
             sock.sendall(b"GET /open/x HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
             while sock.recv(65536):
@@ -220,7 +220,7 @@ def test_a_refusal_of_grpc_is_a_grpc_status(net: Net) -> None:
 
 
 def test_a_policy_that_comes_ends_tunnels_that_it_denies(net: Net) -> None:
-    with socket.create_connection(("127.0.0.1", net.door("raw", FRIEND)), 10) as sock:
+    with socket.create_connection(("127.0.0.1", net.door("raw", FRIEND)), 20) as sock:
         sock.settimeout(20)
         ask(sock)
         revision = net.gateway.dump()["revision"]
@@ -241,7 +241,7 @@ def test_a_label_that_comes_ends_tunnels_that_a_policy_denies_by_it(net: Net) ->
     app = net.config["workloads"][0]
     port = net.config["services"][0]["ports"]["80"]
     door = net.proxies.door(PORT, f"127.0.0.1:{port}", identity=FRIEND)
-    with socket.create_connection(("127.0.0.1", door), 10) as sock:
+    with socket.create_connection(("127.0.0.1", door), 20) as sock:
         sock.settimeout(20)
         ask(sock)
         net.gateway.reload({**net.config, "workloads": [{**app, "labels": {"quarantine": "yes"}}]})
@@ -271,7 +271,7 @@ def test_each_service_behind_one_route_is_judged_by_its_own_policies(net: Net) -
 
 
 def test_a_server_is_not_heard_before_its_tunnel_could_be_judged(net: Net) -> None:
-    with socket.create_connection(("127.0.0.1", net.door("tls", FRIEND)), 10) as sock:
+    with socket.create_connection(("127.0.0.1", net.door("tls", FRIEND)), 20) as sock:
         sock.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""
@@ -281,7 +281,7 @@ def test_a_server_is_not_heard_before_its_tunnel_could_be_judged(net: Net) -> No
 
 
 def test_a_tunnel_leads_nowhere_but_to_its_service(net: Net) -> None:
-    with socket.create_connection(("127.0.0.1", net.door("open", OTHER)), 10) as sock:
+    with socket.create_connection(("127.0.0.1", net.door("open", OTHER)), 20) as sock:
         sock.sendall(
             f"CONNECT 127.0.0.1:{SANDWICH} HTTP/1.1\r\nhost: 127.0.0.1:{SANDWICH}\r\n\r\n".encode()
         )
@@ -339,7 +339,7 @@ def handed_on(name: str, identity: str) -> socket.socket:
     body = socket.inet_aton("10.0.0.7") + socket.inet_aton(f"10.3.0.{NAMES.index(name)}")
     body += struct.pack("!HH", 5555, 80)
     body += b"\xd0" + struct.pack("!H", len(identity)) + identity.encode()
-    sock = socket.create_connection(("127.0.0.1", SANDWICH), 10)
+    sock = socket.create_connection(("127.0.0.1", SANDWICH), 20)
     sock.sendall(b"\r\n\r\n\x00\r\nQUIT\n\x21\x11" + struct.pack("!H", len(body)) + body)
     return sock
 

@@ -200,14 +200,14 @@ def test_large_bodies_both_ways(net: Net, name: str) -> None:
 
 
 def test_many_requests_on_one_connection(net: Net) -> None:
-    with socket.create_connection(("127.0.0.1", net.door("http")), 10) as sock:
+    with socket.create_connection(("127.0.0.1", net.door("http")), 20) as sock:
         for _ in range(3):
             sock.sendall(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
             assert sock.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def test_half_closes_pass_through_tcp(net: Net) -> None:
-    with socket.create_connection(("127.0.0.1", net.door("raw")), 10) as sock:
+    with socket.create_connection(("127.0.0.1", net.door("raw")), 20) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
         sock.shutdown(socket.SHUT_WR)
         data = b""
@@ -272,7 +272,7 @@ def test_a_bind_without_a_socket_is_reached_by_tunnel_alone(net: Net) -> None:
     context = ssl.create_default_context(cadata=net.roots.root)
     assert fetch(net.gate(PASSED), "/", host="app.test", tls=context).body == b"by tls"
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", PASSED), 5)
+        socket.create_connection(("127.0.0.1", PASSED), 20)
 
 
 @pytest.mark.parametrize("port", [1, GATE])
@@ -281,7 +281,7 @@ def test_a_port_without_a_bind_is_404(net: Net, port: int) -> None:
     gate = net.gate(port)
     with (
         contextlib.suppress(ConnectionResetError),
-        socket.create_connection(("127.0.0.1", gate), 10) as sock,
+        socket.create_connection(("127.0.0.1", gate), 20) as sock,
     ):
         assert sock.recv(1) == b""
     error = net.proxies.refused[before]

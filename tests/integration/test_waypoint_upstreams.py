@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from tests.hbone.pki import Pki, spiffe
 from tests.support.authority import Authority
@@ -52,6 +53,9 @@ class Net:
     other: Inbound
     """Another waypoint."""
     apps: dict[str, Upstream]
+    gateway: GatewayProcess
+    pki: Pki
+    folder: Path
 
     def ask(self, name: str, body: bytes = b"x") -> Got:
         door = self.proxies.door(PORT, f"{name}.{DOMAIN}:80")
@@ -105,8 +109,10 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
         config["services"].append(_guarded(other.port))
         config["workloads"] += [_workload("guarded", plain.port), _workload("other", plain.port)]
         config["workloads"][-1]["workloadIps"] = ["127.0.0.8"]
-        with GatewayProcess(config):
-            yield Net(proxies, far, sealed, other, apps)
+        (folder / "revoked.pem").write_bytes(pki.crl())
+        config["config"]["istio"]["revocations"] = str(folder / "revoked.pem")
+        with GatewayProcess(config) as running:
+            yield Net(proxies, far, sealed, other, apps, running, pki, folder)
 
 
 def _config(certificate: dict[str, str], apps: dict[str, Upstream], folder: Path) -> dict[str, Any]:
@@ -221,3 +227,18 @@ def test_a_service_that_wants_gateways_at_its_waypoint(net: Net) -> None:
     (arrived,) = net.other.seen
     assert arrived.authority == f"guarded.{DOMAIN}:80"
     assert arrived.peer == WAYPOINT
+
+
+def test_an_older_sidecar_that_is_revoked(net: Net) -> None:
+    assert net.ask("legacy", BODY).body == BODY
+    asked = len(net.apps["legacy"].seen)
+    gone = x509.load_pem_x509_certificate((net.folder / "legacy.pem").read_bytes())
+    revision = net.gateway.dump()["revision"]
+    fresh = net.folder / "revoked.new"
+    fresh.write_bytes(net.pki.crl(gone))
+    fresh.replace(net.folder / "revoked.pem")
+    net.gateway.wait_applied(revision + 1)
+    # Neither by the connection that was kept, nor by another.
+    assert net.ask("legacy", BODY).status == 503
+    assert len(net.apps["legacy"].seen) == asked
+    assert net.ask("inner", BODY).body == BODY

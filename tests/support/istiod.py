@@ -25,7 +25,7 @@ from istio.xds._pb import discovery_pb2 as wire
 from tests.support.authority import Authority
 from tests.support.certificates import Pair
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 20.0
 Request = wire.DeltaDiscoveryRequest
 
 

@@ -12,7 +12,15 @@ from istio.xds._pb import resource_pb2 as pb
 from istio.xds.documents.backend import backend_policies, groups, pem
 from istio.xds.documents.converter import CONVERTER
 from istio.xds.documents.frontend import suites, tls_version
-from istio.xds.documents.plain import Json, camel, given, host_port, reference, without
+from istio.xds.documents.plain import (
+    Json,
+    camel,
+    enum_name,
+    given,
+    host_port,
+    reference,
+    without,
+)
 from istio.xds.documents.traffic import route_policies
 
 _MARK: Final = "service "
@@ -172,7 +180,9 @@ _PROVIDERS: Final = {
     "bedrock": "bedrock",
     "azure": "azure",
     "custom": "custom",
+    "provider_preset": "openAI",
 }
+"""Kind of the message → of the file, which has none for a preset: see `unwritten`."""
 _RESOURCE_TYPES: Final = {"openAi": "openAI", "foundry": "foundry"}
 
 
@@ -180,8 +190,10 @@ def _provider(one: pb.AIBackend.Provider) -> Json:
     kind = one.WhichOneof("provider")
     if kind not in _PROVIDERS:
         raise ResourceError(f"a provider of the kind {kind} is not supported")
-    without(one, "base_url", "provider_backend")
-    made = CONVERTER.plain(getattr(one, kind))
+    without(one, "provider_backend")
+    if one.HasField("base_url") and (one.HasField("host_override") or one.HasField("path_prefix")):
+        raise ResourceError("base_url cannot stand beside host_override or path_prefix")
+    made = {} if kind == "provider_preset" else CONVERTER.plain(getattr(one, kind))
     if kind == "azure":
         made["resourceType"] = _RESOURCE_TYPES[made["resourceType"]]
     elif kind == "custom":
@@ -199,6 +211,22 @@ def _provider(one: pb.AIBackend.Provider) -> Json:
         "provider": {_PROVIDERS[kind]: made},
         **_policies(one),
     }
+
+
+def unwritten(one: pb.Backend, groups: list[list[Json]]) -> None:
+    """Put into the providers of a target what `ai` backends of a file have no word for, though
+    models of its `llm` section do: a preset of a provider, a base URL. Raises: ResourceError."""
+    for group, made in zip(one.ai.provider_groups, groups, strict=True):
+        for provider, entry in zip(group.providers, made, strict=True):
+            if provider.WhichOneof("provider") == "provider_preset":
+                kind = provider.DESCRIPTOR.fields_by_name["provider_preset"].enum_type
+                name = enum_name(kind, provider.provider_preset)
+                if name is None:
+                    raise ResourceError("a provider without a kind")
+                (config,) = entry["provider"].values()
+                entry["provider"] = {name: config}
+            if provider.HasField("base_url"):
+                entry["baseUrl"] = provider.base_url
 
 
 def _format(one: pb.AIBackend.ProviderFormatConfig) -> Json:

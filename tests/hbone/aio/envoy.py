@@ -218,7 +218,7 @@ def running(pki: Pki, folder: Path) -> Iterator[Ports]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

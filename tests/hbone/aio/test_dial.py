@@ -58,7 +58,7 @@ async def test_every_address_of_a_name_is_tried() -> None:
     accepted, _ = listener.accept()
     await stream.write(b"hello")
     await stream.write_eof()
-    accepted.settimeout(5)
+    accepted.settimeout(20)
     assert accepted.recv(100) == b"hello"
     assert tried[-1] == socket.AF_INET
     accepted.close()
@@ -71,3 +71,11 @@ async def test_nobody_listens() -> None:
         sock.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectFailedError, match="failed"):
             await dial_tcp("127.0.0.1", sock.getsockname()[1], prepare=lambda _: None)
+
+
+async def test_a_name_that_no_resolver_takes() -> None:
+    async with mesh() as net:
+        key = PoolKey(CLIENT, frozenset((SERVER,)), ("a" * 64 + ".shop", 15008))
+        with pytest.raises(ConnectFailedError, match="looked up"):
+            await net.pool.connect(key, TARGET)
+        assert net.pool.connections == 0

@@ -244,3 +244,26 @@ async def test_pool_refuses_credentials_that_do_not_fit() -> None:
         Credentials(pki.leaf("https://x").chain, leaf.key, pki.root_pem)
     assert "PRIVATE" not in repr(Credentials(leaf.chain, leaf.key, pki.root_pem))
     assert PoolKey(CLIENT, frozenset(), ("a", 1)) == PoolKey(CLIENT, frozenset(), ("a", 1))
+
+
+async def test_a_protocol_that_fails_in_a_tunnel_ends_it() -> None:
+    class Failing(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.lost: asyncio.Future[Exception | None] = loop.create_future()
+
+        def data_received(self, data: bytes) -> None:
+            raise RuntimeError("so it is")
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.lost.set_result(exc)
+
+    loop = asyncio.get_running_loop()
+    told: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    async with mesh() as net:
+        protocol = Failing()
+        carrier = Carrier(loop, await net.tunnel(), protocol)
+        carrier.write(b"echo")
+        assert isinstance(await asyncio.wait_for(protocol.lost, 20), RuntimeError)
+        await carrier.wait_closed()
+    assert len(told) == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hbone.aio import Credentials
 from istio.ca.identity import checked
@@ -46,6 +48,14 @@ PKI = Pki()
 GOOD = PKI.leaf(CART)
 
 
+def on_no_curve(leaf: Leaf) -> bytes:
+    """The certificate, its key on a curve that does not exist."""
+    der = leaf.certificate.public_bytes(Encoding.DER)
+    p256 = bytes.fromhex("06082a8648ce3d030107")
+    assert der.count(p256) == 1
+    return ssl.DER_cert_to_PEM_cert(der.replace(p256, p256[:-1] + b"\x7e")).encode()
+
+
 @pytest.mark.parametrize(
     ("leaf", "changes", "reason"),
     [
@@ -60,6 +70,7 @@ GOOD = PKI.leaf(CART)
         ),
         (GOOD, {"key_pem": b"secret"}, "the private key is no unencrypted PEM key"),
         (GOOD, {"key_pem": PKI.leaf(CART).key}, "the certificate is not for the private key"),
+        (GOOD, {"chain_pem": on_no_curve(GOOD)}, "the certificate's public key is of an unknown"),
         (GOOD, {"expected": spiffe("other")}, f"the certificate is for {CART}, and"),
         (PKI.leaf(), {}, "the certificate has no identity"),
         (PKI.leaf("spiffe://td/cart"), {}, "the certificate has no identity"),

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,81 +14,18 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
 )
 
-from istio.ca._pb import spiffe_pb2 as wire
 from istio.ca.identity import Identity
-from istio.ca.spiffe import METHOD, SpiffeSource, pem_of, target_of
+from istio.ca.spiffe import SpiffeSource, pem_of, target_of
 from istio.errors import CaError
-from tests.hbone.pki import Leaf, Pki, spiffe
+from tests.hbone.pki import Pki, spiffe
 from tests.istio.ca.moved import MovedClock
+from tests.support.spiffe_agent import Agent, Answer, federated, svid
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CART, OTHER = spiffe("cart"), spiffe("other")
-Answer = wire.X509SVIDResponse
-
-
-def svid(pki: Pki, leaf: Leaf, name: str) -> wire.X509SVID:
-    chain = x509.load_pem_x509_certificates(leaf.chain)
-    roots = x509.load_pem_x509_certificates(pki.root_pem)
-    key = load_pem_private_key(leaf.key, None)
-    return wire.X509SVID(
-        spiffe_id=name,
-        x509_svid=b"".join(one.public_bytes(Encoding.DER) for one in chain),
-        x509_svid_key=key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
-        bundle=b"".join(one.public_bytes(Encoding.DER) for one in roots),
-    )
-
-
-class Agent:
-    """`put` an answer for the call there is, or the next; a status, or None for OK, ends it."""
-
-    def __init__(self, path: Path) -> None:
-        self.address = f"unix://{path}"
-        self.metadata: list[dict[str, str]] = []
-        self._waiting: list[Answer | grpc.StatusCode | None] = []
-        self._call: queue.Queue[Answer | grpc.StatusCode | None] | None = None
-        self._lock = threading.Lock()
-        self._server = grpc.server(ThreadPoolExecutor(4))
-        service, method = METHOD[1:].split("/")
-        handler = grpc.unary_stream_rpc_method_handler(
-            self._fetch, wire.X509SVIDRequest.FromString, Answer.SerializeToString
-        )
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(service, {method: handler}),)
-        )
-        self._server.add_insecure_port(f"unix:{path}")
-        self._server.start()
-
-    def put(self, answer: Answer | grpc.StatusCode | None) -> None:
-        with self._lock:
-            if self._call is None:
-                self._waiting.append(answer)
-                return
-            self._call.put(answer)
-            if not isinstance(answer, Answer):
-                self._call = None
-
-    def _fetch(self, _request: Any, context: Any) -> Iterator[Answer]:
-        call: queue.Queue[Answer | grpc.StatusCode | None] = queue.Queue()
-        context.add_callback(lambda: call.put(None))
-        with self._lock:
-            self.metadata.append(dict(context.invocation_metadata()))
-            waiting, self._waiting, self._call = self._waiting, [], call
-        for answer in waiting:
-            self.put(answer)
-        while isinstance(answer := call.get(), Answer):
-            yield answer
-        if answer is not None:
-            context.abort(answer, "the agent says no")
-
-    def stop(self) -> None:
-        self.put(None)
-        self._server.stop(0).wait(10)
 
 
 @pytest.fixture
@@ -114,7 +48,7 @@ async def running(source: SpiffeSource) -> AsyncIterator[list[Identity]]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - of what has no event, as counts
             await asyncio.sleep(0.002)
 
@@ -148,6 +82,41 @@ async def test_one_of_several_identities(agent: Agent) -> None:
         agent.put(Answer(svids=both))
         await until(lambda: len(published) == 1)
         assert published[0].spiffe_id == CART
+
+
+async def test_any_spiffe_id_will_do(agent: Agent) -> None:
+    pki = Pki()
+    name = "spiffe://example.org/gateway/1"
+    source = SpiffeSource(agent.address, clock=clock())
+    async with running(source) as published:
+        agent.put(Answer(svids=[svid(pki, pki.leaf(name), name)]))
+        await until(lambda: len(published) == 1)
+        assert published[0].spiffe_id == name
+
+
+async def test_bundles_of_federated_trust_domains(
+    agent: Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    pki, partner = Pki(), Pki("partner")
+    answer = Answer(svids=[svid(pki, pki.leaf(CART), CART)])
+    for name, der in federated({"partner.test": partner}).items():
+        answer.federated_bundles[name] = der
+    answer.federated_bundles["spiffe://broken.test"] = b"junk"
+    answer.federated_bundles["spiffe://empty.test"] = b""
+    answer.federated_bundles["spiffe://No/Domain"] = partner.root.public_bytes(Encoding.DER)
+    answer.crl.append(b"list")
+    source = SpiffeSource(agent.address, clock=clock())
+    async with running(source) as published:
+        agent.put(answer)
+        await until(lambda: len(published) == 1)
+    assert published[0].federated == {"partner.test": partner.root_pem}
+    assert published[0].roots_pem == pki.root_pem
+    assert source.status.dump(datetime.now(UTC))["federated"] == ["partner.test"]
+    said = "\n".join(caplog.messages)
+    assert "broken.test of the SPIFFE agent is no DER; nobody of it is trusted" in said
+    assert "spiffe://empty.test is of no trust domain, or empty" in said
+    assert "spiffe://No/Domain is of no trust domain" in said
+    assert "revocation lists of the SPIFFE agent are not used" in said
 
 
 async def test_failures_keep_what_is_there(agent: Agent) -> None:

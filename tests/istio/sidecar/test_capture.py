@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from hbone import aio
-from hbone.aio import Pool, PoolKey
+from hbone.aio import Connect, Pool, PoolKey, Server
 from hbone.errors import HboneError, TunnelRefusedError, TunnelResetError
 from hbone.wire.authority import make_authority
 from istio.sidecar.capture import Capture
@@ -142,6 +143,36 @@ async def test_socks_that_leads_nowhere(way: Way | Refused, code: int) -> None:
         assert answer[:2] == bytes((5, code))
         assert await reader.read() == b""
         writer.close()
+
+
+async def test_who_leaves_before_the_answer_leaves_no_tunnel_behind() -> None:
+    came, may_answer = asyncio.Event(), asyncio.Event()
+    ended: asyncio.Future[HboneError] = asyncio.get_running_loop().create_future()
+
+    async def handle(connect: Connect) -> int | None:
+        came.set()
+        await may_answer.wait()
+        tunnel = connect.accept()
+        try:
+            await tunnel.read()
+        except HboneError as error:
+            ended.set_result(error)
+        return None
+
+    server = Server(handle, PKI.credentials(B))
+    port = await server.listen(HOST, 0)
+    judge = TableJudge({("shop.test", 80): by_tunnel(HOST, 80, {B}, port)})
+    async with captures(judge, "a") as (_, settings):
+        _, writer = await asyncio.open_connection(HOST, settings.socks5_port)
+        writer.write(b"\5\1\0\5\1\0\3\x09shop.test\0\x50")
+        await asyncio.wait_for(came.wait(), PATIENCE_SECONDS)
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        await asyncio.sleep(0.01)  # so that it is known here; nothing fails where it is not
+        may_answer.set()
+        assert isinstance(await asyncio.wait_for(ended, PATIENCE_SECONDS), TunnelResetError)
+    await server.close()
 
 
 async def test_what_is_no_socks_is_closed() -> None:
