@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, final
 
 from sidecar.errors import ClientDisconnected, RequestError, SidecarError
+from sidecar.http.client_cert import drop_unproven
 from sidecar.http.h2_fields import FieldRules, MessageError, RequestHead, outgoing, request_head
 from sidecar.http.h2_hpack import Block
 from sidecar.http.headers import Field
@@ -227,6 +228,7 @@ class Exchange:
                 body = FixedBody(message["body"])
         elif head.length:
             body = self._make_body(head.length, loop)
+        drop_unproven(head.headers, self._client.connection)
         request = self._request = Request(
             head.method,
             "http",

@@ -24,6 +24,7 @@ from h2 import events as h2_events
 from h2.errors import ErrorCodes
 
 from sidecar.errors import ClientDisconnected, RequestError, SidecarError
+from sidecar.http.client_cert import drop_unproven
 from sidecar.http.h2 import MAX_STREAM_ID, block_of
 from sidecar.http.h2_fields import FieldRules, MessageError, request_head, trailers
 from sidecar.http.h2_guard import GoAwayReceived, H2ConnectionError
@@ -176,6 +177,7 @@ class H2Server(Responder):
         stream.body = body
         connection = self._connection
         assert connection is not None
+        drop_unproven(head.headers, connection)
         request = Request(
             head.method,
             self._scheme,

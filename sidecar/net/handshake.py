@@ -11,8 +11,10 @@ import ssl
 from collections.abc import Callable
 from typing import cast, final
 
+from sidecar.http.client_cert import WORKLOAD
 from sidecar.http.identity import IdentityError, forget_identity, identity_of
 from sidecar.http.message import Connection, TlsInfo
+from sidecar.net.tls_context import ListenerContext
 
 _log = logging.getLogger("sidecar.net.handshake")
 
@@ -24,12 +26,13 @@ def note(
     keeps: TlsInfo | None = None,
 ) -> TlsInfo:
     """Keep what the handshake told with the connection. Raises IdentityError: a certificate that
-    no rule can read lets nobody in.
+    no rule can read lets nobody in, nor one that the listener's own check refuses.
 
     `keeps`: of the tunnel that the connection came through, if any. Whom that has proved stays the
     client as long as the inner handshake proves nobody.
     """
     ssl_object: ssl.SSLObject = transport.get_extra_info("ssl_object")
+    check(ssl_object)
     shown = ssl_object.getpeercert(binary_form=True)
     tls = connection.tls = TlsInfo(
         sni,
@@ -39,10 +42,28 @@ def note(
     )
     if shown:
         forget_identity(connection)
+    if shown and checks(ssl_object):
+        connection.extra[WORKLOAD] = True
     who = identity_of(connection)
     if who is not None and who.spiffe_id is not None:
         connection.extra["identity"] = who.spiffe_id
     return tls
+
+
+def checks(ssl_object: ssl.SSLObject) -> bool:
+    """Whether the listener's clients are workloads of a trust domain (`tls.spiffe`)."""
+    context = ssl_object.context
+    return isinstance(context, ListenerContext) and context.check_peer is not None
+
+
+def check(ssl_object: ssl.SSLObject) -> None:
+    """What the listener asks of a client beyond OpenSSL's checks. Raises: IdentityError."""
+    context = ssl_object.context
+    if isinstance(context, ListenerContext) and context.check_peer is not None:
+        try:
+            context.check_peer(ssl_object)
+        except ssl.SSLCertVerificationError as error:
+            raise IdentityError(str(error)) from error
 
 
 @final

@@ -27,6 +27,7 @@ from typing import Final, cast, final
 
 from sidecar.errors import ClientDisconnected, RequestError
 from sidecar.http import h1
+from sidecar.http.client_cert import drop_unproven
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, Connection, FixedBody, Request, Response
 from sidecar.http.spelling import REQUEST, spelling_of
@@ -457,6 +458,8 @@ class H1Server(asyncio.Protocol):
         except RequestError as error:
             error.close = True
             raise
+        if head.has_client_cert:
+            drop_unproven(head.headers, self.connection)
         spelling = spelling_of(self._buffer[: head.size]) if host.settings.preserves_case else None
         body = self._make_body(head, self._buffer[head.size :])
         request = Request(

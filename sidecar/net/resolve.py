@@ -7,6 +7,7 @@ five seconds (the reference's floor) in the background while the last good one g
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - the first name to be resolved would wait for it
 import ipaddress
 import socket
 from typing import Final, final

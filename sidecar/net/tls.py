@@ -1,6 +1,6 @@
-"""TLS contexts: those of a bind's listeners, chosen by server name, and those towards backends.
+"""TLS contexts of a bind's listeners, chosen by server name.
 
-Source: spec config sections 1.4, 1.10 (tls), 2.1 and 3.11 (backendTLS); RFC 8446; RFC 9525.
+Source: spec config sections 1.4, 1.10 (tls) and 2.1; RFC 8446; SPIFFE: X509-SVID.md section 5.
 
 Each listener has a context of its own, and a connection gets the context of its listener before the
 handshake begins, from the server name of its client hello (`sidecar.net.clienthello`). The usual
@@ -22,10 +22,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, final
 
 from sidecar.errors import ConfigError
-from sidecar.http.identity import IdentityError, subject_alt_names
 from sidecar.net.minting import Authority, Minted, cache_limits, is_name
+from sidecar.net.svid import Svid, Svids
+from sidecar.net.svid_peers import PeerCheck
 from sidecar.net.tls_context import (
+    HTTP_ALPN,
     SUITES_12,
+    ListenerContext,
     load_pair,
     load_root,
     set_groups,
@@ -34,7 +37,6 @@ from sidecar.net.tls_context import (
 )
 
 _log: Final = logging.getLogger("sidecar.net.tls")
-HTTP_ALPN: Final = ("h2", "http/1.1")
 
 
 @final
@@ -98,6 +100,8 @@ class TlsListener:
     groups: tuple[str, ...] | None = None
     is_authority: bool = False
     """`cert` signs a certificate for each server name."""
+    has_svid: bool = False
+    """Certificate, key and root are those of the SVID in force."""
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -112,6 +116,8 @@ class TlsListener:
             if protocol == "HTTPS":
                 raise ConfigError(f"listeners[{key}].tls", "an HTTPS listener needs tls")
             return cls(key, hostname, protocol)
+        if tls.get("spiffe") is not None:
+            return cls(key, hostname, protocol, has_svid=True)
         for name in ("cert", "key"):
             if not tls.get(name):
                 raise ConfigError(f"listeners[{key}].tls.{name}", "required")
@@ -131,13 +137,44 @@ class TlsListener:
 
 
 @final
-class ListenerContext(ssl.SSLContext):
-    """A server context that knows its listener: `ssl_object.context.listener` after a handshake."""
+class _OfSvid:
+    """Makes the context of a listener of the SVID in force; anew after a rotation."""
 
-    listener: str = ""
+    __slots__ = ("_context", "_defaults", "_listener", "_made_of", "_svids")
+
+    def __init__(self, listener: TlsListener, defaults: TlsDefaults, svids: Svids) -> None:
+        """Raises: ConfigError, for what no certificate could be served with."""
+        _limit(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), listener, defaults)
+        self._listener = listener
+        self._defaults = defaults
+        self._svids = svids
+        self._made_of: Svid | None = None
+        self._context: ListenerContext
+
+    def context(self) -> ListenerContext | None:
+        """None while there is no SVID. Raises: ConfigError."""
+        svid = self._svids.current()
+        if svid is None:
+            return None
+        if svid is not self._made_of:
+            self._context = self._made(svid)
+            self._made_of = svid
+        return self._context
+
+    def _made(self, svid: Svid) -> ListenerContext:
+        bundles = self._svids.clients_of(svid)
+        filled = replace(
+            self._listener, cert=svid.chain, private_key=svid.key, root="\n".join(bundles.values())
+        )
+        context = _server_context(filled, self._defaults)
+        # A resumed session would outlast the certificate and the bundle that it was verified by.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        context.check_peer = PeerCheck(bundles, self._svids.now_ns).peer
+        return context
 
 
-Served: TypeAlias = ListenerContext | Minted[ListenerContext] | None
+Served: TypeAlias = ListenerContext | Minted[ListenerContext] | _OfSvid | None
 """What a listener has for its connections; None: it passes TLS through."""
 
 
@@ -145,12 +182,17 @@ Served: TypeAlias = ListenerContext | Minted[ListenerContext] | None
 class ServerTls:
     """The TLS listeners of one bind. A connection keeps what it began with; `replace` swaps."""
 
-    __slots__ = ("_by_host", "_defaults", "_front")
+    __slots__ = ("_by_host", "_defaults", "_front", "_svids")
 
     def __init__(
-        self, listeners: Sequence[TlsListener], defaults: TlsDefaults = TlsDefaults()
+        self,
+        listeners: Sequence[TlsListener],
+        defaults: TlsDefaults = TlsDefaults(),
+        svids: Svids | None = None,
     ) -> None:
+        """`svids`: where listeners with `spiffe` find theirs; None: nowhere, so they serve none."""
         self._defaults = defaults
+        self._svids = svids or Svids()
         self._by_host: dict[str, tuple[TlsListener, Served]] = {}
         self._front: tuple[ListenerContext, object] | None = None
         self.replace(listeners)
@@ -173,6 +215,8 @@ class ServerTls:
             context = kept.get(listener)
             if context is None and listener.is_authority:
                 context = _minted(listener, wanted)
+            elif context is None and listener.has_svid:
+                context = _OfSvid(listener, wanted, self._svids)
             elif context is None and listener.cert is not None:
                 context = _server_context(listener, wanted)
             by_host[host] = (listener, context)
@@ -182,18 +226,19 @@ class ServerTls:
 
     def context_for(self, sni: str) -> ssl.SSLContext | None:
         """The context of the listener for a server name ("" for none); None when there is no
-        listener, or it passes TLS through, or no certificate can be made."""
+        listener, or it passes TLS through, or no certificate can be made, or no SVID is there."""
         found = self._find(sni)
         if found is None:
             return None
         listener, served = found
-        if not isinstance(served, Minted):
+        # Fast path: it is there.
+        if served is None or isinstance(served, ListenerContext):
             return served
-        name = sni or listener.hostname
-        if not is_name(name):
-            return None
         try:
-            return served.of(name)
+            if isinstance(served, _OfSvid):
+                return served.context()
+            name = sni or listener.hostname
+            return served.of(name) if is_name(name) else None
         except (ConfigError, ValueError) as problem:
             _log.error("listener %s: no certificate can be made: %s", listener.key, problem)
             return None
@@ -293,12 +338,9 @@ def _minted(listener: TlsListener, defaults: TlsDefaults) -> Minted[ListenerCont
     return Minted(make, defaults.minted_seconds, defaults.minted_count, time.monotonic)
 
 
-def _server_context(listener: TlsListener, defaults: TlsDefaults) -> ListenerContext:
+def _limit(context: ssl.SSLContext, listener: TlsListener, defaults: TlsDefaults) -> None:
+    """Versions, suites and groups. Raises: ConfigError."""
     place = f"listeners[{listener.key}].tls"
-    assert listener.cert is not None, "a listener that passes through has no context"
-    context = ListenerContext(ssl.PROTOCOL_TLS_SERVER)
-    context.listener = listener.key
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     set_versions(
         context,
         listener.min_version or defaults.min_version,
@@ -308,6 +350,15 @@ def _server_context(listener: TlsListener, defaults: TlsDefaults) -> ListenerCon
     suites = listener.cipher_suites or defaults.cipher_suites
     set_suites(context, suites, f"{place}.cipherSuites")
     set_groups(context, listener.groups or defaults.groups, f"{place}.keyExchangeGroups")
+
+
+def _server_context(listener: TlsListener, defaults: TlsDefaults) -> ListenerContext:
+    place = f"listeners[{listener.key}].tls"
+    assert listener.cert is not None, "a listener that passes through has no context"
+    context = ListenerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.listener = listener.key
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    _limit(context, listener, defaults)
     load_pair(context, listener.cert, listener.private_key, place)
     if listener.root is not None:
         load_root(context, listener.root, f"{place}.root")
@@ -316,101 +367,6 @@ def _server_context(listener: TlsListener, defaults: TlsDefaults) -> ListenerCon
     if alpn is None:
         # Behind a TLS listener is a TCP route: its protocol is not ours to promise.
         alpn = HTTP_ALPN if listener.protocol == "HTTPS" else ()
-    if alpn:
-        context.set_alpn_protocols(list(alpn))
-    return context
-
-
-@final
-class ClientTls:
-    """TLS towards the endpoints of one backend, from its `backendTLS` payload (PEM texts).
-
-    `server_hostname` is sent as SNI and verified, unless the policy names another or says not to.
-    """
-
-    __slots__ = ("_context", "_context_http1", "_names", "_pinned", "server_hostname")
-
-    def __init__(
-        self,
-        payload: Mapping[str, Any],
-        hostname: str,
-        place: str = "backendTLS",
-        alpn: Sequence[str] = HTTP_ALPN,
-    ) -> None:
-        """`alpn` holds where the payload has none. Raises: ConfigError."""
-        if payload.get("spiffe") is not None:
-            raise ConfigError(f"{place}.spiffe", "not supported yet (SPIFFE)")
-        names: Sequence[str] | None = payload.get("subjectAltNames")
-        if payload.get("insecure") and names is not None:
-            raise ConfigError(
-                f"{place}.subjectAltNames",
-                "names of a certificate that insecure leaves unverified prove nothing",
-            )
-        self._names = None if names is None else frozenset(_comparable(name) for name in names)
-        self._pinned: str = payload.get("hostname") or ""
-        self.server_hostname: str = self._pinned or hostname
-        offered = tuple(alpn if payload.get("alpn") is None else payload["alpn"])
-        self._context = _client_context(payload, offered, place)
-        without = tuple(name for name in offered if name != "h2")
-        self._context_http1 = (
-            self._context if without == offered else _client_context(payload, without, place)
-        )
-
-    def named(self, hostname: str) -> ClientTls:
-        """The same policy for another host (a dynamic backend); contexts are shared."""
-        other = ClientTls.__new__(ClientTls)
-        other._context, other._context_http1 = self._context, self._context_http1
-        other._names, other._pinned = self._names, self._pinned
-        other.server_hostname = self._pinned or hostname
-        return other
-
-    def context(self, *, http1_only: bool) -> ssl.SSLContext:
-        """The context to connect with; `http1_only` offers no h2."""
-        return self._context_http1 if http1_only else self._context
-
-    def verify(self, ssl_object: ssl.SSLObject) -> None:
-        """Check `subjectAltNames` after the handshake. Raises: ssl.SSLCertVerificationError."""
-        if self._names is None:
-            return
-        der = ssl_object.getpeercert(binary_form=True)
-        try:
-            have = () if der is None else subject_alt_names(der)
-        except IdentityError as exc:
-            raise ssl.SSLCertVerificationError(1, str(exc)) from exc
-        if self._names.isdisjoint(_comparable(name) for name in have):
-            raise ssl.SSLCertVerificationError(
-                1, "the certificate of the backend has none of the names in subjectAltNames"
-            )
-
-
-def _comparable(name: str) -> str:
-    """DNS names compare without case; the path of a URI (a SPIFFE ID) does not."""
-    return name if "://" in name else name.lower()
-
-
-def _client_context(payload: Mapping[str, Any], alpn: Sequence[str], place: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # RFC 9525: a name is in the subject alternative names, or the certificate has none.
-    context.hostname_checks_common_name = False
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    insecure = bool(payload.get("insecure"))
-    # `subjectAltNames` stand in the place of the hostname; ClientTls.verify compares them.
-    if insecure or payload.get("insecureHost") or payload.get("subjectAltNames") is not None:
-        context.check_hostname = False
-    if insecure:
-        context.verify_mode = ssl.CERT_NONE
-    elif payload.get("root") is not None:
-        load_root(context, payload["root"], f"{place}.root")
-    else:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    cert, key = payload.get("cert"), payload.get("key")
-    if (cert is None) != (key is None):
-        raise ConfigError(place, "a client certificate needs both cert and key")
-    if cert is not None:
-        load_pair(context, cert, key, place)
-    set_groups(
-        context, _optional_tuple(payload.get("keyExchangeGroups")), f"{place}.keyExchangeGroups"
-    )
     if alpn:
         context.set_alpn_protocols(list(alpn))
     return context

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, final
 
 from sidecar.errors import ConfigError
 
+HTTP_ALPN: Final = ("h2", "http/1.1")
 _VERSIONS: Final = {"TLS_V1_2": ssl.TLSVersion.TLSv1_2, "TLS_V1_3": ssl.TLSVersion.TLSv1_3}
 _GROUPS: Final = {"X25519": "X25519", "P-256": "prime256v1", "P-384": "secp384r1"}
 SUITES_12: Final = {
@@ -33,6 +34,15 @@ _SUITES_13: Final = (
     "TLS_CHACHA20_POLY1305_SHA256",
 )
 _DEFAULT_SUITES_12: Final = [name for name in SUITES_12 if "CHACHA20" not in name]
+
+
+@final
+class ListenerContext(ssl.SSLContext):
+    """A server context that knows its listener: `ssl_object.context.listener` after a handshake."""
+
+    listener: str = ""
+    check_peer: Callable[[ssl.SSLObject], object] | None = None
+    """What a handshake must pass beyond OpenSSL's checks. Raises: ssl.SSLCertVerificationError."""
 
 
 def set_versions(context: ssl.SSLContext, low: str | None, high: str | None, place: str) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from sidecar.http.identity import IdentityError, PeerIdentity, identity, subject_alt_names
 from tests.support.authority import Authority
 
 AUTHORITY = Authority("test root")
+NAMES = x509.SubjectAlternativeName.oid
 
 
 def der(names: list[str], subject: x509.Name | None = None) -> bytes:
@@ -66,3 +71,16 @@ def test_no_common_name() -> None:
 def test_not_a_certificate() -> None:
     with pytest.raises(IdentityError):
         identity(b"not DER")
+
+
+def test_a_kind_of_name_that_nobody_knows() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, begin = x509.Name([]), datetime(2020, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(7)
+    builder = builder.public_key(key.public_key())
+    builder = builder.not_valid_before(begin).not_valid_after(begin + timedelta(1))
+    # One ediPartyName (RFC 5280 section 4.2.1.6).
+    names = x509.UnrecognizedExtension(NAMES, bytes.fromhex("3006a504a1020c00"))
+    certificate = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    with pytest.raises(IdentityError):
+        identity(certificate.public_bytes(Encoding.DER))

@@ -12,6 +12,7 @@ import pytest
 from sidecar.errors import UpstreamError
 from sidecar.net.dialer import Address, DialSettings, DirectDialer
 from tests.support.certificates import Pair, make_pair
+from tests.support.octets import TcpUpstream, read_all
 from tests.support.origin import Origin
 
 
@@ -85,12 +86,17 @@ async def test_no_unix_socket(tmp_path: Path) -> None:
         await dial(Address("", 0, str(tmp_path / "none")))
 
 
+def swallow(sock: socket.socket) -> None:
+    read_all(sock)
+
+
 async def test_silent_handshake_times_out() -> None:
-    with Origin() as origin:
+    # One that reads and says nothing, whatever octets the handshake has: an end is no time-out.
+    with TcpUpstream(swallow) as silent:
         tls = Tls(make_pair("a.example"), "a.example")
         settings = DialSettings(connect_seconds=0.1)
         with pytest.raises(UpstreamError, match=r"timed out after 0\.1s") as caught:
-            await dial(Address("127.0.0.1", origin.port), tls, settings)
+            await dial(Address("127.0.0.1", silent.port), tls, settings)
         assert caught.value.retryable
 
 

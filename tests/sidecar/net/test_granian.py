@@ -31,7 +31,7 @@ from sidecar.routing import canonical
 from sidecar.telemetry.clock import SystemClock
 from tests.support.stream import frames_of
 
-SECONDS = 10.0
+SECONDS = 20.0
 CLIENT = Connection("192.0.2.7", 4711, "192.0.2.1", 80)
 
 

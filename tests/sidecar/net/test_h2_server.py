@@ -40,6 +40,18 @@ async def test_request_and_response(cut: int) -> None:
     assert request.connection.peer_host == "192.0.2.7"
 
 
+async def test_what_a_stranger_says_of_certificates_is_gone() -> None:
+    seen: list[Request] = []
+
+    async def handler(request: Request) -> Response:
+        seen.append(request)
+        return await hello(request)
+
+    fields = [*GET, (b"x-forwarded-client-cert", b"URI=spiffe://a"), (b"accept", b"*/*")]
+    await Bench(handler).get(fields=fields)
+    assert seen[0].headers == [(b"accept", b"*/*")]
+
+
 @pytest.mark.parametrize("cut", [0, 3])
 async def test_body_and_trailers_both_ways(cut: int) -> None:
     bench = Bench(echo, cut=cut)

@@ -15,7 +15,8 @@ import pytest
 
 from sidecar.errors import RequestError
 from sidecar.http.message import Connection, FixedBody, Handler, Request, Response
-from sidecar.net.listener import BindPlan, Port
+from sidecar.net.bind import BindPlan
+from sidecar.net.listener import Port
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
 from sidecar.net.tcp import Relay
@@ -102,7 +103,7 @@ class Bench:
         """Send on a new connection; all that comes until its end, or the first response."""
         reader, writer = await self.connect()
         writer.write(data)
-        head = await asyncio.wait_for(reader.read(1000), 10)
+        head = await asyncio.wait_for(reader.read(1000), 20)
         writer.close()
         return head
 
@@ -111,7 +112,7 @@ class Bench:
             writer.close()
         self.port.stop_accepting()
         self.port.abort()
-        await asyncio.wait_for(self.port.wait_idle(), 10)
+        await asyncio.wait_for(self.port.wait_idle(), 20)
         self.owner.sweeper.close()
 
 
@@ -138,7 +139,7 @@ async def test_a_request_and_its_connection_are_told(open_port: Open) -> None:
     answer = await bench.ask(REQUEST)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"127.0.0.1")
-    await asyncio.wait_for(bench.owner.closed.wait(), 10)
+    await asyncio.wait_for(bench.owner.closed.wait(), 20)
     assert bench.owner.told == ["admit", "opened", "closed"]
 
 
@@ -146,21 +147,21 @@ async def test_not_admitted_is_closed_unheard(open_port: Open) -> None:
     bench = open_port()
     bench.owner.admits = False
     reader, _ = await bench.connect()
-    assert await asyncio.wait_for(reader.read(), 10) == b""
+    assert await asyncio.wait_for(reader.read(), 20) == b""
     assert bench.owner.told == ["admit"]
 
 
 async def test_malformed_request_is_told(open_port: Open) -> None:
     bench = open_port()
     assert (await bench.ask(b"GET / HTTP/9.9\r\n\r\n")).startswith(b"HTTP/1.1 ")
-    await asyncio.wait_for(bench.owner.closed.wait(), 10)
+    await asyncio.wait_for(bench.owner.closed.wait(), 20)
     assert any(told.startswith("refused ") for told in bench.owner.told)
 
 
 async def test_tcp_is_relayed(open_port: Open) -> None:
     bench = open_port(tcp_listener="key")
     reader, _ = await bench.connect()
-    assert await asyncio.wait_for(reader.read(), 10) == b""
+    assert await asyncio.wait_for(reader.read(), 20) == b""
     assert bench.owner.told[:3] == ["admit", "opened", "relay key"]
 
 
@@ -168,13 +169,13 @@ async def test_proxy_header_comes_before_admission(open_port: Open) -> None:
     bench = open_port(proxy_versions=(1,))
     answer = await bench.ask(b"PROXY TCP4 192.0.2.9 192.0.2.1 4711 80\r\n" + REQUEST)
     assert answer.endswith(b"192.0.2.9")
-    await asyncio.wait_for(bench.owner.closed.wait(), 10)
+    await asyncio.wait_for(bench.owner.closed.wait(), 20)
     bench.owner.told.clear()
     reader, writer = await bench.connect()
     writer.write(REQUEST)
     # Closed with octets unread, which the kernel tells by a reset.
     with contextlib.suppress(ConnectionResetError):
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert await asyncio.wait_for(reader.read(), 20) == b""
     assert bench.owner.told == []
 
 
@@ -182,14 +183,14 @@ async def test_a_new_plan_holds_for_new_connections(open_port: Open) -> None:
     bench = open_port()
     reader, writer = await bench.connect()
     writer.write(REQUEST)
-    assert (await asyncio.wait_for(reader.read(1000), 10)).endswith(b"127.0.0.1")
+    assert (await asyncio.wait_for(reader.read(1000), 20)).endswith(b"127.0.0.1")
     bench.port.replace(replace(PLAN, proxy_versions=(1,)))
     assert (await bench.ask(b"PROXY TCP4 192.0.2.9 192.0.2.1 1 2\r\n" + REQUEST)).endswith(
         b"192.0.2.9"
     )
     # The one that was open goes on as it began.
     writer.write(REQUEST)
-    assert (await asyncio.wait_for(reader.read(1000), 10)).endswith(b"127.0.0.1")
+    assert (await asyncio.wait_for(reader.read(1000), 20)).endswith(b"127.0.0.1")
 
 
 async def test_with_other_settings_the_next_answer_is_the_last(open_port: Open) -> None:
@@ -197,11 +198,11 @@ async def test_with_other_settings_the_next_answer_is_the_last(open_port: Open) 
     bench = open_port()
     reader, writer = await bench.connect()
     writer.write(REQUEST)
-    first = await asyncio.wait_for(reader.read(1000), 10)
+    first = await asyncio.wait_for(reader.read(1000), 20)
     assert b"connection: close" not in first
     bench.port.replace(replace(PLAN, settings=HttpSettings(idle_seconds=5.0)))
     writer.write(REQUEST)
-    last = await asyncio.wait_for(reader.read(), 10)
+    last = await asyncio.wait_for(reader.read(), 20)
     assert last.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in last
 
@@ -212,29 +213,29 @@ async def test_drain_waits_for_the_request_under_way(open_port: Open) -> None:
     idle_reader, _ = await bench.connect()
     reader, writer = await bench.connect()
     writer.write(REQUEST)
-    await asyncio.wait_for(bench.owner.serving.wait(), 10)
+    await asyncio.wait_for(bench.owner.serving.wait(), 20)
     bench.port.drain()
     bench.port.stop_accepting()
     waiting = asyncio.ensure_future(bench.port.wait_idle())
-    assert await asyncio.wait_for(idle_reader.read(), 10) == b""
+    assert await asyncio.wait_for(idle_reader.read(), 20) == b""
     assert not waiting.done()
     bench.owner.hold.set()
-    whole = await asyncio.wait_for(reader.read(), 10)
+    whole = await asyncio.wait_for(reader.read(), 20)
     assert whole.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close\r\n" in whole
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 20)
 
 
 async def test_a_connection_in_its_admission_counts_for_the_drain(open_port: Open) -> None:
     bench = open_port(proxy_versions=(1,))
     _, writer = await bench.connect()
-    await turn_until(lambda: bench.port._tasks)
+    await turn_until(lambda: bench.port.connections._tasks)
     bench.port.drain()
     waiting = asyncio.ensure_future(bench.port.wait_idle())
     await asyncio.sleep(0)
     assert not waiting.done()
     writer.close()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 20)
 
 
 class Full:
@@ -277,10 +278,10 @@ async def test_hardening_32_out_of_files_pauses_accepting(
             await asyncio.sleep(0)
         assert full.accepts == 1
         full.is_full = False
-        assert (await asyncio.wait_for(reader.read(1000), 10)).startswith(b"HTTP/1.1 200 ")
+        assert (await asyncio.wait_for(reader.read(1000), 20)).startswith(b"HTTP/1.1 200 ")
     assert "Too many open files" in caplog.text
     writer.close()
     port.stop_accepting()
     port.abort()
-    await asyncio.wait_for(port.wait_idle(), 10)
+    await asyncio.wait_for(port.wait_idle(), 20)
     owner.sweeper.close()

@@ -379,7 +379,7 @@ async def test_http2_connection_expires_when_idle() -> None:
             response = await pool.send(call(), "h2")
             assert response.status == 200
             await whole(response)
-            assert await asyncio.to_thread(origin.ended.acquire, timeout=10)
+            assert await asyncio.to_thread(origin.ended.acquire, timeout=20)
             assert pool.open_connections == 0
         pool.close()
         sweeper.close()

@@ -43,13 +43,13 @@ class Pair:
             await self._loop.create_unix_connection(partial(_same, side), sock=end)
 
     async def send(self, sock: socket.socket, data: bytes) -> None:
-        await asyncio.wait_for(self._loop.sock_sendall(sock, data), 10)
+        await asyncio.wait_for(self._loop.sock_sendall(sock, data), 20)
 
     async def read(self, sock: socket.socket, count: int) -> bytes:
         """So many octets, fewer at the end."""
         got = b""
         while len(got) < count:
-            piece = await asyncio.wait_for(self._loop.sock_recv(sock, count - len(got)), 10)
+            piece = await asyncio.wait_for(self._loop.sock_recv(sock, count - len(got)), 20)
             if not piece:
                 break
             got += piece
@@ -72,7 +72,7 @@ async def pair(sweeper: Sweeper) -> AsyncIterator[Pair]:
         relay.transport.abort()
     made.client.close()
     made.server.close()
-    await asyncio.wait_for(made.gone.wait(), 10)
+    await asyncio.wait_for(made.gone.wait(), 20)
 
 
 async def test_both_ways_and_counts(pair: Pair) -> None:
@@ -123,7 +123,7 @@ async def test_a_pair_whose_sides_both_said_all_is_gone(pair: Pair) -> None:
     await pair.send(pair.server, b"last")
     pair.server.shutdown(socket.SHUT_WR)
     assert await pair.read(pair.client, 100) == b"last"
-    await asyncio.wait_for(pair.gone.wait(), 10)
+    await asyncio.wait_for(pair.gone.wait(), 20)
     assert pair.lost == [pair.down]
 
 
@@ -135,7 +135,7 @@ async def test_a_side_lost_before_the_join_ends_the_other(pair: Pair) -> None:
     await turn_until(lambda: pair.up.is_lost)
     pair.down.join(pair.up)
     assert await pair.read(pair.client, 100) == b"bye"
-    await asyncio.wait_for(pair.gone.wait(), 10)
+    await asyncio.wait_for(pair.gone.wait(), 20)
 
 
 async def test_a_reader_that_stops_stops_its_sender(pair: Pair) -> None:
@@ -158,6 +158,6 @@ async def test_an_idle_pair_is_cut(sweeper: Sweeper) -> None:
     made.down.expire()
     assert await made.read(made.client, 1) == b""
     assert await made.read(made.server, 1) == b""
-    await asyncio.wait_for(made.gone.wait(), 10)
+    await asyncio.wait_for(made.gone.wait(), 20)
     made.client.close()
     made.server.close()

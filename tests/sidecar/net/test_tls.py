@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from sidecar.errors import ConfigError
-from sidecar.net.tls import ClientTls, ServerTls, TlsDefaults, TlsListener, chosen_listener
+from sidecar.net.tls import ServerTls, TlsDefaults, TlsListener, chosen_listener
+from sidecar.net.tls_client import ClientTls
 from tests.support.authority import Authority
 from tests.support.certificates import Pair, make_pair
 
@@ -562,7 +563,6 @@ def test_same_policy_for_another_host() -> None:
 @pytest.mark.parametrize(
     ("payload", "path"),
     [
-        ({"spiffe": {}}, "b.spiffe"),
         ({"cert": CLIENT.cert}, "b"),
         ({"key": CLIENT.key}, "b"),
         ({"cert": CLIENT.cert, "key": "garbage"}, "b.key"),
