@@ -55,7 +55,7 @@ def _names(kind: str, request: Request, raw: bytes) -> Iterator[str]:
     if "model" in query or "%" in query:
         yield from _queried(query)
     form = form_model(request.headers.get(b"content-type"), raw)
-    if form:
+    if form is not None:
         yield form
     body = parse_object(raw) if raw else None
     if body is None:

@@ -28,6 +28,7 @@ from sidecar.gateway.plan import Attempt, Route
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.llm.chat.base import Json
 from sidecar.llm.chat.formats import CHAT
+from sidecar.llm.providers.base import Tags
 from sidecar.llm.tokens import count_prompt
 from sidecar.policies.base import Anticipating
 from sidecar.telemetry.clock import Clock
@@ -50,6 +51,8 @@ class Shared:
     limit_bytes: int
     cel: Engine
     """Knows whether anybody reads what models answer."""
+    tags: Tags | None = None
+    """The catalogue's, which providers choose formats by."""
 
 
 @final

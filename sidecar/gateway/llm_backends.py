@@ -107,7 +107,7 @@ class LlmBackends:
     def _model(self, data: Data, index: int, target: Data) -> Member:
         place = f"llm.models[{index}]"
         params: Data = data.get("params") or {}
-        provider = model_provider(data["provider"], params, place=place)
+        provider = model_provider(data["provider"], params, tags=self._shared.tags, place=place)
         given = params.get("apiKey")
         key = () if given is None else (api_key(given, f"{place}.params.apiKey"),)
         own = data["policies"]
@@ -121,7 +121,7 @@ class LlmBackends:
         return replace(base, kind=_KIND, serve=serve, start=serve.start, error_shape=shape)
 
     def _routed_member(self, backend: str, entry: Data, outer: Data, place: str) -> Member:
-        provider = backend_provider(entry, place=place)
+        provider = backend_provider(entry, tags=self._shared.tags, place=place)
         name = str(entry["name"])
         own = entry.get("policies") or {}
         made = self.member(provider, backend, name, own, outer, place)

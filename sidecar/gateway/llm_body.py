@@ -6,8 +6,8 @@ Source: spec/llm.md sections 0 (step 2, error status map) and 2.16.
 from __future__ import annotations
 
 from sidecar.errors import BodyTooLarge, RequestError, UpstreamError
-from sidecar.http.coding import CodingError, codings_of, decoded
 from sidecar.http.decoded import plain_body as decoded_body
+from sidecar.http.decoded import plain_request
 from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
 
 CODING = b"content-encoding"
@@ -26,18 +26,11 @@ async def read_request(request: Request, limit_bytes: int) -> bytes:
         if rest is not None:
             raise _too_large()
         request.body = FixedBody(raw, body.trailers)
-    coding = request.headers.get(CODING)
     # Fast path: clients seldom compress what they ask.
-    if coding is None:
+    if not request.headers.has(CODING):
         return raw
     try:
-        codings = codings_of(coding)
-    except CodingError as error:
-        raise RequestError(415, "InvalidRequest", f"unsupported {error}") from error
-    try:
-        return decoded(raw, codings, limit_bytes)
-    except CodingError as error:
-        raise RequestError(400, "InvalidRequest", f"request body: {error}") from error
+        return plain_request(request, raw, limit_bytes)
     except BodyTooLarge as error:
         raise _too_large() from error
 

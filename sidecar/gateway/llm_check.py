@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from sidecar.errors import ConfigError
-from sidecar.gateway.backends import outliers_of
 from sidecar.gateway.endpoints import Endpoints
+from sidecar.gateway.health import outliers_of
 from sidecar.gateway.llm_attempts import Shared
 from sidecar.gateway.llm_backends import LlmBackends, guards_of
 from sidecar.gateway.llm_edits import Edits
 from sidecar.gateway.plan import Backend
 from sidecar.gateway.upstream import BrokenUpstream
-from sidecar.net.tls import ClientTls
+from sidecar.net.tls_client import ClientTls
 from sidecar.policies.base import Services
 from sidecar.routing.outlier import Outliers
 from sidecar.telemetry.genai import GenAiMetrics

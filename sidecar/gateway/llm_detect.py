@@ -15,11 +15,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, final
-from urllib.parse import parse_qs
 
 import orjson
 
-from sidecar.errors import RequestError, UpstreamError
+from sidecar.errors import RequestError, SidecarError, UpstreamError
 from sidecar.gateway.exchange import Exchange
 from sidecar.gateway.llm_attempts import Failover
 from sidecar.gateway.llm_body import plain_body
@@ -27,6 +26,7 @@ from sidecar.gateway.llm_call import Member
 from sidecar.gateway.llm_choice import Ranks, is_worth_moving
 from sidecar.gateway.llm_edits import REQUEST
 from sidecar.gateway.llm_facts import Record
+from sidecar.gateway.llm_form import form_model, with_form_model
 from sidecar.gateway.llm_head import OWN
 from sidecar.gateway.llm_load import UnderWay
 from sidecar.gateway.llm_outgoing import finish, head_of, sent
@@ -36,18 +36,22 @@ from sidecar.gateway.llm_source import Source, hold
 from sidecar.gateway.plan import Attempt, Route
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, Ending, FixedBody, Request, Response
+from sidecar.http.wrapped import WrappedBody
 from sidecar.llm.chat import paths
 from sidecar.llm.chat.base import Json
-from sidecar.llm.chat.detect import usage_of_bytes
+from sidecar.llm.chat.detect import asked_pieces, usage_of_bytes
 from sidecar.llm.chat.formats import FORMATS
 from sidecar.llm.chat.framing import framing_of
 from sidecar.llm.chat.passthrough import StreamTap
 from sidecar.llm.chat.produced import Produced, text_chars
+from sidecar.llm.pieces import Pieces
 from sidecar.llm.providers.base import Call, Target
 from sidecar.llm.shape import nests_too_deeply, parse_object
 from sidecar.llm.usage import Usage
 
 _DETECT: Final = FORMATS["detect"]
+_PROTOCOLS: Final = b"sec-websocket-protocol"
+_KEY_PROTOCOL: Final = b"openai-insecure-api-key."
 _STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
 
 
@@ -124,22 +128,43 @@ def _forwarded(
 ) -> tuple[Target, Request, str]:
     """The call of one provider, and the name of its model."""
     path, _, query = request.target.partition("?")
-    queried = parse_qs(query).get("model", [""])[0]
+    queried = paths.model_of_query(query)
     named = queried or paths.model_of(path) or ""
+    content_type = request.headers.get(b"content-type")
+    parsed = parse_object(raw) if raw is not None else None
+    in_body = None if parsed is None else parsed.get("model")
+    if raw is not None and parsed is None:
+        in_body = form_model(content_type, raw)
+        named = named or in_body or ""
     model = member.edits.alias(member.provider.model or member.asked or named)
     body = source.again()
-    parsed = parse_object(raw) if raw is not None else None
-    is_renamed = parsed is not None and model not in ("", parsed.get("model"))
+    is_renamed = (parsed is not None or in_body is not None) and model not in ("", in_body)
     if is_renamed and raw is not None:
-        path, raw = _renamed(path, raw, parsed, model)
+        path, raw = _renamed(path, raw, parsed, model, content_type)
         body = FixedBody(raw)
+    if kind == "realtime" and model:
+        query = paths.query_with_model(query, model)
     target = member.provider.target(Call(kind, kind, model, kind == "realtime", path, query))
     made = head_of(member, target, request, route, body)
+    if kind == "realtime" and member.credentials:
+        _hide_key(made.headers)
     if is_renamed:
         made.headers.remove_all(b"content-encoding")
     made.upgrade = request.upgrade
     made.wants_trailers = request.wants_trailers
     return target, made, model
+
+
+def _hide_key(headers: Headers) -> None:
+    """Leave out the key that browsers put among the subprotocols: it is the client's, for us."""
+    given = headers.get_all(_PROTOCOLS)
+    if not any(_KEY_PROTOCOL in value.lower() for value in given):
+        return
+    names = [name.strip() for value in given for name in value.split(b",")]
+    kept = [name for name in names if name and not name.lower().startswith(_KEY_PROTOCOL)]
+    headers.remove_all(_PROTOCOLS)
+    if kept:
+        headers.set(_PROTOCOLS, b", ".join(kept))
 
 
 async def sniffed(
@@ -167,7 +192,8 @@ async def sniffed(
     response = await _first_that_serves(ranks, failover, exchange, ask, Source(FixedBody()))
     if 200 <= response.status < 300 and response.tunnel is None:
         kind = response.headers.get(b"content-type") or b""
-        response.body = _WatchedBody(plain_body(response), kind, record, limit_bytes)
+        pieces = asked_pieces(request.path, body)
+        response.body = _WatchedBody(plain_body(response), kind, record, limit_bytes, pieces)
     return response
 
 
@@ -176,10 +202,12 @@ def _read(
 ) -> tuple[Target, Request]:
     """The call of one provider, and the record of its beginning."""
     path, _, query = request.target.partition("?")
-    named = (_DETECT.model(body) if body is not None else None) or paths.model_of(path) or ""
+    content_type = request.headers.get(b"content-type")
+    in_body = _DETECT.model(body) if body is not None else form_model(content_type, raw)
+    named = in_body or paths.model_of(path) or ""
     model = member.edits.alias(member.provider.model or member.asked or named)
     if model != named:
-        path, raw = _renamed(path, raw, body, model)
+        path, raw = _renamed(path, raw, body, model, content_type)
     is_streaming = paths.is_stream(path) or (body is not None and body.get("stream") is True)
     record.begin(
         provider=member.provider.name,
@@ -236,8 +264,16 @@ def _octets(body: Body) -> bytes:
     return body.peek()
 
 
-def _renamed(path: str, raw: bytes, body: Json | None, model: str) -> tuple[str, bytes]:
+def _renamed(
+    path: str, raw: bytes, body: Json | None, model: str, content_type: bytes | None
+) -> tuple[str, bytes]:
     """The same call of another model, wherever it is named. Raises: RequestError 400."""
+    if body is None:
+        changed = with_form_model(content_type, raw, model)
+        if changed is None and form_model(content_type, raw) is not None:
+            text = "nobody can tell which model the request's form names"
+            raise RequestError(400, "InvalidRequest", text)
+        raw = changed or raw
     if body is not None and "model" in body:
         if nests_too_deeply(raw, body):
             raise RequestError(400, "InvalidRequest", "the request's body is nested too deeply")
@@ -246,59 +282,78 @@ def _renamed(path: str, raw: bytes, body: Json | None, model: str) -> tuple[str,
 
 
 @final
-class _WatchedBody:
+class _WatchedBody(WrappedBody):
     """An answer that is read as it goes by: events, or a JSON object up to a limit. See Body."""
 
-    __slots__ = ("_kept", "_limit", "_produced", "_record", "_size", "_source", "_tap", "length")
+    __slots__ = (
+        *("_has_failed", "_kept", "_limit", "_pieces"),
+        *("_produced", "_record", "_size", "_tap"),
+    )
 
-    def __init__(self, source: Body, kind: bytes, record: Record, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        source: Body,
+        kind: bytes,
+        record: Record,
+        limit_bytes: int,
+        pieces: Pieces | None = None,
+    ) -> None:
+        """`pieces`: what the request is charged for, whatever is answered."""
         is_stream = kind.lower().startswith(_STREAMS)
         self._tap = StreamTap(_DETECT, framing_of(kind)) if is_stream else None
         self._produced = Produced() if self._tap is None else self._tap.produced
         self._source = source
         self._record = record
+        self._pieces = pieces
+        self._has_failed = False
         self._kept: list[bytes] = []
         self._size = 0
         self._limit = limit_bytes
         self.length = source.length
         record.follow(self._usage, self._produced)
 
-    @property
-    def trailers(self) -> Headers | None:
-        """Those of the source."""
-        return self._source.trailers
-
-    @trailers.setter
-    def trailers(self, value: Headers | None) -> None:
-        self._source.trailers = value
-
     def read_nowait(self) -> bytes | None:
         """See Body."""
-        data = self._source.read_nowait()
+        try:
+            data = self._source.read_nowait()
+        except SidecarError:
+            self._has_failed = True
+            raise
         if data is not None:
             self._see(data)
         return data
 
     async def read(self) -> bytes:
         """See Body."""
-        data = await self._source.read()
+        try:
+            data = await self._source.read()
+        except SidecarError:
+            self._has_failed = True
+            raise
         self._see(data)
         return data
 
     def _see(self, data: bytes) -> None:
+        self._size += len(data)
         if self._tap is not None:
-            if not data:
+            # Of a body of known length nobody reads on to its end.
+            if not data or self._size == self.length:
                 self._produced.is_whole = True
-            elif self._tap.feed(data):
+            if data and self._tap.feed(data):
                 self._record.first_text()
             return
-        self._size += len(data)
         if self._size <= self._limit:
             self._kept.append(data)
         else:
             self._kept.clear()
 
     def _usage(self) -> Usage:
+        usage = self._seen()
+        if self._pieces is not None:
+            usage.pieces = {**self._pieces, **(usage.pieces or {})}
+        return usage
+
+    def _seen(self) -> Usage:
         if self._tap is not None:
             self._tap.finish()
             return self._tap.usage
@@ -313,4 +368,6 @@ class _WatchedBody:
 
     def close(self) -> None:
         """See Body."""
+        if not self._has_failed and not self._produced.is_whole:
+            self._produced.is_left = self._tap is not None
         self._source.close()

@@ -19,6 +19,7 @@ from sidecar.gateway.llm_load import UnderWay
 from sidecar.http.message import Ending, Request, Response
 from sidecar.llm.chat.base import Json, UsageReader, WireFormat
 from sidecar.llm.chat.produced import Produced, asked_chars, extra_chars, tokens_of_chars
+from sidecar.llm.pieces import AUDIO_SECOND, MILLI
 from sidecar.llm.usage import Usage
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.fields import RouteFacts
@@ -49,7 +50,7 @@ _NOTHING_YET: Final = Usage()
 _LEARNT: Final = (
     *_KEYS,
     *("inputTokens", "providerInputTokens", "totalTokens", "estimated", "cost", "costRates"),
-    *("completion", "toolCalls", "timeToFirstToken"),
+    *("completion", "pieces", "toolCalls", "timeToFirstToken"),
 )
 """What a call writes, and takes away with it when another provider is asked."""
 
@@ -217,6 +218,9 @@ class Record:
     def note(self, usage: Usage) -> None:
         """What an answer reports, whole or so far; the estimate of a prompt that it does not."""
         state = self.state
+        unsaid = 0 if self._excludes_cache else _unsaid(usage)
+        if unsaid:
+            usage = replace(usage, output_tokens=(usage.output_tokens or 0) + unsaid)
         if usage.input_tokens is None and self._estimate is not None:
             usage = replace(usage, input_tokens=self._estimate)
             state["estimated"] = True
@@ -229,6 +233,8 @@ class Record:
             if value is not None:
                 state[key] = value
         self._totals(usage)
+        if usage.pieces:
+            state["pieces"] = {name: amount / MILLI for name, amount in usage.pieces.items()}
         if usage.completion:
             state["completion"] = list(usage.completion)
         if usage.output_messages:
@@ -298,7 +304,8 @@ class Record:
         """Note what a stream reports, or what it is likely to have cost when it did not say so."""
         produced = self._produced
         reported = usage.output_tokens
-        if produced is None or not produced.events:
+        # What a provider cut before it brought anything costs nothing; who leaves has been served.
+        if produced is None or not (produced.events or produced.is_left):
             self.note(usage)
             return
         if usage.input_tokens is None and self._estimate is None:
@@ -342,6 +349,17 @@ def _without_record(endings: Iterable[Ending]) -> tuple[Ending, ...]:
         else:
             others.append(end)
     return tuple(others)
+
+
+def _unsaid(usage: Usage) -> int:
+    """Tokens of the total that are neither input nor output: xAI's reasoning, and the thoughts that
+    Google leaves out of chat completions, are generated and billed all the same."""
+    total, sent, made = usage.total_tokens, usage.input_tokens, usage.output_tokens
+    if total is None or sent is None or made is None:
+        return 0
+    if usage.pieces is not None and AUDIO_SECOND in usage.pieces:
+        return 0  # Mistral's tokens of sound that was sent, which is paid for by the second.
+    return max(0, total - sent - made)
 
 
 def _prompt_chars(wire_format: WireFormat, body: Json) -> int:

@@ -26,6 +26,7 @@ from sidecar.llm.guard.webhook import Refused
 from sidecar.policies.base import Services
 from sidecar.policies.order import make
 from sidecar.policies.schema import nested
+from sidecar.telemetry.bodies import withhold_request
 
 Data = Mapping[str, Any]
 Count = Callable[[Phase, str], None]
@@ -151,7 +152,12 @@ class Guards:
         if not self._request:
             return None
         parts = wire_format.request_texts(body)
-        verdict = await self._whole("Request", self._request, wire_format, parts, request)
+        verdict: Response | bool = True
+        try:
+            verdict = await self._whole("Request", self._request, wire_format, parts, request)
+        finally:
+            if verdict is not False:
+                withhold_request(request)
         return verdict if isinstance(verdict, Response) else None
 
     async def on_answer(

@@ -33,13 +33,17 @@ class CatalogPrices:
         self._catalog = load(sources, _unread, _defaults())
         self._clock = clock
 
+    def tags(self, provider: str, model: str) -> frozenset[str]:
+        """What the operator's sources say that a model can do."""
+        return self._catalog.tags(provider, model)
+
     def __call__(
         self, provider: str, asked: str, usage: Usage, *, excludes_cache: bool
     ) -> tuple[str, Json | None, Mapping[str, float] | None]:
         """See llm_facts.Prices."""
         now = self._clock.time_ns() // 1_000_000_000
         cost = self._catalog.cost(provider, asked, usage, now, excludes_cache=excludes_cache)
-        status, _, rates = cost
+        status, rates = cost.status, cost.rates
         if rates is None:
             return status, None, None
         return status, cost.parts(), rates.usd

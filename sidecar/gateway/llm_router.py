@@ -50,6 +50,7 @@ Data = Mapping[str, Any]
 _LISTS: Final = ("/v1/models", "/models")
 _GOOGLE: Final = frozenset(("generateContent", "geminiCountTokens"))
 _MISSING: Final = "LLM request body is missing string field 'model'"
+_MISSING_IN_QUERY: Final = "a realtime session names its `model` in the query"
 _USER_MODEL: Final = "agentgateway_user_model"
 
 
@@ -109,6 +110,8 @@ class LlmRouter:
         if path.startswith(_LISTS) and (found := self._listing(path, request)) is not None:
             return found
         kind = self._types.resolve(path)
+        if kind == "realtime":
+            return await self._session(request, exchange, route, attempt)
         shared = self._asker.shared
         raw = await read_request(request, shared.limit_bytes)
         resolution, body = self._resolved(kind, path, raw, request)
@@ -135,6 +138,27 @@ class LlmRouter:
         client = client_call(kind, raw, request, body)
         return await self._asker.asked(client, record, ranks, request, exchange, route, attempt)
 
+    async def _session(
+        self, request: Request, exchange: Exchange, route: Route, attempt: Attempt
+    ) -> Response:
+        """A realtime session: its model is in the query. Raises: SidecarError, ModelError 400."""
+        name = paths.model_of_query(request.target.partition("?")[2])
+        if not name:
+            raise ModelError(400, "missing_model", _MISSING_IN_QUERY)
+        shared = self._asker.shared
+        raw = b""
+        if not request.upgrade and allowed_of(request) is not None:
+            # An offer of WebRTC: its body may name a model as well.
+            raw = await read_request(request, shared.limit_bytes)
+        resolution = self._found(name, "realtime", request, raw)
+        record: Record | None = None
+        if request.upgrade == "websocket":
+            record = Record(request, route, shared.clock, shared.metrics, shared.prices)
+        ranks, failover = self._ranks_of(resolution), self._asker.failover
+        return await opaque(
+            "realtime", ranks, failover, request, exchange, route, attempt, record=record
+        )
+
     def start(self, request: Request, route: Route, handover: Handover) -> Cancellable | None:
         """See plan.Start."""
         path = request.path
@@ -154,11 +178,15 @@ class LlmRouter:
     ) -> tuple[Resolution, Json | None]:
         """Who may serve a request; its body, if that was read as JSON. Raises: ModelError."""
         name, body = self._named(kind, path, raw, request)
+        return self._found(name, kind, request, raw), body
+
+    def _found(self, name: str, kind: str, request: Request, raw: bytes) -> Resolution:
+        """Who may serve a request for the model. Raises: ModelError."""
         request.state["metadata"] = _metadata(request, name)
         allowed = allowed_of(request)
         if allowed is not None:
             check_allowed(allowed, kind, request, raw)
-        return self._router.resolve(name, request, allowed, self._allowance(request)), body
+        return self._router.resolve(name, request, allowed, self._allowance(request))
 
     # --- names ----------------------------------------------------------------------------
 
@@ -169,7 +197,7 @@ class LlmRouter:
         if in_path is not None and kind in _GOOGLE:
             return in_path, None
         form = form_model(request.headers.get(b"content-type"), raw)
-        if form is not None:
+        if form:
             return form, None
         try:
             body = orjson.loads(raw)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, read_up_to
+from sidecar.http.wrapped import WrappedBody
 
 _HELD_BYTES: Final = 64 * 1024
 """A larger body streams, and cannot be sent to a second provider once it has begun to."""
@@ -47,24 +47,15 @@ class Source:
 
 
 @final
-class _OnceBody:
+class _OnceBody(WrappedBody):
     """A body that knows whether somebody has begun to read it, or given it up. See Body."""
 
-    __slots__ = ("_source", "is_used", "length")
+    __slots__ = ("is_used",)
 
     def __init__(self, source: Body) -> None:
         self._source = source
         self.length = source.length
         self.is_used = False
-
-    @property
-    def trailers(self) -> Headers | None:
-        """Those of the source."""
-        return self._source.trailers
-
-    @trailers.setter
-    def trailers(self, value: Headers | None) -> None:
-        self._source.trailers = value
 
     def read_nowait(self) -> bytes | None:
         """See Body."""

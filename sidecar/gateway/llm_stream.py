@@ -130,7 +130,8 @@ class _Pulled:
 
     def close(self) -> None:
         """See Body."""
-        self._ended = True
+        if not self._ended:
+            self._ended = self._produced.is_left = True
         self._first = b""
         self._watch.close()
         self._source.close()

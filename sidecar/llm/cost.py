@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple, final
 
 from sidecar.errors import ConfigError
 from sidecar.llm.default_prices import DefaultPrices
+from sidecar.llm.pieces import Pieces, cost_of
 from sidecar.llm.prices import (
     CAMEL,
     CLASSES,
@@ -90,14 +91,19 @@ class Cost(NamedTuple):
     status: Status
     pico_usd: tuple[int, ...] = ()
     rates: Rates | None = None
+    pieces_pico_usd: int = 0
+    """What is not for tokens."""
 
     @property
     def nano_usd(self) -> int | None:
         """The total, rounded to the nearest; None when it is not known."""
-        return (sum(self.pico_usd) + 500) // 1000 if self.status == "Exact" else None
+        if self.status != "Exact":
+            return None
+        return (sum(self.pico_usd) + self.pieces_pico_usd + 500) // 1000
 
     def parts(self) -> dict[str, float]:
-        """`total` and each class in USD, by camel-case name; empty when not known.
+        """`total` and each class in USD, by camel-case name, and `pieces` where there were any;
+        empty when not known.
 
         For expressions, which have no decimals: the floats nearest to the exact amounts.
         """
@@ -105,7 +111,10 @@ class Cost(NamedTuple):
         if not amounts:
             return {}
         found = _FREE.copy()
-        found["total"] = sum(amounts) / PICO
+        by_piece = self.pieces_pico_usd
+        if by_piece:
+            found["pieces"] = by_piece / PICO
+        found["total"] = (sum(amounts) + by_piece) / PICO
         for index, amount in enumerate(amounts):
             if amount:
                 found[_CAMEL[index]] = amount / PICO
@@ -116,11 +125,19 @@ _CAMEL: Final = tuple(CAMEL[name] for name in CLASSES)
 _FREE: Final = dict.fromkeys(("total", *_CAMEL), 0.0)
 
 
-def price(tokens: Tokens, prices: ModelPrices, special: tuple[int, ...] = ()) -> Cost:
+def price(
+    tokens: Tokens,
+    prices: ModelPrices,
+    special: tuple[int, ...] = (),
+    pieces: Pieces | None = None,
+) -> Cost:
     """The cost under one model's prices, with their tiers and fallbacks. `special`: see
     `special_of`; what they cost is a part of the class that they count as otherwise."""
     rates = prices.at(tokens.context) if prices.tiers else prices.rates
-    if rates.input is None and rates.output is None:
+    by_piece: int | None = None
+    if pieces is not None or prices.is_per_call:
+        by_piece = cost_of(prices.pieces, pieces)
+    if rates.input is None and rates.output is None and by_piece is None:
         return Cost("Unpriced")
     extra: list[int] = []
     if special:
@@ -130,7 +147,7 @@ def price(tokens: Tokens, prices: ModelPrices, special: tuple[int, ...] = ()) ->
     amounts = tuple(map(mul, tokens, rates.applied))
     if extra:
         amounts = tuple(map(add, amounts, extra))
-    return _new(Cost, ("Exact", amounts, rates))  # as in `tokens_of`
+    return _new(Cost, ("Exact", amounts, rates, by_piece or 0))  # as in `tokens_of`
 
 
 def _apart(tokens: Tokens, rates: Rates, special: tuple[int, ...]) -> tuple[Tokens, list[int]]:
@@ -175,23 +192,27 @@ class Catalog:
             return Cost("Missing")
         if found.served:
             found = found.served.get(usage.service_tier or "", found)
-        return price(tokens_of(usage, excludes_cache=excludes_cache), found, special_of(usage))
+        tokens = tokens_of(usage, excludes_cache=excludes_cache)
+        return price(tokens, found, special_of(usage), usage.pieces)
 
     def find(
         self, provider: str, answered: str, requested: str, now_seconds: int
     ) -> ModelPrices | None:
         """The prices of the model that answered, else of the one requested."""
+        bare: ModelPrices | None = None
         if self._prices:
             for name in _candidates(answered, requested):
                 found = self._prices.get((provider, name))
-                if found is not None:
+                if found is not None and not found.is_bare:
                     return found
+                bare = bare or found
         if self._defaults is None:
-            return None
+            return bare
+        # An entry that only has tags must not take the price away that is known without it.
         found = self._defaults.find(provider, answered, now_seconds)
         if found is None and requested != answered:
             found = self._defaults.find(provider, requested, now_seconds)
-        return found
+        return found or bare
 
     def tags(self, provider: str, model: str) -> frozenset[str]:
         """What the operator's sources say that a model can do."""

@@ -8,11 +8,14 @@ The package knows each maker's spellings of a name, dated ones among them. Its t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, final
 
+from sidecar.llm.pieces import of_package
 from sidecar.llm.prices import ModelPrices, Rates, rounded
 
 _PROVIDERS: Final = {
@@ -48,6 +51,8 @@ _UNITS: Final = {
 }
 _REMEMBERED: Final = 4096
 _MAX_NAME: Final = 512
+_MINUTE: Final = 60
+"""Prices change on the minute at most."""
 
 
 @final
@@ -61,21 +66,21 @@ class DefaultPrices:
         self._by_id = {provider.id: provider for provider in providers}
         # Names come from clients and providers: the memory of them is bounded.
         self._model = lru_cache(_REMEMBERED)(self._found)
-        self._converted = lru_cache(_REMEMBERED)(_fixed)
+        self._timed = lru_cache(_REMEMBERED)(_at_minute)
 
     def find(self, provider: str, model: str, now_seconds: int) -> ModelPrices | None:
         """The prices that hold at this time (seconds since 1970); None when there are none."""
         found = self._model(provider, model)
         if found is None or type(found) is ModelPrices:
             return found
-        return _converted(found.get_prices(datetime.fromtimestamp(now_seconds, UTC)))
+        return self._timed(_Key(found), now_seconds // _MINUTE)
 
     def _found(self, provider: str, model: str) -> Any:
         """The prices of a model; the package's entry where they are those of a time."""
         found = self._find(provider, model)
-        if found is None or isinstance(found.prices, list):
+        if found is None or _is_timed(found):
             return found
-        return self._converted(_Key(found))
+        return self._timed(_Key(found), 0)
 
     def _find(self, provider: str, model: str) -> Any:
         entry = self._by_id.get(_PROVIDERS.get(provider, provider))
@@ -103,12 +108,31 @@ class _Key:
         return isinstance(other, _Key) and other.model is self.model
 
 
-def _fixed(key: _Key) -> ModelPrices:
-    return _converted(key.model.prices)
+def _is_timed(model: Any) -> bool:
+    """Whether its prices depend on when a call is made."""
+    variants = model.price_variants or ()
+    return isinstance(model.prices, list) or any(one.constraint is not None for one in variants)
 
 
-def _converted(prices: Any) -> ModelPrices:
-    values = {ours: getattr(prices, theirs, None) for ours, theirs in _UNITS.items()}
+def _at_minute(key: _Key, minute: int) -> ModelPrices:
+    """The prices that hold then; those of service tiers are whole."""
+    model, at = key.model, datetime.fromtimestamp(minute * _MINUTE, UTC)
+    usual = vars(model.get_prices(at))
+    services: dict[str, ModelPrices] = {}
+    for variant in model.price_variants or ():
+        tier = variant.when.get("service_tier")
+        is_active = variant.constraint is None or variant.constraint.active(at)
+        if tier is None or len(variant.when) > 1 or tier in services or not is_active:
+            continue
+        own = {name: value for name, value in vars(variant.prices).items() if value is not None}
+        if own:
+            services[tier] = _converted({**usual, **own})
+    made = _converted(usual)
+    return replace(made, services=services) if services else made
+
+
+def _converted(prices: Mapping[str, Any]) -> ModelPrices:
+    values = {ours: prices.get(theirs) for ours, theirs in _UNITS.items()}
     known = {ours: value for ours, value in values.items() if value is not None}
     starts = sorted(
         {
@@ -119,7 +143,7 @@ def _converted(prices: Any) -> ModelPrices:
         }
     )
     tiers = tuple((start, _rates(known, start)) for start in starts)
-    return ModelPrices(_rates(known, -1), tiers)
+    return ModelPrices(_rates(known, -1), tiers, pieces=of_package(prices))
 
 
 def _rates(known: dict[str, Any], start: int) -> Rates:

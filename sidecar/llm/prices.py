@@ -16,12 +16,15 @@ from typing import Any, Final, final
 import orjson
 
 from sidecar.errors import ConfigError
+from sidecar.llm.pieces import PIECES, REQUEST, PiecePrice
 
 Data = Mapping[str, Any]
 PICO: Final = 10**12
 _PICO_OF_A_MILLION: Final = 10**6
 """Pico-USD for one token in 1 USD for 1,000,000 of them."""
 _MAX_RATE: Final = Decimal(10) ** 9
+_PIECE_DECIMALS: Final = 12
+_DECIMALS: Final = {6: "six", _PIECE_DECIMALS: "twelve"}
 
 
 @final
@@ -93,14 +96,25 @@ class ModelPrices:
     tiers: tuple[tuple[int, Rates], ...] = ()
     tags: frozenset[str] = frozenset()
     services: Mapping[str, ModelPrices] = field(default_factory=dict)
+    pieces: Mapping[str, PiecePrice] = field(default_factory=dict)
+    """What is paid for beside tokens, by its name in llm.pieces."""
+    is_per_call: bool = field(init=False, repr=False, compare=False)
+    """Whether a call costs something by itself."""
+    is_bare: bool = field(init=False, repr=False, compare=False)
+    """Nothing is said of prices: an entry for its tags."""
     served: Mapping[str, ModelPrices] = field(init=False, repr=False, compare=False)
     """The same, whole."""
 
     def __post_init__(self) -> None:
         whole = {
-            name: ModelPrices(one.rates.over(self.rates), one.tiers)
+            name: ModelPrices(
+                one.rates.over(self.rates), one.tiers, pieces={**self.pieces, **one.pieces}
+            )
             for name, one in self.services.items()
         }
+        object.__setattr__(self, "is_per_call", REQUEST in self.pieces)
+        is_priced = self.tiers or self.services or self.pieces or self.rates.usd
+        object.__setattr__(self, "is_bare", not is_priced)
         object.__setattr__(self, "served", whole)
 
     def at(self, context_tokens: int) -> Rates:
@@ -119,7 +133,8 @@ class ModelPrices:
         for name, one in self.services.items():
             known = services.get(name)
             services[name] = one if known is None else one.over(known)
-        return ModelPrices(rates, self.tiers or base.tiers, self.tags | base.tags, services)
+        tiers, tags = self.tiers or base.tiers, self.tags | base.tags
+        return ModelPrices(rates, tiers, tags, services, {**base.pieces, **self.pieces})
 
 
 Prices = dict[tuple[str, str], ModelPrices]
@@ -151,16 +166,16 @@ def parse(data: object, path: str) -> Prices:
 
 
 def _model(value: object, path: str) -> ModelPrices:
-    data = _mapping(value, path, ("rates", "tiers", "tags", "serviceTiers"))
+    data = _mapping(value, path, ("rates", "tiers", "tags", "serviceTiers", "pieces"))
     tags = _list(data.get("tags"), f"{path}.tags")
     if not all(isinstance(tag, str) for tag in tags):
         raise ConfigError(f"{path}.tags", "a list of strings expected")
     services: dict[str, ModelPrices] = {}
     for name, item in _mapping(data.get("serviceTiers"), f"{path}.serviceTiers").items():
         place = f"{path}.serviceTiers.{name}"
-        services[name] = _priced(_mapping(item, place, ("rates", "tiers")), place)
+        services[name] = _priced(_mapping(item, place, ("rates", "tiers", "pieces")), place)
     usual = _priced(data, path)
-    return ModelPrices(usual.rates, usual.tiers, frozenset(tags), services)
+    return ModelPrices(usual.rates, usual.tiers, frozenset(tags), services, usual.pieces)
 
 
 def _priced(data: Data, path: str) -> ModelPrices:
@@ -174,7 +189,20 @@ def _priced(data: Data, path: str) -> ModelPrices:
         if tiers and over <= tiers[-1][0]:
             raise ConfigError(f"{place}.contextOver", "must be more than that of the tier before")
         tiers.append((over, _rates(tier.get("rates"), f"{place}.rates")))
-    return ModelPrices(_rates(data.get("rates"), f"{path}.rates"), tuple(tiers))
+    return ModelPrices(
+        _rates(data.get("rates"), f"{path}.rates"),
+        tuple(tiers),
+        pieces=_pieces(data.get("pieces"), f"{path}.pieces"),
+    )
+
+
+def _pieces(value: object, path: str) -> dict[str, PiecePrice]:
+    data = _mapping(value, path, PIECES)
+    given = {name: item for name, item in data.items() if item is not None}
+    return {
+        name: PiecePrice(_money(item, f"{path}.{name}", _PIECE_DECIMALS))
+        for name, item in given.items()
+    }
 
 
 def _rates(value: object, path: str) -> Rates:
@@ -183,8 +211,9 @@ def _rates(value: object, path: str) -> Rates:
     return Rates(**{_NAMES[name]: _money(item, f"{path}.{name}") for name, item in given.items()})
 
 
-def _money(value: object, path: str) -> int:
-    """Decimal text in USD for 1,000,000 tokens, as pico-USD for one."""
+def _money(value: object, path: str, decimals: int = 6) -> int:
+    """Decimal text in USD, as a whole number of its last decimals: of rates, which are for
+    1,000,000 tokens, that is pico-USD for one."""
     if not isinstance(value, str):
         raise ConfigError(path, "a decimal number as text expected")
     try:
@@ -193,9 +222,9 @@ def _money(value: object, path: str) -> int:
         amount = Decimal(-1)
     if not amount.is_finite() or amount < 0 or amount > _MAX_RATE or not value.isascii():
         raise ConfigError(path, "a decimal number, not negative, expected")
-    scaled = amount.scaleb(6)
+    scaled = amount.scaleb(decimals)
     if scaled != int(scaled):
-        raise ConfigError(path, "at most six decimals")
+        raise ConfigError(path, f"at most {_DECIMALS[decimals]} decimals")
     return int(scaled)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, final
 
+from sidecar.llm.pieces import Pieces, with_piece
+
 
 @final
 @dataclass(slots=True)
@@ -31,6 +33,8 @@ class Usage:
     long_cache_creation_input_tokens: int | None = None
     """Of those, the ones that are kept for an hour; never 0."""
     cached_input_tokens: int | None = None
+    pieces: Pieces | None = None
+    """What else the call used that has a price: see llm.pieces."""
     service_tier: str | None = None
     provider_model: str | None = None
     """The model that answered."""
@@ -39,10 +43,16 @@ class Usage:
     output_messages: list[dict[str, Any]] = field(default_factory=list)
     """Messages with their tool calls; filled only when somebody asked for content."""
 
+    def piece(self, name: str, count: object) -> None:
+        """Note how many pieces of a kind were used, if `count` is an amount at all."""
+        self.pieces = with_piece(self.pieces, name, count)
+
     def merge(self, newer: Usage) -> None:
         """Take over what `newer` says: a stream reports piece by piece, the last word counts."""
         for name in _FIELDS:
             value = getattr(newer, name)
+            if name == "pieces" and value is not None:
+                value = {**(self.pieces or {}), **value}
             if value is not None and value != []:
                 setattr(self, name, value)
 

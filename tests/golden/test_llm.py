@@ -173,6 +173,7 @@ def converted_usage(provider: Usage, client: Usage, form: str) -> Usage:
 
 def usage_dict(usage: Usage, *, with_completion: bool) -> Json:
     out = usage.as_dict()
+    out.pop("pieces", None)  # ours alone
     if not with_completion:
         out.pop("completion", None)
     return out

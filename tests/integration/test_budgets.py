@@ -64,7 +64,7 @@ def standings(gateway: GatewayProcess) -> dict[str, str]:
 
 def status(gateway: GatewayProcess, query: str = "") -> dict[str, Any]:
     url = f"http://127.0.0.1:{gateway.admin_port}/api/budgets/status{query}"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=20) as answer:
         return dict(json.load(answer))
 
 
@@ -81,7 +81,7 @@ def wait_nothing_held(gateway: GatewayProcess) -> None:
     url = f"http://127.0.0.1:{gateway.admin_port}/state/budgets"
     until = time.monotonic() + WAIT_SECONDS
     while True:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=20) as answer:
             held = [row["reserved"] for row in json.load(answer)["rows"]]
         if held == ["0"]:
             return
@@ -244,6 +244,7 @@ def test_a_killed_worker_gives_its_holds_back() -> None:
             os.kill(pids[0], signal.SIGKILL)
             gateway.wait_replaced(pids)
         release.set()
+        until = time.monotonic() + WAIT_SECONDS
         while fetch(port).status != 200:  # control returns them within two seconds
             assert time.monotonic() < until
             time.sleep(0.05)

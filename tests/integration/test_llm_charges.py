@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -59,6 +60,30 @@ ANSWERS: dict[str, Json] = {
         "model": "silent",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": "z" * 21}}],
     },
+    # What it thought is in the total alone, as in answers of Google's and xAI's.
+    "thinker": {
+        "object": "chat.completion",
+        "model": "thinker",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"}}],
+        "usage": {
+            "prompt_tokens": 2,
+            "completion_tokens": 1,
+            "total_tokens": 11,
+            "completion_tokens_details": {"reasoning_tokens": 8},
+        },
+    },
+    # What it heard is in the total alone, as in answers of Mistral's, and no output.
+    "hearer": {
+        "object": "chat.completion",
+        "model": "hearer",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"}}],
+        "usage": {
+            "prompt_tokens": 2,
+            "completion_tokens": 1,
+            "total_tokens": 11,
+            "prompt_audio_seconds": 3,
+        },
+    },
     "summed": {
         "object": "chat.completion",
         "model": "summed",
@@ -82,15 +107,19 @@ gates: dict[str, Gate] = {}
 def provider(seen: Seen) -> Answer:
     """Does what the model's name says; `held-…` waits for the test first."""
     body = orjson.loads(seen.body)
-    model = str(body["model"])
-    gate = gates.get(str(body.get("user") or (body.get("metadata") or {}).get("user_id")))
-    if gate is not None and not body.get("stream"):
+    model = str(body.get("model") or "gem")
+    inner = body.get("metadata") or body.get("labels") or {}
+    gate = gates.get(str(body.get("user") or inner.get("user_id")))
+    is_streaming = body.get("stream") or "stream" in seen.target
+    if gate is not None and not is_streaming:
         gate.asked.set()
         gate.go.wait(WAIT_SECONDS)
     if model.startswith("fail-"):
         status = int(model.removeprefix("fail-"))
         return Answer(status, JSON, b'{"error":{"message":"no","type":"x"}}')
-    if body.get("stream"):
+    if model == "sized":
+        return Answer(200, EVENTS, b"".join(STREAMS["mute"]))
+    if is_streaming:
         return Answer(200, EVENTS, _streamed(model, gate))
     return Answer(200, JSON, orjson.dumps(ANSWERS[model]))
 
@@ -110,11 +139,29 @@ def delta(text: str) -> bytes:
     return event({"type": "content_block_delta", "index": 0, "delta": inner})
 
 
+def said(text: str) -> bytes:
+    """A piece of text of OpenAI's responses."""
+    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    return event({"type": "response.output_text.delta", "delta": text, **place})
+
+
+def generated(text: str, **usage: int) -> bytes:
+    """A piece of Gemini's text."""
+    content = {"role": "model", "parts": [{"text": text}]}
+    body = {"candidates": [{"content": content}], "usageMetadata": usage}
+    return b"data: " + orjson.dumps(body) + b"\n\n"
+
+
 STREAMS = {
     "short": [chunk({"role": "assistant", "content": "he"}), chunk({"content": "llo"})],
     "long": [chunk({"role": "assistant", "content": "x"}), chunk({"content": "y" * 80})],
     "mute": [chunk({"role": "assistant", "content": ""})],
     "whole": [chunk({"content": "he"}), chunk({"content": "llo"}), b"data: [DONE]\n\n"],
+    "thinker": [
+        chunk({"content": "ok"}),
+        chunk({}, usage={"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 11}),
+        b"data: [DONE]\n\n",
+    ],
     "half": [
         *(chunk({"content": text}) for text in ("he", "llo")),
         chunk({}, usage={"completion_tokens": 5}),
@@ -122,6 +169,15 @@ STREAMS = {
     ],
     # Says 17 tokens of input, and one of output to begin with.
     "claude": [*MESSAGE_STREAM[:2], delta("one"), delta("two"), delta("three")],
+    "spoken": [
+        event({"type": "response.created", "response": {"id": "r", "model": "spoken"}}),
+        *map(said, ("one", "two", "three")),
+    ],
+    # Each event repeats what was used so far.
+    "gem": [
+        generated("one", promptTokenCount=4, candidatesTokenCount=1),
+        generated("two", promptTokenCount=4, candidatesTokenCount=5),
+    ],
 }
 
 
@@ -158,7 +214,7 @@ def gateway(upstream: Upstream) -> Iterator[GatewayProcess]:
     catalogue["providers"]["openai"]["models"]["three"]["rates"]["output"] = "10"
     names = (
         *("embed", "unsaid", "silent", "summed", "fail-500"),
-        *("short", "long", "mute", "whole", "half"),
+        *("short", "long", "mute", "whole", "half", "spoken", "thinker", "hearer"),
     )
     config = {
         "config": {"modelCatalog": [{"inline": catalogue}]},
@@ -171,9 +227,12 @@ def gateway(upstream: Upstream) -> Iterator[GatewayProcess]:
                 model("rank-voyage", "cohere", baseUrl=f"http://{upstream.address}"),
                 model("claude", "anthropic"),
                 model("count", "anthropic"),
+                model("gem", "gemini", baseUrl=f"http://{upstream.address}"),
                 model("three", tokenize=True),
                 model("counted-unsaid", tokenize=True, model="unsaid"),
                 {**model("silent-detected", model="silent"), "passthrough": "detect"},
+                {**model("mute-detected", model="mute"), "passthrough": "detect"},
+                {**model("sized"), "passthrough": "detect"},
                 model("counted-fail", tokenize=True, model="fail-500"),
                 model("counted-count", "anthropic", tokenize=True, model="count"),
                 model("counted-short", tokenize=True, model="short"),
@@ -199,7 +258,7 @@ def _body(model: str, more: Json) -> bytes:
 def used(gateway: GatewayProcess, of: str) -> str | None:
     """What a budget's key was charged."""
     url = f"http://127.0.0.1:{gateway.admin_port}/api/budgets/status"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=20) as answer:
         rows = json.load(answer)["budgets"]
     return next((row["usage"]["used"] for row in rows if row["apiKeyName"] == of), None)
 
@@ -328,6 +387,9 @@ def test_what_came_of_nothing_is_given_back(gateway: GatewayProcess) -> None:
         ("silent", "/v1/messages", 3 + 6),
         ("silent", "/v1/responses", 3 + 6),
         ("summed", "/v1/chat/completions", 20),
+        ("thinker", "/v1/chat/completions", 11),
+        ("thinker", "/v1/messages", 11),
+        ("hearer", "/v1/chat/completions", 3),
         # Nobody knows where its prompt is: all names and texts of it are 32 characters.
         ("silent-detected", "/v1/other", 8 + 6),
     ],
@@ -363,12 +425,17 @@ def left_alone(model: str, name: str, path: str, *, stream: bool) -> None:
     more: Json = {"user": name, "stream": stream}
     if path == "/v1/messages":
         more = {"metadata": {"user_id": name}, "stream": stream, "max_tokens": 9}
+    elif path == "/v1/responses":
+        more = {**more, "input": PROMPT}
+    elif path.startswith("/v1beta"):
+        content = {"role": "user", "parts": [{"text": PROMPT}]}
+        more = {"labels": {"user_id": name}, "contents": [content]}
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=WAIT_SECONDS)
     fields = {"content-type": "application/json", "x-user": name, "x-client": name}
     connection.request("POST", path, _body(model, more), fields)
     answer = connection.getresponse() if stream else None
     if answer is not None:
-        _read_events(answer, len(STREAMS[model]))
+        _read_events(answer, _last_word(model))
     assert gate.asked.wait(WAIT_SECONDS)
     assert connection.sock is not None
     connection.sock.shutdown(socket.SHUT_RDWR)
@@ -377,10 +444,16 @@ def left_alone(model: str, name: str, path: str, *, stream: bool) -> None:
     connection.close()
 
 
-def _read_events(answer: http.client.HTTPResponse, count: int) -> None:
+def _last_word(model: str) -> bytes:
+    """The last text of a stream, or what tells that there is none."""
+    found = re.findall(rb'"(?:content|text|delta)":"([^"]+)"', STREAMS[model][-1])
+    return found[-1] if found else b"data:"
+
+
+def _read_events(answer: http.client.HTTPResponse, last: bytes) -> None:
     """Until all that the provider has said is here."""
     seen = b""
-    while seen.count(b"data:") < count:
+    while last not in seen:
         data = answer.read1()
         assert data
         seen += data
@@ -396,23 +469,29 @@ def _read_events(answer: http.client.HTTPResponse, count: int) -> None:
         ("counted-short", "/v1/chat/completions", ESTIMATE + 2),
         # Anthropic has said what went in.
         ("claude", "/v1/messages", 17 + 3),
+        ("spoken", "/v1/responses", 3 + 3),
+        ("gem", "/v1beta/models/gem:streamGenerateContent?alt=sse", 4 + 5),
+        # Converted, the provider's events count.
+        ("short", "/v1/messages", 3 + 2),
+        ("claude", "/v1/chat/completions", 17 + 3),
+        ("claude", "/v1/responses", 17 + 3),
+        # Of one that brought no text yet the prompt was read.
+        ("mute", "/v1/chat/completions", 3),
+        ("mute", "/v1/messages", 3),
+        # Nobody knows where its prompt is, so all of its JSON but names is.
+        ("mute-detected", "/v1/other", 11),
     ],
 )
 def test_a_stream_that_is_left_costs_what_it_brought(
     gateway: GatewayProcess, model: str, path: str, charged: int
 ) -> None:
-    name = f"left-{model}"
+    name = f"left-{model}-{path[:12].replace('/', '-')}"
     STREAMS.setdefault("counted-short", STREAMS["short"])
+    STREAMS.setdefault("mute-detected", STREAMS["mute"])
     left_alone(model, name, path, stream=True)
     wait_used(gateway, name, charged)
     assert left(gateway, name) == LIMIT - charged
     gates[name].go.set()
-
-
-def test_a_stream_without_text_costs_nothing(gateway: GatewayProcess) -> None:
-    left_alone("mute", "left-mute", "/v1/chat/completions", stream=True)
-    wait_used(gateway, "left-mute", 0)
-    gates["left-mute"].go.set()
 
 
 def test_a_stream_that_never_says_what_it_used_is_estimated(gateway: GatewayProcess) -> None:
@@ -420,9 +499,18 @@ def test_a_stream_that_never_says_what_it_used_is_estimated(gateway: GatewayProc
     assert got.body.endswith(b"data: [DONE]\n\n")
     wait_used(gateway, "whole", 3 + 2)
     assert "guessed=true" in gateway.wait_line("gen_ai.request.seed=99")
+    assert ask("thinker", stream=True, headers={"x-user": "thinker"}).status == 200
+    wait_used(gateway, "thinker", 11)
     # Half of it is said: that half is taken at its word.
     assert ask("half", stream=True, headers={"x-user": "half"}).status == 200
     wait_used(gateway, "half", 3 + 5)
+
+
+def test_a_stream_of_known_length_that_came_whole_was_not_left(gateway: GatewayProcess) -> None:
+    got = ask("sized", "/v1/other", stream=True, seed=97, headers={"x-user": "sized"})
+    assert got.body == STREAMS["mute"][0]
+    assert "guessed" not in gateway.wait_line("gen_ai.request.seed=97")
+    wait_used(gateway, "sized", 0)
 
 
 def test_a_client_that_leaves_before_its_answer_pays_nothing(gateway: GatewayProcess) -> None:
@@ -439,7 +527,7 @@ def test_a_client_that_leaves_before_its_answer_pays_nothing(gateway: GatewayPro
 def under_way(gateway: GatewayProcess, name: str) -> object:
     """How many calls a provider is busy with."""
     url = f"http://127.0.0.1:{gateway.admin_port}/state/endpoints"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=20) as answer:
         rows = json.load(answer)["rows"]
     return {row["label"].rpartition("|")[2]: row["inFlight"] for row in rows}.get(name)
 

@@ -191,6 +191,22 @@ def test_failures_are_closed(gateway: GatewayProcess, name: str, fault: str) -> 
         assert ask(f"{name}-out", fault).status == 503
 
 
+def test_a_busy_service_is_asked_again(gateway: GatewayProcess, services: GuardServices) -> None:
+    services.take()
+    # Twice 429, then an answer; then twice again.
+    assert said(ask("bedrock-in", "busy")) == "busy"
+    assert said(ask("bedrock-in", "busy blue")) == "busy {NAME}"
+    assert len(services.take()) == 6
+    # Three times a failure.
+    assert ask("moderation-in", "crash").status == 503
+    assert len(services.take()) == 3
+    # It would be too late.
+    assert ask("moderation-in", "later").status == 503
+    assert said(ask("moderation-open", "later")) == "later"
+    assert len(services.take()) == 2
+    assert services.wrong == []
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_that_does_not_answer(gateway: GatewayProcess, name: str) -> None:
     assert ask(f"{name}-hasty", "hang").status == 503

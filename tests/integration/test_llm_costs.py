@@ -23,8 +23,20 @@ from tests.support.upstream import Answer, Seen, Upstream
 PORT, GATED = free_ports(2)
 PRICES = {
     "providers": {
-        "openai": {"models": {"gpt-test-0125": {"rates": {"input": "10", "output": "30"}}}},
+        "openai": {
+            "models": {
+                "gpt-test-0125": {
+                    "rates": {"input": "10", "output": "30"},
+                    "pieces": {"inputCharacter": "0.000001"},
+                }
+            }
+        },
         "anthropic": {"models": {"claude-test": {"rates": {"input": "1", "output": "2"}}}},
+        "azure": {
+            "models": {
+                "prod-chat": {"rates": {"input": "1", "output": "2"}, "tags": ["claude-opus-4-7"]}
+            }
+        },
     }
 }
 USD = (17 * 10 + 23 * 30) / 1e6
@@ -62,6 +74,7 @@ def gateway(upstreams: tuple[Upstream, Upstream]) -> Iterator[GatewayProcess]:
                     "said": "llm.completion[0]",
                     "asked": "llm.prompt[0].content",
                     "raw": "llmRequest.messages[0].content",
+                    "pieces": "string(llm.cost.pieces) + string(llm.pieces.inputCharacter)",
                 }
             }
         },
@@ -70,7 +83,19 @@ def gateway(upstreams: tuple[Upstream, Upstream]) -> Iterator[GatewayProcess]:
             "models": [
                 model("gpt-test", "openAI", one),
                 model("fail-503", "openAI", one),
+                {**model("speaker", "openAI", one), "passthrough": "detect"},
                 model("claude-test", "anthropic", two),
+                {
+                    "name": "deployed",
+                    "provider": "azure",
+                    "params": {
+                        "model": "prod-chat",
+                        "azureResourceName": "res",
+                        "azureResourceType": "foundry",
+                        "hostOverride": two.address,
+                        "apiKey": "k",
+                    },
+                },
             ],
             "virtualModels": [
                 {
@@ -122,6 +147,27 @@ def test_a_failover_costs_what_the_answer_cost(gateway: GatewayProcess) -> None:
     gateway.wait_metric(name, (17 + 2 * 23) / 1e6, gen_ai_system="anthropic")
     labels = {"gen_ai_request_model": "fail-503"}
     assert gateway.metric("agentgateway_gen_ai_server_request_duration_count", **labels) == 0
+
+
+def test_pieces_cost_beside_tokens(gateway: GatewayProcess) -> None:
+    assert ask("speaker", "/v1/audio/speech", seed=90, input="hello").status == 200
+    line = gateway.wait_line("gen_ai.request.seed=90")
+    assert f"agw.ai.usage.cost.total={USD + 5e-6}" in line
+    assert "pieces=0.0000055" in line
+
+
+def test_a_deployment_is_what_the_catalogue_says(
+    gateway: GatewayProcess, upstreams: tuple[Upstream, Upstream]
+) -> None:
+    got = ask("deployed", reasoning_effort="high")
+    assert got.status == 200
+    assert orjson.loads(got.body)["object"] == "chat.completion"
+    seen = upstreams[1].seen[-1]
+    assert seen.target == "/anthropic/v1/messages"
+    # Of a model that refuses budgets.
+    assert orjson.loads(seen.body)["thinking"]["type"] == "adaptive"
+    name = "agentgateway_gen_ai_client_cost_usd_total"
+    gateway.wait_metric(name, (17 + 2 * 23) / 1e6, gen_ai_system="azure")
 
 
 def test_a_lookup_tells_whether_there_was_a_price(gateway: GatewayProcess) -> None:

@@ -209,7 +209,7 @@ def assert_error(client: str, got: Got, status: int) -> None:
 def used(gateway: GatewayProcess, user: str) -> str | None:
     """What a user's budget says."""
     url = f"http://127.0.0.1:{gateway.admin_port}/api/budgets/status"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=20) as answer:
         rows = json.load(answer)["budgets"]
     return next((row["usage"]["used"] for row in rows if row["apiKeyName"] == user), None)
 

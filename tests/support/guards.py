@@ -1,10 +1,10 @@
 """The guards of clouds as a test meets them: one server that speaks all of their APIs.
 
 What it says of a text hangs on the words in it: `bad` is refused, `blue` is masked where the
-service masks, `crash` is a failure of its own, `garbage` an answer that makes no sense, `hang` none
-at all. Shapes are those of the services' references: OpenAI moderations, Bedrock ApplyGuardrail
-(the service model in botocore), google.cloud.modelarmor.v1, Azure Content Safety 2024-09-01 and
-2024-02-15-preview.
+service masks, `crash` is a failure of its own, `busy` is one twice and `later` one for an hour,
+`garbage` an answer that makes no sense, `hang` none at all. Shapes are those of the services'
+references: OpenAI moderations, Bedrock ApplyGuardrail (the service model in botocore),
+google.cloud.modelarmor.v1, Azure Content Safety 2024-09-01 and 2024-02-15-preview.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class GuardServices(Upstream):
     def __init__(self) -> None:
         self.wrong: list[str] = []
         self._gate = threading.Event()
+        self._asked = 0
         super().__init__(self._answer)
 
     def __exit__(self, *problem: Any) -> None:
@@ -57,6 +58,12 @@ class GuardServices(Upstream):
             return _as_json({"access_token": TOKEN, "expires_on": expiry})
         body = orjson.loads(seen.body)
         text = seen.body.decode()
+        if "busy" in text:
+            self._asked += 1
+            if self._asked % 3:
+                return Answer(429, [*_JSON, ("retry-after", "0")], b"{}")
+        if "later" in text:
+            return Answer(503, [*_JSON, ("retry-after", "3600")], b"{}")
         if "crash" in text:
             return Answer(500, _JSON, b'{"error": "crash"}')
         if "garbage" in text:

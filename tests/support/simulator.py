@@ -9,7 +9,7 @@ from typing import Self
 
 from sidecar.simulator.server import Seen, Simulator
 
-START_SECONDS = 10.0
+START_SECONDS = 20.0
 
 
 class Models:

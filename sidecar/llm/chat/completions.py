@@ -10,6 +10,7 @@ from typing import Final, final
 from sidecar.llm.chat import loose
 from sidecar.llm.chat.base import Json, TextPart, WireFormat
 from sidecar.llm.chat.plain import PlainFormat
+from sidecar.llm.pieces import AUDIO_SECOND, WEB_SEARCH
 from sidecar.llm.usage import Usage
 
 _PARAMS: Final = (
@@ -31,6 +32,8 @@ _KINDS: Final = {
 _TEXT_KEYS: Final = ("text", "refusal")
 _REASONING_KEYS: Final = ("reasoning_content", "reasoning")
 _RENAMED: Final = "gpt-"
+_SEARCHES: Final = "-search-"
+"""In the names of models that search: `gpt-4o-search-preview`, `gpt-5-search-api`."""
 
 
 # --- requests -------------------------------------------------------------------------------
@@ -115,6 +118,17 @@ def read_usage(usage: Json, into: Usage) -> None:
     into.cache_creation_input_tokens = sent("cache_write_tokens")
     hit = said("prompt_cache_hit_tokens")  # DeepSeek's name
     into.cached_input_tokens = sent("cached_tokens", None if hit is None else count(hit))
+    # Perplexity's and OpenRouter's names. OpenAI says nothing: its search models search each time.
+    searches = said("num_search_queries")
+    if searches is None and (asked := said("server_tool_use")) is not None:
+        searches = loose.obj(asked).get("web_search_requests")
+    if searches is None and _SEARCHES in (into.provider_model or ""):
+        searches = 1
+    if searches is not None:
+        into.piece(WEB_SEARCH, searches)
+    heard = said("prompt_audio_seconds")  # Mistral's
+    if heard is not None:
+        into.piece(AUDIO_SECOND, heard)
 
 
 def _calls(message: Json) -> list[Json]:

@@ -15,6 +15,15 @@ from typing import Final, final
 from sidecar.llm.chat import completions, converse, gemini, loose, messages, responses
 from sidecar.llm.chat.base import Json, WireFormat
 from sidecar.llm.chat.plain import PlainFormat
+from sidecar.llm.pieces import (
+    AUDIO_SECOND,
+    CHARACTER,
+    IMAGE,
+    PAGE,
+    RERANK_SEARCH,
+    Pieces,
+    with_piece,
+)
 from sidecar.llm.shape import parse_object
 from sidecar.llm.usage import Usage
 
@@ -47,6 +56,8 @@ _CONFIGS: Final = (
 _ENVELOPES: Final = ("response", "message", "metadata")
 """Objects that may hold the answer's head: responses and Cloud Code, Anthropic, Converse."""
 _INVOCATION: Final = "amazon-bedrock-invocationMetrics"
+_PICTURE: Final = frozenset(("b64_json", "url"))
+_SPEECH: Final = "/audio/speech"
 _TEXT_KEYS: Final = frozenset(("contentBlockDelta", "outputText", "generation", "candidates"))
 
 
@@ -62,7 +73,7 @@ def _read_usage(usage: Json, into: Usage) -> None:
         found = Usage()
         converse.read_usage(usage, found)
     elif "prompt_tokens" in usage or "completion_tokens" in usage or "total_tokens" in usage:
-        found = Usage()
+        found = Usage(provider_model=into.provider_model)
         completions.read_usage(usage, found)
     else:
         return
@@ -96,6 +107,31 @@ def _read_counts(body: Json, into: Usage) -> None:
     into.merge(found)
 
 
+def _read_pieces(body: Json, into: Usage) -> None:
+    """What is paid for by the piece: transcripts, pictures, pages, ranking; searches."""
+    usage = loose.obj(body.get("usage"))
+    seconds = usage.get("seconds", usage.get("prompt_audio_seconds"))
+    if seconds is None and "text" in body:
+        seconds = body.get("duration")  # of OpenAI's `verbose_json`
+    into.piece(AUDIO_SECOND, seconds)
+    pictures = [one for one in loose.objects(body.get("data")) if not _PICTURE.isdisjoint(one)]
+    into.piece(IMAGE, len(pictures))
+    into.piece(PAGE, loose.obj(body.get("usage_info")).get("pages_processed"))
+    billed = loose.obj(loose.obj(body.get("meta")).get("billed_units"))
+    into.piece(RERANK_SEARCH, billed.get("search_units"))
+    if isinstance(body.get("candidates"), list):
+        gemini.count_searches(body, into)
+    for part in (body, loose.obj(body.get("response"))):
+        responses.count_pieces(part.get("output"), into)
+
+
+def asked_pieces(path: str, body: Json | None) -> Pieces | None:
+    """What a request is charged for, whatever its answer says: the text to be spoken."""
+    if body is None or not path.endswith(_SPEECH):
+        return None
+    return with_piece(None, CHARACTER, len(loose.text(body.get("input"))))
+
+
 def _read(body: Json, into: Usage) -> None:
     """One answer or one stream event."""
     for part in (body, *(body[key] for key in _ENVELOPES if isinstance(body.get(key), dict))):
@@ -109,6 +145,7 @@ def _read(body: Json, into: Usage) -> None:
             gemini.read_usage(part["usageMetadata"], found)
             into.merge(found)
     _read_counts(body, into)
+    _read_pieces(body, into)
 
 
 def _inner(body: Json) -> Json:

@@ -17,6 +17,7 @@ _OPENAI: Final = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    424: "api_error",  # Bedrock's, for a model that failed
     429: "rate_limit_error",
 }
 ANTHROPIC: Final = {
@@ -25,6 +26,7 @@ ANTHROPIC: Final = {
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
+    424: "api_error",
     429: "rate_limit_error",
     504: "timeout_error",
     529: "overloaded_error",

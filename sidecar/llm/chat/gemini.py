@@ -14,6 +14,7 @@ from sidecar.llm.chat import loose
 from sidecar.llm.chat.base import Json, TextPart, WireFormat
 from sidecar.llm.chat.errors import frame, google_error
 from sidecar.llm.chat.plain import PlainFormat
+from sidecar.llm.pieces import WEB_SEARCH
 from sidecar.llm.usage import Usage
 
 _PARAMS: Final = (
@@ -35,6 +36,7 @@ _OPAQUE: Final = frozenset(
 _NAMED: Final = frozenset(("properties", "defs"))
 """Keys whose values are maps by names of the user's."""
 _MAX_DEPTH: Final = 100
+_GENERATION: Final = re.compile(r"gemini-(\d{1,3})\b")
 _SNAKE: Final = re.compile(r"_([a-z0-9])")
 
 
@@ -151,6 +153,18 @@ def read_usage(usage: Json, into: Usage) -> None:
     into.cached_input_tokens = loose.count(usage.get("cachedContentTokenCount"))
 
 
+def count_searches(body: Json, into: Usage) -> None:
+    """Searches that an answer, or a part of one, is grounded on: Gemini 3 is charged for each, the
+    models before it for each answer with any."""
+    grounds = [loose.obj(one.get("groundingMetadata")) for one in loose.objects(body["candidates"])]
+    asked = [
+        query for one in grounds for query in loose.items(one.get("webSearchQueries")) if query
+    ]
+    if asked:
+        found = _GENERATION.search(into.provider_model or "")
+        into.piece(WEB_SEARCH, len(asked) if found is not None and int(found[1]) >= 3 else 1)
+
+
 def _calls(content: Json) -> list[Json]:
     calls = (loose.obj(part.get("functionCall")) for part in loose.objects(content.get("parts")))
     return [
@@ -198,6 +212,8 @@ class _Reader:
             self._metadata = data["usageMetadata"]
         has_text = False
         for candidate in loose.objects(data.get("candidates")):
+            if "groundingMetadata" in candidate:
+                count_searches(data, self._usage)
             content = loose.obj(candidate.get("content"))
             has_text = has_text or bool(loose.items(content.get("parts")))
             if self._with_content:
@@ -268,6 +284,8 @@ class _Gemini(PlainFormat):
         usage = Usage(provider_model=loose.name(body.get("modelVersion")))
         if isinstance(body.get("usageMetadata"), dict):
             read_usage(body["usageMetadata"], usage)
+        if isinstance(body.get("candidates"), list):
+            count_searches(body, usage)
         if with_content:
             for candidate in loose.objects(body.get("candidates")):
                 content = loose.obj(candidate.get("content"))

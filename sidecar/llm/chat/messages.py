@@ -11,6 +11,7 @@ from sidecar.llm.chat import loose
 from sidecar.llm.chat.base import Json, TextPart, WireFormat
 from sidecar.llm.chat.errors import anthropic_error, frame
 from sidecar.llm.chat.plain import PlainFormat
+from sidecar.llm.pieces import WEB_SEARCH
 from sidecar.llm.usage import Usage
 
 _PARAMS: Final = (
@@ -106,6 +107,9 @@ def read_usage(usage: Json, into: Usage) -> None:
     if kept:
         long = loose.count(kept.get("ephemeral_1h_input_tokens"))
         into.long_cache_creation_input_tokens = long or None
+    asked = usage.get("server_tool_use")
+    if asked is not None:
+        into.piece(WEB_SEARCH, loose.obj(asked).get("web_search_requests"))
     into.total_tokens = loose.total(into.input_tokens, into.output_tokens)
     into.service_tier = loose.name(usage.get("service_tier")) or into.service_tier
 

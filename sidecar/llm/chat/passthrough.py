@@ -36,6 +36,8 @@ _NOWHERE: Final = len(_END) - 1
 _COUNTS: Final = b"_tokens"
 """Is in each usage object of `_COUNTED` formats: looked for ten times as fast as a mark."""
 _COUNTED: Final = frozenset(("completions", "messages", "responses"))
+_SEARCHED: Final = b'"webSearchQueries"'
+"""Not repeated in later events."""
 _CUMULATIVE: Final = "generateContent"
 """Each event repeats the usage so far, so that only the last one is worth decoding."""
 
@@ -166,11 +168,13 @@ class StreamTap:
 
     def _skim(self, event: SseEvent) -> None:
         is_marked = self._mark is not None and self._mark.search(event.data) is not None
-        if is_marked and not self._is_cumulative:
+        is_read = _SEARCHED in event.data if self._is_cumulative else is_marked
+        if is_marked:
+            # What is read now is not to be overwritten by an earlier event later.
+            self._last = None if is_read else event.data
+        if is_read:
             self._read_event(event.event, event.data)
             return
-        if is_marked:
-            self._last = event.data
         # Responses repeat each text in `….done`.
         if not event.event.endswith(b".done"):
             self.produced.pass_by(len(event.data))

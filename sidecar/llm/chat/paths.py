@@ -6,9 +6,9 @@ Source: spec llm sections 0 (route types), 1.2 and 2.14; Gemini, Vertex and Bedr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, unquote_plus
 
 LLM_MODE: Final[Mapping[str, str]] = {
     "/v1/chat/completions": "completions",
@@ -27,9 +27,10 @@ LLM_MODE: Final[Mapping[str, str]] = {
     "/v1/embeddings": "embeddings",
     "/v1/rerank": "rerank",
     "/v2/rerank": "rerank",
+    "/v1/realtime": "realtime",
     "*": "passthrough",
 }
-"""The map of `llm` mode. A model's `passthrough: detect` changes `*` alone."""
+"""The map of `llm` mode; realtime is ours. A model's `passthrough: detect` changes `*` alone."""
 
 _STREAMS: Final = (
     ":streamGenerateContent",
@@ -43,6 +44,7 @@ _MODEL: Final = re.compile(
 )
 _SAFE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
 MAX_MODEL_CHARS: Final = 256
+_IN_QUERY: Final = ":@/,"
 _REMEMBERED: Final = 1024
 _REMEMBERED_CHARS: Final = 256
 
@@ -106,6 +108,28 @@ def with_model(path: str, model: str) -> str:
     group = "google" if found["google"] else "bedrock"
     encoded = model.replace("%", "%25").replace("/", "%2F")
     return path[: found.start(group)] + encoded + path[found.end(group) :]
+
+
+def model_of_query(query: str) -> str:
+    """The first `model` of a query, as realtime sessions name theirs; "" for none."""
+    return next((value for name, value in _parameters(query) if name == "model" and value), "")
+
+
+def query_with_model(query: str, model: str) -> str:
+    """The same query with this model, and no other: the peer may believe another of several."""
+    if [value for name, value in _parameters(query) if name == "model"] == [model]:
+        return query
+    kept = [item for item in query.split("&") if item and _parameter(item)[0] != "model"]
+    return "&".join((*kept, f"model={quote(model, safe=_IN_QUERY)}"))
+
+
+def _parameters(query: str) -> Iterator[tuple[str, str]]:
+    return (_parameter(item) for item in query.split("&"))
+
+
+def _parameter(item: str) -> tuple[str, str]:
+    name, _, value = item.partition("=")
+    return unquote_plus(name), unquote_plus(value)
 
 
 def is_stream(path: str) -> bool:

@@ -125,7 +125,7 @@ def _all_chars(value: object, unread: frozenset[str]) -> int:
 class Produced:
     """What one stream has brought so far."""
 
-    __slots__ = ("_envelope", "_octets", "chars", "events", "is_whole")
+    __slots__ = ("_envelope", "_octets", "chars", "events", "is_left", "is_whole")
 
     def __init__(self) -> None:
         self.events = 0
@@ -133,6 +133,8 @@ class Produced:
         self.chars = 0
         self.is_whole = False
         """The stream came to its end: what it reports is all."""
+        self.is_left = False
+        """Nobody wanted the rest of it."""
         self._envelope = 0
         self._octets = 0
 

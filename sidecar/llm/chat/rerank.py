@@ -10,6 +10,7 @@ from typing import final
 from sidecar.llm.chat import loose
 from sidecar.llm.chat.base import Json, WireFormat
 from sidecar.llm.chat.plain import PlainFormat
+from sidecar.llm.pieces import RERANK_SEARCH
 from sidecar.llm.usage import Usage
 
 
@@ -36,7 +37,10 @@ class _Rerank(PlainFormat):
         if sent is None:
             sent = loose.count(loose.obj(body.get("usage")).get("total_tokens"))
         model = loose.name(body.get("model"))
-        return Usage(input_tokens=sent, total_tokens=sent, provider_model=model)
+        usage = Usage(input_tokens=sent, total_tokens=sent, provider_model=model)
+        billed = loose.obj(loose.obj(body.get("meta")).get("billed_units"))
+        usage.piece(RERANK_SEARCH, billed.get("search_units"))
+        return usage
 
 
 FORMAT: WireFormat = _Rerank()

@@ -11,6 +11,7 @@ from sidecar.llm.chat import loose
 from sidecar.llm.chat.base import Json, TextPart, WireFormat
 from sidecar.llm.chat.errors import frame, openai_error
 from sidecar.llm.chat.plain import PlainFormat
+from sidecar.llm.pieces import FILE_SEARCH, IMAGE, WEB_SEARCH
 from sidecar.llm.usage import Usage
 
 _PARAMS: Final = (
@@ -114,6 +115,23 @@ def read_usage(usage: Json, into: Usage) -> None:
     into.cached_input_tokens = loose.count(sent.get("cached_tokens"))
 
 
+def count_pieces(output: object, into: Usage) -> None:
+    """What OpenAI's own tools did, by the items of an answer; opening a page found is no search."""
+    searched = looked_up = drawn = 0
+    for item in loose.objects(output):
+        kind = item.get("type")
+        if kind == "web_search_call":
+            searched += loose.obj(item.get("action")).get("type", "search") == "search"
+        elif kind == "file_search_call":
+            looked_up += 1
+        elif kind == "image_generation_call":
+            drawn += bool(item.get("result"))
+    if searched or looked_up or drawn:
+        into.piece(WEB_SEARCH, searched)
+        into.piece(FILE_SEARCH, looked_up)
+        into.piece(IMAGE, drawn)
+
+
 def _call(item: Json, arguments: str = "") -> Json | None:
     """An output item as a call; None for another item. `arguments`: what deltas brought."""
     if item.get("type") == "function_call":
@@ -197,6 +215,7 @@ class _Reader:
         self._status = response.get("status")
         if isinstance(response.get("usage"), dict):
             read_usage(response["usage"], usage)
+            count_pieces(response.get("output"), usage)
 
 
 @final
@@ -257,6 +276,7 @@ class _Responses(PlainFormat):
         )
         if isinstance(body.get("usage"), dict):
             read_usage(body["usage"], usage)
+        count_pieces(body.get("output"), usage)
         if with_content:
             usage.completion = [_output_texts(body.get("output"))]
             calls = map(_call, loose.objects(body.get("output")))

@@ -67,6 +67,12 @@ class Context:
     asked: Json = field(default_factory=dict)
     """What a conversion's `request` leaves for its `response`: `encoding_format`, `documents`."""
 
+    @property
+    def known_as(self) -> str:
+        """The maker's name of the model, where the provider's settings say that it is another."""
+        name = self.settings.get("knownAs")
+        return name if isinstance(name, str) else self.model
+
     def drop(self, what: str) -> None:
         """Say that `what` cannot be expressed. Raises: RequestError 400 under `lossy: reject`."""
         # Names may hold what the client wrote, and go into a header.

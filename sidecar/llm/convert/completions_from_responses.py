@@ -9,7 +9,6 @@ from typing import Final, final
 
 import orjson
 
-from sidecar.errors import UpstreamError
 from sidecar.http.sse import encode_event
 from sidecar.llm.convert import provider_error
 from sidecar.llm.convert.base import Context, Json, StreamEvent
@@ -59,8 +58,7 @@ def finish_reason(body: Json, *, has_call: bool) -> str:
 def response_of(body: Json, context: Context) -> Json:
     """The completion. Raises: UpstreamError 502 for a response that failed or is under way."""
     if body.get("status", "completed") not in ("completed", "incomplete") or "output" not in body:
-        why = "the provider's answer is no complete response"
-        raise UpstreamError(502, "UpstreamFailure", why)
+        raise provider_error.incomplete(body)
     message, logprobs = _message(to_objects(body["output"], "output"), context)
     choice: Json = {
         "index": 0,
@@ -134,7 +132,7 @@ class CompletionStream:
     usage chunk and `[DONE]`; a failure, or an end that came too early, gives an error frame alone.
     """
 
-    __slots__ = ("_calls", "_closed", "_context", "_has_role", "_head")
+    __slots__ = ("_calls", "_closed", "_context", "_given", "_has_role", "_head")
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -143,6 +141,8 @@ class CompletionStream:
         self._closed = False
         self._calls: dict[int, int] = {}
         """Output index of a call → its index among the calls."""
+        self._given: set[int] = set()
+        """Calls, by their index, of which arguments came."""
 
     def feed(self, event: StreamEvent) -> list[bytes]:
         """See StreamConversion."""
@@ -205,7 +205,21 @@ class CompletionStream:
         call = _call(item, "item", self._context)
         index = to_count(data.get("output_index"), "output_index")
         number = self._calls[index] = self._calls.get(index, len(self._calls))
+        if item.get("arguments") or item.get("input"):
+            self._given.add(number)
         return [self._chunk({"tool_calls": [{"index": number} | call]})]
+
+    def _item_done(self, data: Json) -> list[bytes]:
+        """Some say the arguments of a call at its end alone, and some the whole call."""
+        index = to_count(data.get("output_index"), "output_index")
+        if index not in self._calls:
+            return self._item(data)
+        item = to_object(data.get("item"), "item")
+        is_custom = item.get("type") == "custom_tool_call"
+        kind, key = ("custom", "input") if is_custom else ("function", "arguments")
+        if self._calls[index] in self._given:
+            return []
+        return self._more({"output_index": index, "delta": item.get(key)}, kind, key)
 
     def _arguments(self, data: Json) -> list[bytes]:
         return self._more(data, "function", "arguments")
@@ -218,6 +232,7 @@ class CompletionStream:
         text = to_text(data.get("delta"), "delta")
         if number is None or not text:
             return []
+        self._given.add(number)
         return [self._chunk({"tool_calls": [{"index": number, kind: {key: text}}]})]
 
     def _end(self, data: Json) -> list[bytes]:
@@ -238,6 +253,7 @@ _HANDLERS: Final = {
     "response.refusal.delta": CompletionStream._refusal,
     "response.reasoning_summary_text.delta": CompletionStream._thought,
     "response.output_item.added": CompletionStream._item,
+    "response.output_item.done": CompletionStream._item_done,
     "response.function_call_arguments.delta": CompletionStream._arguments,
     "response.custom_tool_call_input.delta": CompletionStream._input,
     "response.completed": CompletionStream._end,

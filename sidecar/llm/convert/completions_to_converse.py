@@ -38,6 +38,9 @@ _UNSUPPORTED: Final = (
     "prediction",
     "web_search_options",
     "user",
+    "metadata",
+    "store",
+    "verbosity",
 )
 _MODES: Final = {"auto": "auto", "required": "any", "none": "none"}
 

@@ -80,13 +80,14 @@ def _usage(usage: Json) -> Json:
 class _Parts:
     """What the parts of a candidate say."""
 
-    __slots__ = ("calls", "texts", "thoughts")
+    __slots__ = ("calls", "pictures", "texts", "thoughts")
 
     def __init__(self, candidate: Json, seed: str, first: int) -> None:
         """`seed`, `first`: for ids of calls that come without one."""
         self.texts: list[str] = []
         self.thoughts: list[str] = []
         self.calls: list[Json] = []
+        self.pictures: list[Json] = []
         content = to_object(candidate.get("content"), "candidates.content")
         for part in to_objects(content.get("parts"), "candidates.content.parts"):
             if "functionCall" in part:
@@ -94,6 +95,16 @@ class _Parts:
             elif "text" in part:
                 text = to_text(part["text"], "candidates.content.parts.text")
                 (self.thoughts if part.get("thought") else self.texts).append(text)
+            elif "inlineData" in part and not part.get("thought"):
+                self.pictures.append(_picture(part, len(self.pictures)))
+
+
+def _picture(part: Json, index: int) -> Json:
+    """As OpenRouter and others have them; OpenAI's chat completions have no place for pictures."""
+    data = to_object(part["inlineData"], "inlineData")
+    kind = to_text(data.get("mimeType"), "inlineData.mimeType")
+    url = f"data:{kind};base64,{to_text(data.get('data'), 'inlineData.data')}"
+    return {"index": index, "type": "image_url", "image_url": {"url": url}}
 
 
 def _call(part: Json, default_id: str) -> Json:
@@ -157,6 +168,8 @@ def _message(parts: _Parts) -> Json:
         message["reasoning_content"] = "".join(parts.thoughts)
     if parts.calls:
         message["tool_calls"] = parts.calls
+    if parts.pictures:
+        message["images"] = parts.pictures
     return message
 
 
@@ -178,6 +191,7 @@ class _Stream:
         "_identity",
         "_is_closed",
         "_is_finished",
+        "_pictures",
         "_usage",
         "_writer",
     )
@@ -187,6 +201,7 @@ class _Stream:
         self._writer: ChunkWriter | None = None
         self._identity = ""
         self._calls = 0
+        self._pictures = 0
         self._usage: Json | None = None
         """Counts that came after the finish reason."""
         self._is_finished = False
@@ -245,6 +260,10 @@ class _Stream:
             calls = enumerate(parts.calls, self._calls)
             delta["tool_calls"] = [{"index": number} | call for number, call in calls]
             self._calls += len(parts.calls)
+        if parts.pictures:
+            pictures = enumerate(parts.pictures, self._pictures)
+            delta["images"] = [picture | {"index": number} for number, picture in pictures]
+            self._pictures += len(parts.pictures)
         reason = candidate.get("finishReason")
         if not reason:
             return [writer.delta(delta)] if delta else []

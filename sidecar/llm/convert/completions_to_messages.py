@@ -213,12 +213,15 @@ def _tools(body: Json, out: Json, context: Context) -> None:
         entry: Json = {"name": to_text(function.get("name"), f"tools[{index}].function.name")}
         if function.get("description") is not None:
             entry["description"] = function["description"]
-        entry["input_schema"] = function.get("parameters")
+        # A function without parameters has none; Anthropic refuses a tool without a schema.
+        entry["input_schema"] = function.get("parameters") or {"type": "object"}
         tools += _marked([entry], tool)
-    if tools:
-        out["tools"] = tools
+    if not tools:
+        # Anthropic refuses a choice among none, and OpenAI's clients often send one.
+        return
+    out["tools"] = tools
     choice = _tool_choice(body.get("tool_choice"))
-    if body.get("parallel_tool_calls") is False and (tools or choice):
+    if body.get("parallel_tool_calls") is False:
         choice = (choice or {"type": "auto"}) | {"disable_parallel_tool_use": True}
     if choice:
         out["tool_choice"] = choice

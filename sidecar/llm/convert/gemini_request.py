@@ -54,6 +54,9 @@ _UNSUPPORTED: Final = (
     "prediction",
     "web_search_options",
     "user",
+    "metadata",
+    "store",
+    "verbosity",
 )
 _MEDIA_TYPES: Final = {
     "png": "image/png",
@@ -227,7 +230,8 @@ class GeminiRequest:
         if declarations:
             out["tools"] = [{"functionDeclarations": declarations}]
         choice = self._choice(self._body.get("tool_choice"))
-        if choice is not None:
+        # Google refuses a choice among none.
+        if choice is not None and declarations:
             out["toolConfig"] = {"functionCallingConfig": choice}
         if self._body.get("parallel_tool_calls") is False:
             self._context.drop("parallel_tool_calls")

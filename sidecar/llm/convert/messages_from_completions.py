@@ -32,6 +32,13 @@ _STOP: Final = {
 }
 
 
+def stop_reason(finish: object, *, has_calls: bool) -> str:
+    """Why it ended. OpenAI says `stop` for a forced call, others for any; Anthropic's clients run
+    tools for `tool_use` alone."""
+    reason = _STOP.get(str(finish), "end_turn")
+    return "tool_use" if has_calls and reason == "end_turn" else reason
+
+
 def usage_of(usage: Json, service_tier: object = None) -> Json:
     """OpenAI's usage in Anthropic's terms: cached tokens are counted apart from the others."""
     details = to_object(usage.get("prompt_tokens_details"), "usage.prompt_tokens_details")
@@ -63,7 +70,8 @@ def response_of(body: Json, context: Context) -> Json:
         text = to_text(message.get("refusal"), "message.refusal")
     if text:
         content.append({"type": "text", "text": text})
-    for index, call in enumerate(to_objects(message.get("tool_calls"), "message.tool_calls")):
+    calls = to_objects(message.get("tool_calls"), "message.tool_calls")
+    for index, call in enumerate(calls):
         function = to_object(call.get("function"), f"tool_calls[{index}].function")
         name = to_text(function.get("name"), f"tool_calls[{index}].function.name")
         arguments = to_text(function.get("arguments"), f"tool_calls[{index}].function.arguments")
@@ -76,12 +84,12 @@ def response_of(body: Json, context: Context) -> Json:
             }
         )
     return {
-        "id": body.get("id"),
+        "id": body.get("id") or context.new_id("msg_"),
         "type": "message",
         "role": "assistant",
         "content": content,
-        "model": body.get("model"),
-        "stop_reason": _STOP.get(str(choices[0].get("finish_reason")), "end_turn"),
+        "model": body.get("model") or context.model,
+        "stop_reason": stop_reason(choices[0].get("finish_reason"), has_calls=bool(calls)),
         "stop_sequence": None,
         "usage": usage_of(to_object(body.get("usage"), "usage"), body.get("service_tier")),
     }
@@ -148,7 +156,9 @@ class MessageStream:
         frames: list[bytes] = []
         if not self._started:
             self._started = True
-            frames.append(events.message_start(data.get("id"), data.get("model")))
+            identity = data.get("id") or self._context.new_id("msg_")
+            model = data.get("model") or self._context.model
+            frames.append(events.message_start(identity, model))
         for choice in to_objects(data.get("choices"), "choices"):
             if to_count(choice.get("index"), "choices.index") == 0:
                 frames += self._choice(choice)
@@ -222,5 +232,5 @@ class MessageStream:
         self._ended = True
         frames = self._close_text()
         frames += [events.block_stop(block) for block in sorted(self._tools.values())]
-        reason = _STOP.get(self._finish, "end_turn")
+        reason = stop_reason(self._finish, has_calls=bool(self._tools))
         return frames + events.message_end(reason, usage_of(self._usage or {}))

@@ -10,7 +10,6 @@ from typing import Any, Final, final
 
 import orjson
 
-from sidecar.errors import UpstreamError
 from sidecar.llm.convert import messages_events as events
 from sidecar.llm.convert import provider_error
 from sidecar.llm.convert.base import Context, Json, StreamEvent
@@ -53,8 +52,7 @@ def response_of(body: Json, context: Context) -> Json:
     """The message. Raises: UpstreamError 502 for a response that failed or is under way."""
     status = body.get("status", "completed")
     if status not in ("completed", "incomplete") or "output" not in body:
-        message = "the provider's answer is no complete response"
-        raise UpstreamError(502, "UpstreamFailure", message)
+        raise provider_error.incomplete(body)
     content: list[Json] = []
     has_refusal = False
     for index, item in enumerate(to_objects(body.get("output"), "output")):

@@ -19,8 +19,10 @@ from sidecar.llm.shape import to_count, to_object, to_objects, to_text
 
 _BREAKPOINT: Final = {"mode": "explicit"}
 _BREAKPOINT_MODEL: Final = re.compile(r"(?:.*/)?gpt-(\d{1,4})(?:\.(\d{1,4}))?(?:[-.].*)?")
-_NO_REASONING_MODEL: Final = re.compile(r"gpt-(?!5$|5-|5\.1|5\.2)")
+_NO_REASONING_MODEL: Final = re.compile(r"gpt-(?!3|4|5$|5-|5\.1|5\.2)")
 """`gpt-` models that refuse tools unless reasoning is off."""
+_UNREASONING_MODEL: Final = re.compile(r"(?:.*/)?(?:gpt-[34]|chatgpt-4o)")
+"""Models that know no `reasoning_effort`, and refuse it."""
 
 
 def takes_breakpoints(model: str) -> bool:
@@ -220,6 +222,9 @@ class _Request:
             self._context.drop("output_config.effort without adaptive thinking")
         if out.get("tools") and _NO_REASONING_MODEL.match(self._context.model):
             out["reasoning_effort"] = "none"
+        elif _UNREASONING_MODEL.match(self._context.model):
+            if thinking.get("type") in ("adaptive", "enabled"):
+                self._context.drop("thinking")
         elif thinking.get("type") == "adaptive":
             out["reasoning_effort"] = config.get("effort") or "high"
         elif thinking.get("type") == "enabled":

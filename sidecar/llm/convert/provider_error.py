@@ -12,6 +12,7 @@ from typing import Any, Final, final
 
 import orjson
 
+from sidecar.errors import UpstreamError
 from sidecar.llm.chat.errors import ANTHROPIC, anthropic_error, openai_error
 
 Json = dict[str, Any]
@@ -116,3 +117,10 @@ def as_anthropic(status: int, error: ProviderError) -> Json:
 def stream_status(error: ProviderError) -> int:
     """The status that an error inside a stream would have had."""
     return _STREAM_STATUS.get(error.kind) or _STREAM_STATUS.get(error.code) or 500
+
+
+def incomplete(body: Json) -> UpstreamError:
+    """What a response of OpenAI's that failed, or is under way, is to a client; why, if it says."""
+    said = of_json(body).message if body.get("error") else ""
+    why = said or "the provider's answer is no complete response"
+    return UpstreamError(502, "UpstreamFailure", why)

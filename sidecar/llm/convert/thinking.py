@@ -52,7 +52,7 @@ def thinking_of(effort: object, max_tokens: int) -> Json | None:
 def think(out: Json, effort: object, context: Context) -> None:
     """Edit a messages request: think with an effort, as its model can, where nothing in the request
     stands against it."""
-    if is_adaptive_only(context.model):
+    if is_adaptive_only(context.known_as):
         if budget_of(effort) is None:
             return
         # Without it these models would tell nothing of their thinking.
@@ -72,12 +72,12 @@ def settle_sampling(holder: Json, context: Context, top_p: str = "top_p") -> Non
 
     `top_p`: its key there; `temperature` and `top_k` have one name everywhere.
     """
-    if is_adaptive_only(context.model):
+    if is_adaptive_only(context.known_as):
         for key in ("temperature", top_p, "top_k"):
             # 1 is what they do anyway.
             if holder.pop(key, None) not in (None, 1):
                 context.drop("top_p" if key == top_p else key)
-    elif takes_one_sampler(context.model) and "temperature" in holder and top_p in holder:
+    elif takes_one_sampler(context.known_as) and "temperature" in holder and top_p in holder:
         # Whoever sets both hardly means the one that does nothing.
         if holder["temperature"] == 1:
             del holder["temperature"]

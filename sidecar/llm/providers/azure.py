@@ -1,10 +1,15 @@
 """Microsoft Azure: Azure OpenAI resources and Foundry projects.
 
+A deployment may have any name. Which of Foundry's are Claude's is said by the price catalogue's
+tags (provider `azure`, the deployment's name): `anthropic_messages`, or the model's own name, such
+as `claude-opus-4-7`. Else it is guessed from the name.
+
 Source: spec llm section 1.2; Azure OpenAI and Foundry REST references.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final, final
 
 from sidecar.llm.providers.address import Site, segment, unsupported
@@ -22,6 +27,7 @@ from sidecar.llm.providers.base import (
     ErrorFamily,
     Json,
     KeyPlace,
+    Tags,
     Target,
 )
 
@@ -42,11 +48,16 @@ _KEYS: Final = KeyPlace(b"api-key", never=(b"eyJ",))
 """Tokens of Microsoft Entra are JWTs and stay bearer tokens."""
 _CLAUDE_KEYS: Final = KeyPlace(b"x-api-key", never=(b"eyJ",))
 _OURS: Final = frozenset(("api-version",))
+_CLAUDE_NAME: Final = re.compile(r"(?<![a-z])claude(?![a-z])", re.IGNORECASE)
+"""`claude-opus-4-5`, also `team-a_Claude`."""
+_CLAUDE_TAG: Final = "anthropic_messages"
+_OPENAI_TAGS: Final = frozenset(("openai_completions", "openai_responses"))
 
 
 @final
 class Azure:
-    """One resource. `project`: of Foundry, by default the resource's name."""
+    """One resource. `project`: of Foundry, by default the resource's name. `tags`: what the
+    catalogue says of a deployment."""
 
     kind = "azure"
     name = "azure"
@@ -60,8 +71,10 @@ class Azure:
         api_version: str | None = None,
         project: str | None = None,
         model: str | None = None,
+        tags: Tags | None = None,
     ) -> None:
         self.model = model
+        self._tags = tags
         self._site = site
         self._is_foundry = is_foundry
         self._version = api_version or "v1"
@@ -78,7 +91,15 @@ class Azure:
         return (self._authority,)
 
     def _is_claude(self, model: str) -> bool:
-        return self._is_foundry and model.startswith("claude")
+        if not self._is_foundry:
+            return False
+        tags = self._tagged(model)
+        if _CLAUDE_TAG in tags or _claude(tags):
+            return True
+        return tags.isdisjoint(_OPENAI_TAGS) and _CLAUDE_NAME.search(model) is not None
+
+    def _tagged(self, model: str) -> frozenset[str]:
+        return frozenset() if self._tags is None else self._tags(self.name, model)
 
     def formats(self, model: str) -> frozenset[str]:
         """See Provider."""
@@ -134,4 +155,10 @@ class Azure:
 
     def settings(self, model: str) -> Json:
         """See Provider."""
-        return {}
+        name = _claude(self._tagged(model)) if self._is_foundry else ""
+        return {"knownAs": name} if name else {}
+
+
+def _claude(tags: frozenset[str]) -> str:
+    """The model that the tags name: what it can do is told by that; "" for none."""
+    return min((tag for tag in tags if tag.startswith("claude-")), default="")

@@ -13,6 +13,7 @@ Source: spec llm sections 1 and 2.1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, final
 
@@ -21,6 +22,8 @@ from sidecar.http.headers import Headers
 Json = dict[str, Any]
 AuthKind = Literal["", "aws", "gcp", "azure", "copilot"]
 ErrorFamily = Literal["openai", "anthropic", "google", "bedrock"]
+Tags = Callable[[str, str], frozenset[str]]
+"""`tags(provider, model)`: what the price catalogue says that a model can do."""
 
 COMPLETIONS: Final = "completions"
 MESSAGES: Final = "messages"

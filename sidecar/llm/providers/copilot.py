@@ -5,7 +5,6 @@ Source: spec llm section 1.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final, final
 
 from sidecar.llm.providers.address import Site, unsupported
@@ -21,11 +20,9 @@ from sidecar.llm.providers.base import (
     DefaultAuth,
     ErrorFamily,
     Json,
+    Tags,
     Target,
 )
-
-Tags = Callable[[str, str], frozenset[str]]
-"""`tags(provider, model)`: what the price catalogue says that a model can do."""
 
 _PATHS: Final = {
     MESSAGES: "/v1/messages",

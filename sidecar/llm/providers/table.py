@@ -14,9 +14,9 @@ from sidecar.errors import ConfigError
 from sidecar.llm.providers.address import Site, base_url_site, site
 from sidecar.llm.providers.anthropic import Anthropic
 from sidecar.llm.providers.azure import Azure
-from sidecar.llm.providers.base import Provider
+from sidecar.llm.providers.base import Provider, Tags
 from sidecar.llm.providers.bedrock import Bedrock
-from sidecar.llm.providers.copilot import Copilot, Tags
+from sidecar.llm.providers.copilot import Copilot
 from sidecar.llm.providers.custom import PRESETS, Custom
 from sidecar.llm.providers.gemini import Gemini
 from sidecar.llm.providers.openai import OpenAI
@@ -27,11 +27,14 @@ Data = Mapping[str, Any]
 
 def backend_provider(entry: Data, *, tags: Tags | None = None, place: str = "") -> Provider:
     """The provider of an `ai` backend, or of one entry of a group: `{provider: {<kind>: {…}},
-    hostOverride, pathOverride, pathPrefix}`. Raises: ConfigError."""
+    hostOverride, pathOverride, pathPrefix}`; of a controller, `baseUrl` in the place of the host
+    and the prefix. Raises: ConfigError."""
     kind, config = _choice(entry["provider"])
-    where = site(
-        entry.get("hostOverride"), entry.get("pathOverride"), entry.get("pathPrefix"), place=place
-    )
+    url, override = entry.get("baseUrl"), entry.get("pathOverride")
+    if url is not None:
+        where = base_url_site(url, override, place=f"{place}.baseUrl")
+    else:
+        where = site(entry.get("hostOverride"), override, entry.get("pathPrefix"), place=place)
     return _build(kind, config, where, tags, f"{place}.provider")
 
 
@@ -93,6 +96,8 @@ def _build(kind: str, config: Data, where: Site, tags: Tags | None, place: str) 
         return Custom(where, preset.formats, name=kind, model=config.get("model"))
     if kind == "copilot":
         return Copilot(where, config.get("model"), tags)
+    if kind == "azure":
+        return _azure(config, where, tags, place)
     make = _KINDS.get(kind)
     if make is None:
         raise ConfigError(place, f"unknown provider `{kind}`")
@@ -147,7 +152,7 @@ def _bedrock(config: Data, where: Site, place: str) -> Provider:
     return Bedrock(where, _label(config, "region", place), config.get("model"), guardrail)
 
 
-def _azure(config: Data, where: Site, place: str) -> Provider:
+def _azure(config: Data, where: Site, tags: Tags | None, place: str) -> Provider:
     return Azure(
         where,
         _label(config, "resourceName", place),
@@ -155,6 +160,7 @@ def _azure(config: Data, where: Site, place: str) -> Provider:
         api_version=config.get("apiVersion"),
         project=config.get("projectName"),
         model=config.get("model"),
+        tags=tags,
     )
 
 
@@ -173,6 +179,5 @@ _KINDS: Final[Mapping[str, Callable[[Data, Site, str], Provider]]] = {
     "gemini": _gemini,
     "vertex": _vertex,
     "bedrock": _bedrock,
-    "azure": _azure,
     "custom": _custom,
 }

@@ -29,6 +29,19 @@ def test_allowed(body: bytes) -> None:
     ask(body)
 
 
+@pytest.mark.parametrize(("second", "is_allowed"), [("n", True), ("model", False)])
+def test_forms(second: str, is_allowed: bool) -> None:
+    asked = request("POST", "/v1/images/edits?model=gpt-4o")
+    asked.headers.set(b"content-type", b"multipart/form-data; boundary=x")
+    head = 'Content-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--x'
+    body = "--x\r\n" + "\r\n".join((head % ("model", "gpt-4o"), head % (second, "o3"))) + "--"
+    if is_allowed:
+        check_allowed(ALLOWED, "detect", asked, body.encode())
+        return
+    with pytest.raises(ModelError):
+        check_allowed(ALLOWED, "detect", asked, body.encode())
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -139,12 +139,12 @@ class Front:
 
     async def handed_over(self) -> None:
         """The task has to go on with it."""
-        assert await asyncio.wait_for(self._next, 10) is None
+        assert await asyncio.wait_for(self._next, 20) is None
 
     async def serve(self, request: Request) -> tuple[int, bytes]:
         """Status and body of an answer, whichever way it comes."""
         assert self.start(request)
-        response = await asyncio.wait_for(self._next, 10)
+        response = await asyncio.wait_for(self._next, 20)
         if response is None:
             self.is_handed_over = True
             response = await self.pipeline(request)
@@ -154,7 +154,7 @@ class Front:
 async def ended(response: Response) -> tuple[int, bytes]:
     """The answer, ended as a front door does."""
     body = b""
-    while piece := await asyncio.wait_for(response.body.read(), 10):
+    while piece := await asyncio.wait_for(response.body.read(), 20):
         body += piece
     assert response.on_done is not None
     response.on_done(len(body), "")

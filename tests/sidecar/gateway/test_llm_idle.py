@@ -29,7 +29,7 @@ async def test_a_read_that_never_ends() -> None:
     watch = IdleWatch(0.02)
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(waited(watch, held()), 10)
+            await asyncio.wait_for(waited(watch, held()), 20)
     watch.close()
 
 

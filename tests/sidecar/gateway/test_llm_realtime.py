@@ -83,7 +83,7 @@ class Session:
 
     async def message(self) -> Message:
         """The next one that the client gets."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not self._coming:
                 data = await self.tunnel.read()
                 assert data, "the session is over"

@@ -264,6 +264,13 @@ def test_statuses() -> None:
     assert status(found, "m", "m").status == "Unpriced"
 
 
+def test_an_entry_for_its_tags_hides_no_price() -> None:
+    tags = {"providers": {"azure": {"models": {"prod-chat": {"tags": ["claude-opus-4-5"]}}}}}
+    found = status(catalog(tags, defaults=DefaultPrices()), "claude-opus-4-5", "prod-chat", "azure")
+    assert (found.status, found.nano_usd) == ("Exact", 30_000)
+    assert status(catalog(tags), "claude-opus-4-5", "prod-chat", "azure").status == "Unpriced"
+
+
 def test_later_sources_stand_over_earlier_ones() -> None:
     first = one(
         {"input": "1", "output": "1"},

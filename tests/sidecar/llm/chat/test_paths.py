@@ -10,6 +10,8 @@ from sidecar.llm.chat.paths import (
     is_sse_query,
     is_stream,
     model_of,
+    model_of_query,
+    query_with_model,
     with_model,
 )
 
@@ -84,3 +86,24 @@ def test_streams() -> None:
     assert not is_stream("/v1beta/models/x:generateContent")
     assert is_sse_query("key=1&alt=sse")
     assert not is_sse_query("alt=json&balt=sse")
+
+
+@pytest.mark.parametrize(
+    ("query", "model", "changed"),
+    [
+        ("", "", "model=a%20b"),
+        ("model=", "", "model=a%20b"),
+        ("model=x", "x", "model=a%20b"),
+        ("a=b&model=x%2Fy&model=z&c", "x/y", "a=b&c&model=a%20b"),
+        ("mod%65l=x", "x", "model=a%20b"),
+        ("models=x", "", "models=x&model=a%20b"),
+    ],
+)
+def test_the_model_of_a_query(query: str, model: str, changed: str) -> None:
+    assert model_of_query(query) == model
+    assert query_with_model(query, "a b") == changed
+    assert model_of_query(changed) == "a b"
+    # As it came, where it is the model's already.
+    assert query_with_model(changed, "a b") == changed
+    assert query_with_model("model=b+c&d", "b c") == "model=b+c&d"
+    assert query_with_model("model=b&model=c", "b") == "model=b"

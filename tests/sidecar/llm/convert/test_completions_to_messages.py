@@ -27,6 +27,7 @@ def user(*content: Json) -> Json:
     return {"messages": [{"role": "user", "content": list(content)}]}
 
 
+TOOL: Final[Json] = {"type": "function", "function": {"name": "f"}}
 FIELDS: Final[dict[str, tuple[Json, str, Any]]] = {
     "default limit": ({}, "max_tokens", 4096),
     "old limit": ({"max_tokens": 5}, "max_tokens", 5),
@@ -59,9 +60,19 @@ FIELDS: Final[dict[str, tuple[Json, str, Any]]] = {
         },
     ),
     "text format": ({"response_format": {"type": "text"}}, "output_config", None),
-    "choice auto": ({"tool_choice": "auto"}, "tool_choice", {"type": "auto"}),
-    "choice required": ({"tool_choice": "required"}, "tool_choice", {"type": "any"}),
-    "choice none": ({"tool_choice": "none"}, "tool_choice", {"type": "none"}),
+    "choice auto": ({"tool_choice": "auto", "tools": [TOOL]}, "tool_choice", {"type": "auto"}),
+    "choice required": (
+        {"tool_choice": "required", "tools": [TOOL]},
+        "tool_choice",
+        {"type": "any"},
+    ),
+    "choice none": ({"tool_choice": "none", "tools": [TOOL]}, "tool_choice", {"type": "none"}),
+    "choice without tools": ({"tool_choice": "auto"}, "tool_choice", None),
+    "choice of no tools": (
+        {"tool_choice": "required", "tools": [], "parallel_tool_calls": False},
+        "tool_choice",
+        None,
+    ),
     "one call at a time": (
         {
             "parallel_tool_calls": False,
@@ -73,7 +84,7 @@ FIELDS: Final[dict[str, tuple[Json, str, Any]]] = {
     "tool without parameters": (
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
         "tools",
-        [{"name": "f", "input_schema": None}],
+        [{"name": "f", "input_schema": {"type": "object"}}],
     ),
     "cached tool": (
         {
@@ -82,7 +93,7 @@ FIELDS: Final[dict[str, tuple[Json, str, Any]]] = {
             ]
         },
         "tools",
-        [{"name": "f", "input_schema": None, "cache_control": CACHED}],
+        [{"name": "f", "input_schema": {"type": "object"}, "cache_control": CACHED}],
     ),
 }
 
@@ -179,7 +190,7 @@ def test_whole_conversation() -> None:
 
 THOUGHT_ABOUT: Final[dict[str, tuple[Json, bool]]] = {
     "plain": ({}, True),
-    "forced tool": ({"tool_choice": "required"}, False),
+    "forced tool": ({"tool_choice": "required", "tools": [TOOL]}, False),
     "tool round without its thinking": (
         {"messages": samples.COMPLETIONS_REQUEST["messages"][:-1]},
         False,

@@ -65,20 +65,36 @@ def test_field(body: Json, name: str, wanted: Any) -> None:
 
 
 NO_REASONING: Final = {
-    "gpt-4o": True,
+    "gpt-3.5-turbo": False,
+    "gpt-4o": False,
+    "gpt-4.1-mini": False,
     "gpt-5": False,
     "gpt-5-mini": False,
     "gpt-5.1": False,
     "gpt-5.2-codex": False,
     "gpt-5.3": True,
+    "gpt-6-luna": True,
     "claude-x": False,
 }
+"""Models before the fifth know no effort at all, and refuse one."""
 
 
 @pytest.mark.parametrize(("model", "is_off"), NO_REASONING.items(), ids=NO_REASONING)
 def test_models_that_want_no_reasoning_beside_tools(model: str, is_off: bool) -> None:
     out = request({"tools": [{"name": "f", "input_schema": {}}]}, model)
     assert (out.get("reasoning_effort") == "none") is is_off
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "enabled"])
+@pytest.mark.parametrize(("model", "is_kept"), [("gpt-4o", False), ("o3", True), ("gpt-5", True)])
+def test_thinking_of_models_that_do_not_reason(kind: str, model: str, is_kept: bool) -> None:
+    call = context(model)
+    thinking = {"type": kind, "budget_tokens": 2048}
+    messages = [{"role": "user", "content": "Hi"}]
+    body = {"max_tokens": 9, "messages": messages, "thinking": thinking}
+    out = CONVERSION.request(body, call)
+    assert ("reasoning_effort" in out) is is_kept
+    assert call.dropped == ([] if is_kept else ["thinking"])
 
 
 BREAKPOINTS: Final = {
@@ -135,10 +151,29 @@ FINISHES: Final = {
 
 @pytest.mark.parametrize(("given", "wanted"), FINISHES.items(), ids=FINISHES)
 def test_stop_reason_is_the_same_whole_and_streamed(given: str, wanted: str) -> None:
-    choice = samples.COMPLETION["choices"][0] | {"finish_reason": given}
+    message = {"role": "assistant", "content": "a"}
+    choice = {"index": 0, "message": message, "finish_reason": given}
     answer = CONVERSION.response(samples.COMPLETION | {"choices": [choice]}, context())
     assert answer["stop_reason"] == wanted
     frames = stream(CONVERSION, [samples.chunk({"content": "a"}), samples.chunk({}, given), None])
+    assert of_type(frames, "message_delta")[0]["delta"]["stop_reason"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [("stop", "tool_use"), ("news", "tool_use"), ("length", "max_tokens")],
+)
+def test_a_call_is_a_reason_to_stop(given: str, wanted: str) -> None:
+    """A forced call ends with `stop` at OpenAI."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    choice = {"index": 0, "message": {"tool_calls": [call]}, "finish_reason": given}
+    answer = CONVERSION.response({"choices": [choice]}, context())
+    assert answer["stop_reason"] == wanted
+    # What it does not say of itself is known.
+    assert answer["model"] == "model-1"
+    assert answer["id"].startswith("msg_")
+    chunks = [samples.chunk({"tool_calls": [{"index": 0} | call]}), samples.chunk({}, given), None]
+    frames = stream(CONVERSION, chunks)
     assert of_type(frames, "message_delta")[0]["delta"]["stop_reason"] == wanted
 
 

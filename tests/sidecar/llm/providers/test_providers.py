@@ -322,6 +322,34 @@ def test_copilot_follows_the_tags_of_the_catalogue() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "tagged", "is_claude", "settings"),
+    [
+        ("claude-opus-4-5", (), True, {}),
+        ("team-a_Claude", (), True, {}),
+        ("claudette", (), False, {}),
+        ("prod-chat", (), False, {}),
+        ("prod-chat", ("anthropic_messages", "vision"), True, {}),
+        ("prod-chat", ("claude-opus-4-7",), True, {"knownAs": "claude-opus-4-7"}),
+        ("like-claude", ("openai_responses",), False, {}),
+        ("like-claude", ("vision",), True, {}),
+    ],
+)
+def test_deployments_of_foundry_have_any_name(
+    model: str, tagged: tuple[str, ...], is_claude: bool, settings: dict[str, str]
+) -> None:
+    tags = {("azure", model): frozenset(tagged)}
+    made = backend_provider({"provider": FOUNDRY}, tags=lambda *key: tags[key])
+    assert ("messages" in made.formats(model)) is is_claude
+    assert ("completions" in made.formats(model)) is not is_claude
+    assert made.settings(model) == settings
+    assert made.excludes_cache("messages", model) is is_claude
+    # Other resources have no Claude, whatever is said of them.
+    other = backend_provider({"provider": AZURE}, tags=lambda *key: tags[key])
+    assert "messages" not in other.formats(model)
+    assert other.settings(model) == {}
+
+
+@pytest.mark.parametrize(
     ("config", "format", "model", "dialect", "family", "excludes"),
     [
         (OPENAI, "completions", "g", "", "openai", False),
