@@ -235,7 +235,7 @@ def guardrails(policies: Data, services: Services, count: Count) -> McpGuardrail
         made = McpGuardrails(parse(GuardrailsConfig, given), services, count)
     except ConfigError as problem:
         raise nested("policies.mcpGuardrails", problem) from problem
-    return made if made.requests or made.responses else None
+    return None if made.is_blind else made
 
 
 @final

@@ -14,7 +14,7 @@ from sidecar.gateway.mcp_backends import Parts, limits
 from sidecar.gateway.mcp_credentials import without_passthrough
 from sidecar.gateway.mcp_openapi import check_document
 from sidecar.mcp.rules import Rules
-from sidecar.net.tls import ClientTls
+from sidecar.net.tls_client import ClientTls
 from sidecar.policies.base import Services
 from sidecar.policies.mcp_guardrails import Config as GuardrailsConfig
 from sidecar.policies.mcp_guardrails import McpGuardrails

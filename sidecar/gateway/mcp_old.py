@@ -170,6 +170,11 @@ class OldStream:
             self._federation = federation
         identity = jsonrpc.id_of(message) if "method" in message else None
         if len(self._tasks) >= _CALLS_MAX:
+            if self._inbox.is_full:
+                # A client that asks and asks, and reads nothing.
+                self._worker.streams.discard(self)
+                self._inbox.finish()
+                return
             text = f"{_CALLS_MAX} requests wait for their answers"
             self._inbox.put(jsonrpc.error(identity, INTERNAL_ERROR, text), 256)
             return
@@ -236,7 +241,11 @@ class OldStream:
         sessions = self._sessions
         caller = self._caller(request, None)
         caller.scope = Scope("session", sessions.key_of(uuid), sessions.owner.worker)
-        greeting = await self._federation.greet(message, caller, uuid)
+        try:
+            greeting = await self._federation.greet(message, caller, uuid)
+        except BaseException:
+            self._is_greeted = False
+            raise
         self._live = greeting.live
         if greeting.live is not None:
             self._worker.opened(self._federation, greeting.live)

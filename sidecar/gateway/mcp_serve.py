@@ -9,6 +9,7 @@ JSON or events. Any worker serves any of a session's requests.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
 import orjson
@@ -40,7 +41,7 @@ from sidecar.gateway.mcp_stream import EventBody, answer, document, logging_of, 
 from sidecar.http.message import FixedBody, PrefixedBody, Request, Response
 from sidecar.http.sse import encode_event
 from sidecar.jsonrpc import INVALID_REQUEST, Id, Json, JsonRpcError
-from sidecar.mcp import era, event_ids
+from sidecar.mcp import era, event_ids, event_log
 from sidecar.mcp.era import BATCHES, Legacy, Modern, era_of, version_of
 from sidecar.mcp.federation import Federation, new_uuid
 from sidecar.mcp.lanes import Caller
@@ -352,10 +353,14 @@ class McpServe:
         place = event_ids.parse(last)
         earlier: list[Inbound] = []
         if isinstance(place, event_ids.Logged):
-            found = await self._worker.logged(place, last, caller)
+            try:
+                found = await self._worker.logged(place, last, caller)
+            except (UpstreamError, Refused):
+                # An empty stream: the client asks again.
+                found = None if place.listens else Ready(())
             if not place.listens or (found is not None and not found.is_json):
-                # Nothing where the log is lost: the client's request has no answer any more.
-                return stream(EventBody(found or Ready(()), None, _unseen, has_ids=True))
+                left = found or event_log.lost(place.identity)
+                return stream(EventBody(left, None, _unseen, has_ids=True))
             while found is not None and (inbound := await found.next()) is not None:
                 earlier.append(inbound)
             last = next((one.event_id for one in reversed(earlier) if one.event_id), b"")
@@ -378,7 +383,8 @@ class McpServe:
         if not self._sessions.delete(caller.live):
             return no_session(404)
         self._worker.closed(caller.live)
-        await self._federation.end(caller)
+        # Nobody else tells the servers: the session is deleted, and not only left.
+        await self._worker.surely(partial(self._federation.end, caller))
         return Response(200)
 
     def _session_caller(self, request: Request) -> Caller | Response:

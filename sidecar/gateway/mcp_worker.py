@@ -26,6 +26,7 @@ from sidecar.mcp.bridge.target import Bridge, BridgedTarget
 from sidecar.mcp.event_logs import LOGS, EventLogs
 from sidecar.mcp.federation import Federation
 from sidecar.mcp.lanes import Caller
+from sidecar.mcp.peer_connection import OwnerGone
 from sidecar.mcp.peers import OwnedTarget, Peers
 from sidecar.mcp.sessions import Live, Sessions
 from sidecar.mcp.token import Sealer
@@ -42,9 +43,12 @@ SESSION_SECONDS: Final = 1800.0
 _REAP_SECONDS: Final = 30.0
 _RETIRE_SECONDS: Final = 30.0
 """How long calls under way may still use a target that is gone from the configuration."""
+_TRIES: Final = 4
+"""To learn what became of a log from its worker."""
 _END_SECONDS: Final = 2.0
 """How long servers may take to hear that the gateway leaves."""
 _REAPED_AT_ONCE: Final = 64
+_ENDED_AT_ONCE: Final = 32
 _BACKGROUND_MAX: Final = 1024
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], bool]
@@ -153,7 +157,10 @@ class McpWorker:
     async def logged(
         self, place: event_ids.Logged, last_event_id: bytes, caller: Caller
     ) -> Messages | None:
-        """What followed an event of a log, whichever worker holds it; None when it is lost."""
+        """What followed an event of a log, whichever worker holds it; None when it is lost.
+
+        Raises: UpstreamError, Refused when its worker lives, or may, and does not say.
+        """
         assert caller.live is not None
         scope = Scope("session", caller.live.key, place.worker)
         version, request = caller.version, caller.request
@@ -162,11 +169,17 @@ class McpWorker:
             return await self.logs.listen(outbound, last_event_id)
         if place.worker >= self._peers.workers:
             return None
-        try:
-            return await self._peers.listen(place.worker, LOGS, outbound, last_event_id)
-        except (UpstreamError, Refused) as error:
-            _log.debug("an event log is lost: %s", error)
-            return None
+        tries = _TRIES
+        while True:
+            try:
+                return await self._peers.listen(place.worker, LOGS, outbound, last_event_id)
+            except OwnerGone as error:
+                if isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
+                    return None
+                # A kept connection may be its predecessor's. To ask again changes nothing there.
+                tries -= 1
+                if not tries:
+                    raise
 
     async def listens_anew(self, caller: Caller) -> None:
         """Before a session's own stream is opened: servers may have but one of it."""
@@ -217,7 +230,8 @@ class McpWorker:
             self.connections.retire(named, is_urgent=True)
             await self.children.retire(named, is_urgent=True)
 
-        self.later(retire)
+        # Whatever else is under way: nobody else ends them.
+        self._begin(retire)
 
     def _gone(self) -> list[str]:
         return [key for key in self._targets if key.rpartition("/")[2] not in self._named]
@@ -226,10 +240,15 @@ class McpWorker:
         """Once there is an `mcp` backend. Raises: ConfigError, OSError."""
         if self._is_started or self.sessions is None:
             return
-        self._is_started = True
         path = self._directory / f"worker-{self._worker}.sessions"
         await self._peers.start()
-        self._opened = OpenedSessions(self.sessions, path)
+        try:
+            self._opened = OpenedSessions(self.sessions, path)
+        except BaseException:
+            await self._peers.close()
+            raise
+        # Not before: the next configuration tries again.
+        self._is_started = True
         self.later(self._reap)
 
     # --- sessions -------------------------------------------------------------------------
@@ -266,17 +285,29 @@ class McpWorker:
                 self.logs.end_session(key)
         opened = self._opened
         assert opened is not None
-        for count, (key, (backend, live)) in enumerate(opened):
+        left: list[tuple[bytes, Live]] = []
+        for count, (_, (backend, live)) in enumerate(opened):
             if count % _REAPED_AT_ONCE == _REAPED_AT_ONCE - 1:
                 await asyncio.sleep(0)
             # By what servers gave meanwhile, to whichever worker.
-            if sessions.refresh(live):
-                continue
-            federation = self._federations.get(backend)
-            if federation is not None and not sessions.was_deleted(key):
-                await federation.end(self._caller(live))
-            # Not before: a worker that is killed here leaves it to the next one.
-            opened.discard(key)
+            if not sessions.refresh(live):
+                left.append((backend, live))
+        # Several at once: one server that does not answer must not hold up the others.
+        for first in range(0, len(left), _ENDED_AT_ONCE):
+            some = left[first : first + _ENDED_AT_ONCE]
+            await asyncio.gather(*(self._ended(backend, live) for backend, live in some))
+
+    async def _ended(self, backend: bytes, live: Live) -> None:
+        """Nobody used it for long. Raises: ShmError."""
+        assert self._opened is not None
+        assert self.sessions is not None
+        if self.sessions.is_live(live.key):
+            return  # with a key of one's own a client may have come back
+        federation = self._federations.get(backend)
+        if federation is not None and not self.sessions.was_deleted(live.key):
+            await federation.end(self._caller(live))
+        # Not before: a worker that is killed here leaves it to the next one.
+        self._opened.discard(live.key)
 
     def _caller(self, live: Live) -> Caller:
         """In the name of a client that has gone."""
@@ -292,10 +323,18 @@ class McpWorker:
         """See mcp.lanes.Later."""
         if len(self._tasks) >= _BACKGROUND_MAX:
             return False
+        self._begin(make)
+        return True
+
+    async def surely(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Wait for what goes on to its end also when the client that waits for it leaves."""
+        await asyncio.shield(self._begin(make))
+
+    def _begin(self, make: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(_quietly(make))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return True
+        return task
 
     async def close(self) -> None:
         """The worker ends: nothing of a server stays behind."""

@@ -5,7 +5,6 @@ Source: spec/mcp_a2a.md sections 2.2, 2.3 and 2.7.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -19,6 +18,7 @@ from sidecar.mcp.gathered import Answers, Failure, Gathered, failure_of_refusal
 from sidecar.mcp.lanes import Caller, Lanes
 from sidecar.mcp.listing import Listing
 from sidecar.mcp.names import Names
+from sidecar.mcp.streams import close_one, opened
 from sidecar.mcp.upstream.base import Inbound, Messages, Refused
 
 Admit = Callable[[Request], Coroutine[Any, Any, None]]
@@ -84,8 +84,9 @@ class Asking:
     ) -> Messages:
         """Raises: what `finish` raises, when that is known before anything was said."""
         answers = Answers({}, {})
-        taken = await asyncio.gather(
-            *(self._asked(name, message, caller, answers) for name, message in sent.items())
+        taken = await opened(
+            (self._asked(name, message, caller, answers) for name, message in sent.items()),
+            close_one,
         )
         sources = {name: one for name, one in zip(sent, taken, strict=True) if one is not None}
         changes = {name: self.change(name) for name in sources}

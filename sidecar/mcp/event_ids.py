@@ -17,10 +17,14 @@ from typing import Final, final
 
 import orjson
 
+from sidecar.jsonrpc import Id, id_of
 from sidecar.mcp.token import base64, unbase64
 
 MAX_CHARS: Final = 4096
-_LOGGED: Final = re.compile(r"agw-([ls])([0-9]{1,5})-([0-9a-f]{16})-([0-9]{1,15})")
+_LOGGED: Final = re.compile(
+    r"agw-([ls])([0-9]{1,5})-([0-9a-f]{16})-(?:([0-9a-f]{1,128})-)?([0-9]{1,15})"
+)
+_IDENTITY_BYTES: Final = 64
 _COMPOSITE: Final = "agw-u"
 
 
@@ -36,6 +40,9 @@ class Logged:
     """From 0: the priming event."""
     listens: bool = False
     """Whether it is a stream of what servers say of their own accord."""
+    identity: Id | None = None
+    """Of the request that the stream answers, where it is short: it can be told that the log, and
+    with it the answer, is lost."""
 
 
 @final
@@ -49,7 +56,18 @@ class Composite:
 def logged(place: Logged) -> bytes:
     """The id of an event in a log."""
     kind = "s" if place.listens else "l"
-    return f"agw-{kind}{place.worker}-{place.stream}-{place.number}".encode()
+    raw = b"" if place.identity is None else orjson.dumps(place.identity)
+    named = f"{raw.hex()}-" if 0 < len(raw) <= _IDENTITY_BYTES else ""
+    return f"agw-{kind}{place.worker}-{place.stream}-{named}{place.number}".encode()
+
+
+def _identity(text: str | None) -> Id | None:
+    if text is None:
+        return None
+    try:
+        return id_of({"id": orjson.loads(bytes.fromhex(text))})
+    except ValueError:
+        return None
 
 
 def composite(last: Mapping[str, bytes]) -> bytes:
@@ -65,7 +83,8 @@ def parse(raw: bytes) -> Logged | Composite | bytes | None:
     text = raw.decode("latin-1")
     found = _LOGGED.fullmatch(text)
     if found is not None:
-        return Logged(int(found[2]), found[3], int(found[4]), listens=found[1] == "s")
+        listens, identity = found[1] == "s", _identity(found[4])
+        return Logged(int(found[2]), found[3], int(found[5]), listens=listens, identity=identity)
     if not text.startswith(_COMPOSITE):
         return raw
     plain = unbase64(text.removeprefix(_COMPOSITE)) if text.isascii() else None

@@ -35,6 +35,7 @@ GRACE_SECONDS: Final = 2.0
 """How long a listening stream is read on without a client. Those that lost it come back at once."""
 _WAITING_MAX: Final = 64
 """Events that wait for a slow client; then the server is not read."""
+LOST: Final = "the answer is kept no more: its worker has ended, or it was left for too long"
 Failure = SidecarError | JsonRpcError | Refused
 
 
@@ -43,6 +44,13 @@ def failure(identity: Id, error: Failure) -> Json:
     if isinstance(error, JsonRpcError):
         return jsonrpc.error(identity, error.code, str(error), error.data)
     return jsonrpc.error(identity, INTERNAL_ERROR, str(error))
+
+
+def lost(identity: Id | None) -> Messages:
+    """What is left of a log that is no more: a client that waits for its answer is told."""
+    if identity is None:
+        return Whole([], is_json=False)
+    return Whole([Inbound(jsonrpc.error(identity, INTERNAL_ERROR, LOST))], is_json=False)
 
 
 class Entry(NamedTuple):
@@ -160,8 +168,11 @@ class Log:
 
     def place(self, number: int) -> bytes:
         """The id of an event."""
-        listens = self.identity is None
-        return logged(Logged(self._logs.worker, self.stream, number, listens=listens))
+        identity = self.identity
+        place = Logged(
+            self._logs.worker, self.stream, number, listens=identity is None, identity=identity
+        )
+        return logged(place)
 
     def begin(
         self,
@@ -243,9 +254,14 @@ class Log:
             _again(entry, entry.own_id if entry.is_passed else self.place(entry.number))
             for entry in kept
         ]
+        is_over = self._source is None
+        if is_over and after < self._last and not (kept and kept[-1].number == self._last):
+            # What passes the bounds is dropped, and the answer may be of that.
+            assert self.identity is not None
+            events.append(Inbound(jsonrpc.error(self.identity, INTERNAL_ERROR, LOST)))
         self.reader = Reader(self, events)
         self.room.set()
-        if self._source is None:
+        if is_over:
             self.reader.finish()
         return self.reader
 

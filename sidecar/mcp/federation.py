@@ -17,6 +17,7 @@ from typing import Final, final
 from sidecar.errors import SidecarError
 from sidecar.jsonrpc import INVALID_PARAMS, Json, JsonRpcError
 from sidecar.mcp import era, guards, rewrite
+from sidecar.mcp.asides import asides_of
 from sidecar.mcp.asking import Asking
 from sidecar.mcp.capabilities import bits_of
 from sidecar.mcp.fanout import About, Fanout
@@ -27,9 +28,10 @@ from sidecar.mcp.listening import Listener
 from sidecar.mcp.sessions import Live, Sessions
 from sidecar.mcp.streams import Ready
 from sidecar.mcp.token import Upstream
-from sidecar.mcp.upstream.base import Inbound, Messages, Refused
+from sidecar.mcp.upstream.base import Held, Inbound, Messages, Refused
 
 _END_SECONDS: Final = 10.0
+_CANCELLED: Final = "notifications/cancelled"
 
 
 def new_uuid() -> bytes:
@@ -52,6 +54,7 @@ class Federation:
     """The servers of one backend, for all its clients in this worker."""
 
     __slots__ = (
+        "_asides",
         "_asking",
         "_fanout",
         "_greeter",
@@ -86,6 +89,8 @@ class Federation:
         self._sessions = sessions
         self._fanout = fanout
         self._guard = guard
+        names = asking.names
+        self._asides = asides_of(guard, names, sessions.sealer, fanout.tell, self.lanes.later)
         self._asking = asking
         self._greeter = Greeter(asking)
         self._listener = Listener(asking)
@@ -106,6 +111,13 @@ class Federation:
             about(only)
             await self._asking.admit(caller)
             return (await self.lanes.request(only, message, caller, may_poll=True)).messages
+        asides = self._asides
+        if asides is None:
+            return await self._guarded(message, caller, about)
+        message = await asides.asked(message, caller)
+        return asides.watched(await self._guarded(message, caller, about), caller)
+
+    async def _guarded(self, message: Json, caller: Caller, about: About) -> Messages:
         guard = self._guard
         if guard is None or rewrite.named(message) is not None:
             return await self._passed(message, caller, about)
@@ -132,10 +144,16 @@ class Federation:
         if caller.era == "legacy" and caller.live is None:
             # Without sessions a server that it could mean something to has ended its own.
             return
+        if caller.era == "modern" and message.get("method") == _CANCELLED:
+            # There a stream that is closed is cancelled. By its id alone it could be the request of
+            # anybody who shares the connection to the server.
+            return
         if self.verbatim:
             await self.lanes.send(self.verbatim, message, caller)
-        else:
-            await self._fanout.tell(message, caller)
+            return
+        told = message if self._asides is None else await self._asides.told(message, caller)
+        if told is not None:
+            await self._fanout.tell(told, caller)
 
     async def listen(self, caller: Caller, last_event_id: bytes) -> Messages | None:
         """What servers say of their own accord; None when none does.
@@ -146,9 +164,11 @@ class Federation:
             return await self.lanes.listen(self.verbatim, caller, last_event_id)
         messages = await self._listener.listen(caller, last_event_id)
         guard = self._guard
-        if guard is None or not guard.responses or messages is None:
+        if guard is None or messages is None:
             return messages
-        return guards.without_answers(messages)
+        if self._asides is not None:
+            messages = self._asides.watched(messages, caller)
+        return guards.without_answers(messages) if guard.responses else messages
 
     # --- sessions -------------------------------------------------------------------------
 
@@ -165,10 +185,20 @@ class Federation:
             params = {**params, "protocolVersion": version}
             message = {**message, "params": params}
         await self._asking.admit(caller)
-        only, guard, targets = self.verbatim, self._guard, self._asking.names.targets
+        guard, targets = self._guard, self._asking.names.targets
         if guard is not None:
             message, caller = await guards.asked(guard, message, targets, caller)
             params = _still_greeting(params, message["params"])
+        try:
+            return await self._greeted(message, params, caller, uuid)
+        except asyncio.CancelledError:
+            # The client has left. Where the server is a process or a stream, it is one already.
+            for name in self.lanes.targets:
+                self.lanes.later(partial(self.lanes.end, name, caller, Held()))
+            raise
+
+    async def _greeted(self, message: Json, params: Json, caller: Caller, uuid: bytes) -> Greeting:
+        only, guard = self.verbatim, self._guard
         if only:
             opened = await self.lanes.open(only, message, caller)
             found = {only: opened}

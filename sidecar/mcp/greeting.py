@@ -37,11 +37,12 @@ class Greeter:
         """
         names = self._names.targets
         answers = Answers({}, {})
-        taken = await asyncio.gather(
-            *(self._opened(name, message, caller, answers) for name in names)
-        )
-        found = {name: one for name, one in zip(names, taken, strict=True) if one is not None}
+        opened: dict[str, Opened] = {}
         try:
+            await asyncio.gather(
+                *(self._open(name, message, caller, answers, opened) for name in names)
+            )
+            found = {name: opened[name] for name in names if name in opened}
             results = answers.settle(names, fails_open=self._terms.fails_open)
             if len(names) == 1:
                 return found, found[names[0]].answer
@@ -52,8 +53,8 @@ class Greeter:
                 has_prefixes=self._names.has_prefixes,
             )
         except BaseException:
-            for name, opened in found.items():
-                self._left(name, opened, caller)
+            for name, one in opened.items():
+                self._left(name, one, caller)
             raise
         return found, jsonrpc.result(message["id"], result)
 
@@ -61,22 +62,27 @@ class Greeter:
         held = opened.held
         self._lanes.later(lambda: self._lanes.end(name, caller, held))
 
-    async def _opened(
-        self, name: str, message: Json, caller: Caller, answers: Answers
-    ) -> Opened | None:
+    async def _open(
+        self,
+        name: str,
+        message: Json,
+        caller: Caller,
+        answers: Answers,
+        opened: dict[str, Opened],
+    ) -> None:
         try:
-            opened = await self._lanes.open(name, message, caller)
+            one = await self._lanes.open(name, message, caller)
         except Refused as error:
             answers.failures[name] = seen_from_outside(error)
-            return None
+            return
         except SidecarError as error:
             answers.failures[name] = error
-            return None
-        if opened.result is None:
-            answers.failures[name] = failure_of(opened.answer)
-            return None
-        answers.results[name] = opened.result
-        return opened
+            return
+        if one.result is None:
+            answers.failures[name] = failure_of(one.answer)
+            return
+        opened[name] = one
+        answers.results[name] = one.result
 
     # --- server/discover ------------------------------------------------------------------
 

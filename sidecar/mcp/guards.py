@@ -3,7 +3,8 @@
 Source: spec/mcp_a2a.md sections 2.10 and 5.2 row 14; spec/config.md section 6.4.
 
 A guard has `params` before rules judge a request, and `result` before the client does; ids and
-methods are none of its business. A refusal is a JsonRpcError with HTTP status 200.
+methods are none of its business. A refusal is a JsonRpcError with HTTP status 200. What servers ask
+of clients, and notifications, are mcp.asides.
 
 What a guard must see of answers must not reach the client another way: as soon as one looks at
 answers, no stream of the backend has event ids (`Guarded`), and a listening stream brings no answer
@@ -31,6 +32,23 @@ METHODS: Final = LEGACY_METHODS | MODERN_METHODS
 _CALL: Final = "tools/call"
 _LATER: Final = ("tasks/get", "tasks/result")
 """Methods that bring the result of a call later."""
+QUESTIONS: Final = frozenset(
+    ("sampling/createMessage", "elicitation/create", "roots/list", *_LATER)
+)
+"""What servers ask of clients and guards may see."""
+_TASKS: Final = frozenset(("sampling/createMessage", "elicitation/create"))
+"""Of those, what clients may answer later."""
+NOTICES: Final = frozenset(
+    (
+        *("notifications/message", "notifications/progress", "notifications/resources/updated"),
+        *("notifications/tools/list_changed", "notifications/prompts/list_changed"),
+        *("notifications/resources/list_changed", "notifications/roots/list_changed"),
+        *("notifications/tasks", "notifications/tasks/status"),
+        "notifications/elicitation/complete",
+    )
+)
+"""Of either side. What begins, acknowledges and cancels is no guard's business."""
+_NOTICE: Final = "notifications/"
 
 
 class Checked(NamedTuple):
@@ -49,6 +67,12 @@ class Guard(Protocol):
     """Methods whose requests are looked at."""
     responses: frozenset[str]
     """Methods whose results are looked at."""
+    questions: frozenset[str]
+    """The same of what servers ask of clients."""
+    answers: frozenset[str]
+    """The same of clients' results."""
+    notices: frozenset[str]
+    """Notifications, of either side, that are looked at."""
 
     async def request(
         self, method: str, targets: tuple[str, ...], params: Json, headers: Headers, of: Request
@@ -67,27 +91,57 @@ class Guard(Protocol):
 # --- which methods ------------------------------------------------------------------------------
 
 
-def phases(given: Mapping[str, Phase]) -> tuple[frozenset[str], frozenset[str]]:
-    """The methods whose requests, and whose results, keys with wildcards mean.
+@final
+class Phases(NamedTuple):
+    """Which methods are looked at; the names are those of Guard."""
+
+    requests: frozenset[str]
+    responses: frozenset[str]
+    questions: frozenset[str]
+    answers: frozenset[str]
+    notices: frozenset[str]
+
+
+def phases(given: Mapping[str, Phase]) -> Phases:
+    """The methods that keys with wildcards mean. Notifications have keys of their own.
 
     Raises: ConfigError, its path the key, for one that means no method.
     """
-    for key in given:
-        pattern = key.strip("*") if key != "*" else ""
-        if "*" in pattern or len(key) - len(pattern) > 1:
-            raise ConfigError(key, "a method is exact, `prefix/*`, `*/suffix` or `*`")
-        if not any(_rank(key, method)[0] for method in METHODS):
-            raise ConfigError(key, "there is no such method")
+    for key, phase in given.items():
+        _check(key, phase)
+    keys = {key: phase for key, phase in given.items() if not key.startswith(_NOTICE)}
+    requests, responses = _phases_of(keys, METHODS, frozenset((_CALL,)))
+    questions, answers = _phases_of(keys, QUESTIONS, _TASKS)
+    told = {key: phase for key, phase in given.items() if key.startswith(_NOTICE)}
+    return Phases(requests, responses, questions, answers, _phases_of(told, NOTICES)[0])
+
+
+def _check(key: str, phase: Phase) -> None:
+    """Raises: ConfigError."""
+    pattern = key.strip("*") if key != "*" else ""
+    if "*" in pattern or len(key) - len(pattern) > 1:
+        raise ConfigError(key, "a method is exact, `prefix/*`, `*/suffix` or `*`")
+    is_notice = key.startswith(_NOTICE)
+    if not any(_rank(key, method)[0] for method in (NOTICES if is_notice else METHODS | QUESTIONS)):
+        raise ConfigError(key, "there is no such method")
+    if is_notice and phase in ("response", "full"):
+        raise ConfigError(key, "a notification has no response: `request` shows it")
+
+
+def _phases_of(
+    given: Mapping[str, Phase], methods: frozenset[str], late: frozenset[str] = frozenset()
+) -> tuple[frozenset[str], frozenset[str]]:
+    """`late`: methods whose results may come by others (`_LATER`)."""
     requests: set[str] = set()
     responses: set[str] = set()
-    found = {method: _best(given, method) for method in METHODS}
+    found = {method: _best(given, method) for method in methods}
     for method, best in found.items():
         phase = "off" if best is None else given[best]
         if phase in ("request", "full"):
             requests.add(method)
         if phase in ("response", "full"):
             responses.add(method)
-    if _CALL in responses:
+    if late & responses:
         responses.update(method for method in _LATER if found[method] is None)
     return frozenset(requests), frozenset(responses)
 
@@ -121,9 +175,16 @@ async def asked(
 
     Raises: JsonRpcError.
     """
-    method: str = message["method"]
-    if method not in guard.requests:
+    if message["method"] not in guard.requests:
         return message, caller
+    return await shown(guard, message, targets, caller)
+
+
+async def shown(
+    guard: Guard, message: Json, targets: tuple[str, ...], caller: Caller
+) -> tuple[Json, Caller]:
+    """The same of what is known to be looked at, whoever asks or tells. Raises: JsonRpcError."""
+    method: str = message["method"]
     given: Json = message.get("params", {})
     made = await guard.request(method, targets, given, caller.headers, caller.request)
     if made.headers is not None:

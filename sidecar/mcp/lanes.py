@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, TypeVar, final
 from weakref import WeakValueDictionary
 
@@ -151,7 +151,27 @@ class Lanes:
         )
 
     async def open(self, name: str, message: Json, caller: Caller) -> Opened:
-        """Begin a session at a server. Raises: UpstreamError, Refused."""
+        """Begin a session at a server. Raises: UpstreamError, Refused.
+
+        When the client leaves meanwhile, the server may have begun it all the same: what it says is
+        waited for, and the session ended.
+        """
+        opening = asyncio.get_running_loop().create_task(self._opened(name, message, caller))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if not self.later(partial(self._left, name, caller, opening)):
+                opening.cancel()
+            raise
+
+    async def _left(self, name: str, caller: Caller, opening: asyncio.Task[Opened]) -> None:
+        try:
+            opened = await opening
+        except Refused:
+            return
+        await self.end(name, caller, opened.held)
+
+    async def _opened(self, name: str, message: Json, caller: Caller) -> Opened:
         answered = await self.targets[name].request(self.outbound(name, message, caller, Held()))
         taken: list[Inbound] = []
         try:

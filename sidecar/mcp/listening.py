@@ -17,7 +17,7 @@ from sidecar.mcp import event_ids, rewrite
 from sidecar.mcp.asking import Asking, is_open, seen_from_outside
 from sidecar.mcp.gathered import Answers, failure_of
 from sidecar.mcp.lanes import Caller
-from sidecar.mcp.streams import Changed, Merged
+from sidecar.mcp.streams import Changed, Merged, close_one, opened
 from sidecar.mcp.upstream.base import Inbound, Messages, Refused
 
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
@@ -48,8 +48,8 @@ class Listener:
             elif isinstance(parsed, bytes) and not self._names.is_several:
                 last = {names[0]: parsed}
         answers = Answers({}, {})
-        taken = await asyncio.gather(
-            *(self._listening(name, caller, at, answers) for name, at in last.items())
+        taken = await opened(
+            (self._listening(name, caller, at, answers) for name, at in last.items()), close_one
         )
         sources = {name: one for name, one in zip(last, taken, strict=True) if one is not None}
         if answers.failures and (not sources or not self._terms.fails_open):
@@ -98,11 +98,12 @@ class Listener:
         names, identity = self._names, message["id"]
         parts = rewrite.listen_parts(names, message.get("params", {}))
         answers = Answers({}, {})
-        taken = await asyncio.gather(
-            *(
+        taken = await opened(
+            (
                 self._subscribing(name, {**message, "params": params}, caller, answers)
                 for name, params in parts.items()
-            )
+            ),
+            lambda one: close_one(None if one is None else one[1]),
         )
         sources = {name: one for name, one in zip(parts, taken, strict=True) if one is not None}
         if answers.failures and (not sources or not self._terms.fails_open):
@@ -137,6 +138,9 @@ class Listener:
             text = f"MCP target {name} did not acknowledge: {error}"
             answers.failures[name] = UpstreamError(502, "UpstreamFailure", text)
             return None
+        except BaseException:
+            messages.close()
+            raise
         found = first.message if first is not None else {}
         if found.get("method") != ACKNOWLEDGED:
             messages.close()

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final, final
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, TypeVar, final
 
 from sidecar import jsonrpc
 from sidecar.errors import SidecarError
 from sidecar.jsonrpc import INTERNAL_ERROR, Id, Json, JsonRpcError
 from sidecar.mcp.upstream.base import Inbound, Messages, Refused
 
+T = TypeVar("T")
 _WAITING_MAX: Final = 64
 """Messages that wait for a slow client, a server; then that server is not read."""
 
@@ -24,6 +25,33 @@ Change = Callable[[Inbound], Inbound | None]
 
 def _nothing() -> None:
     """For streams nobody waits for."""
+
+
+async def opened(ways: Iterable[Coroutine[Any, Any, T]], close: Callable[[T], object]) -> list[T]:
+    """What several servers gave, in this order. Raises: the first error.
+
+    When the client leaves meanwhile, or one fails, what the others gave is closed: nobody reads it.
+    """
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(way) for way in ways]
+
+    def left(task: asyncio.Task[T]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            close(task.result())
+
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+            task.add_done_callback(left)
+        raise
+
+
+def close_one(messages: Messages | None) -> None:
+    """See `opened`."""
+    if messages is not None:
+        messages.close()
 
 
 @final

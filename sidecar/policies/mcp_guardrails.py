@@ -28,6 +28,7 @@ from sidecar.policies.callouts import CalloutConfig, outgoing
 from sidecar.policies.expressions import Expression, shared_plan
 from sidecar.policies.ext_mcp import BadVerdictError, Verdict
 from sidecar.policies.schema import PolicyConfig, nested
+from sidecar.telemetry.bodies import withhold_request
 
 _log = logging.getLogger("sidecar.policies.mcp_guardrails")
 TIMEOUT_SECONDS: Final = 10.0
@@ -103,7 +104,15 @@ class Config(PolicyConfig):
 class McpGuardrails:
     """See mcp.guards.Guard. Raises: ConfigError."""
 
-    __slots__ = ("_count", "_processors", "requests", "responses")
+    __slots__ = (
+        "_count",
+        "_processors",
+        "answers",
+        "notices",
+        "questions",
+        "requests",
+        "responses",
+    )
 
     def __init__(self, config: Config, services: Services, count: Count = uncounted) -> None:
         made = []
@@ -114,8 +123,19 @@ class McpGuardrails:
                 raise nested(f"processors[{index}]", problem) from problem
         self._processors: Sequence[_Processor] = made
         self._count = count
-        self.requests = frozenset(name for one in made for name in one.requests)
-        self.responses = frozenset(name for one in made for name in one.responses)
+        found = [one.phases for one in made]
+        self.requests = frozenset().union(*(one.requests for one in found))
+        self.responses = frozenset().union(*(one.responses for one in found))
+        self.questions = frozenset().union(*(one.questions for one in found))
+        self.answers = frozenset().union(*(one.answers for one in found))
+        self.notices = frozenset().union(*(one.notices for one in found))
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether it looks at nothing."""
+        return not (
+            self.requests or self.responses or self.questions or self.answers or self.notices
+        )
 
     async def request(
         self, method: str, targets: tuple[str, ...], params: Json, headers: Headers, of: Request
@@ -147,6 +167,11 @@ class McpGuardrails:
                     result = verdict.changed
         return result
 
+    def _withhold(self, phase: mcp_webhook.Phase, method: str, of: Request) -> None:
+        """The client's own words, which a guard did not let pass, are not for logs."""
+        if phase == "request" or method in self.answers:
+            withhold_request(of)
+
     async def _verdict(
         self,
         processor: _Processor,
@@ -163,6 +188,7 @@ class McpGuardrails:
         except BadVerdictError as error:
             processor.complain(error)
             self._count(said, "Reject")
+            self._withhold(phase, method, of)
             raise misguided("its answer cannot be followed") from error
         except UpstreamError as error:
             processor.complain(error)
@@ -170,10 +196,14 @@ class McpGuardrails:
                 self._count(said, "FailOpen")
                 return None
             self._count(said, "Reject")
+            self._withhold(phase, method, of)
             raise misguided("no verdict") from error
         if verdict.refusal is not None:
             self._count(said, "Reject")
+            self._withhold(phase, method, of)
             raise verdict.refusal
+        if verdict.changed is not None:
+            self._withhold(phase, method, of)
         self._count(said, "Allow" if verdict.changed is None else "Mask")
         return verdict
 
@@ -208,15 +238,18 @@ class _Processor:
         "_plan",
         "_quiet_until_ns",
         "fails_open",
+        "phases",
         "requests",
         "responses",
     )
 
     def __init__(self, config: Processor, services: Services) -> None:
         try:
-            self.requests, self.responses = phases(config.methods)
+            found = self.phases = phases(config.methods)
         except ConfigError as problem:
             raise nested("methods", problem) from problem
+        self.requests = found.requests | found.questions | found.notices
+        self.responses = found.responses | found.answers
         self.fails_open = config.failure_mode == "failOpen"
         self._metadata = {
             name: Expression(source, services, f"metadata.{name}")

@@ -63,6 +63,7 @@ def test_errors_of_a_legacy_server(setting: Setting) -> None:
     assert messages(failed)[0]["error"] == {"code": -32000, "message": "it broke"}
     got = modern(port, "tasks/get", taskId="t")
     assert (got.status, messages(got)[0]["error"]["code"]) == (404, -32601)
+    assert "the server speaks 2025-11-25" in messages(got)[0]["error"]["message"]
 
 
 @pytest.mark.parametrize(("level", "count"), [("", 0), ("info", 1), ("error", 0)])
@@ -160,7 +161,7 @@ def test_a_modern_client_listens_to_a_legacy_server(setting: Setting) -> None:
     wanted = {
         "toolsListChanged": True,
         "promptsListChanged": True,
-        "resourceSubscriptions": ["memo://old/a"],
+        "resourceSubscriptions": ["memo://old/a", 7, "memo://old/a"],
     }
     params = {"notifications": wanted, "_meta": meta}
     listen = {"jsonrpc": "2.0", "id": 5, "method": "subscriptions/listen", "params": params}

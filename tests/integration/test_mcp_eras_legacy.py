@@ -43,6 +43,10 @@ def test_any_worker_serves_it(setting: Setting) -> None:
     assert messages(got)[0]["error"] == {"code": -32000, "message": "it broke"}
     got = client.request("tasks/get", taskId="t")
     assert messages(got)[0]["error"]["code"] == -32601
+    assert "the server speaks 2026-07-28" in messages(got)[0]["error"]["message"]
+    # It was not told of tasks, and so takes this for an ordinary call.
+    assert client.result("tools/call", name="echo", arguments={}, task={"ttl": 1})["content"]
+    assert "task" not in setting.new.calls[-1]["params"]
 
 
 def test_arguments_are_repeated_in_headers(setting: Setting) -> None:

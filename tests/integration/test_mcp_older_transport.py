@@ -98,6 +98,20 @@ def test_a_question_on_a_stream(setting: Setting) -> None:
     client.close()
 
 
+def test_a_greeting_that_failed_may_be_said_again(setting: Setting) -> None:
+    port, server = setting
+    old = Old(port)
+    params = {"protocolVersion": "2024-11-05", "capabilities": {}, "clientInfo": {}}
+    server.broken = True
+    try:
+        assert "error" in old.ask("initialize", **params)
+    finally:
+        server.broken = False
+    assert "result" in old.ask("initialize", **params)
+    assert "came before" in old.ask("initialize", **params)["error"]["message"]
+    old.close()
+
+
 def test_what_is_no_message(setting: Setting) -> None:
     client = Old(setting[0])
     assert client.ask("tools/list")["error"]["code"] == -32600, "it was not greeted"

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.gateway import ROOT, GatewayProcess, free_ports
 from tests.support.mcp_server import Events, McpClient, McpServer, mcp_config
+from tests.support.processes import wait_until
 from tests.support.upstream import Upstream
 
 SCRIPT = str(ROOT / "tests" / "support" / "mcp_stdio.py")
@@ -74,7 +75,7 @@ def test_an_answer_is_not_lost_with_its_connection(
     with Events(client, call(f"{prefix}slow")) as stream:
         assert stream.next()["params"]["data"] == "held"
         last = stream.identity
-    assert re.fullmatch("agw-l[0-3]-[0-9a-f]{16}-1", last)
+    assert re.fullmatch("agw-l[0-3]-[0-9a-f]{16}-22633122-1", last)
     assert client.text(f"{prefix}release") == "done"
     for _ in range(TRIES):
         with Events(client, last=last) as again:
@@ -88,6 +89,15 @@ def test_an_answer_is_not_lost_with_its_connection(
             assert said(again.next()).startswith("released")
     assert client.end().status == 200
     assert refused(client, last) == 404
+
+
+def assert_lost(stream: Events) -> None:
+    """Whoever waits for the answer to `c1` is told that there will be none."""
+    assert stream.status == 200
+    told = stream.next()
+    assert (told["id"], told["error"]["code"]) == ("c1", -32603)
+    assert "kept no more" in told["error"]["message"]
+    assert stream.next() is None
 
 
 def refused(client: McpClient, last: str) -> int:
@@ -115,15 +125,19 @@ def test_nothing_of_another_session(setting: Setting) -> None:
         assert stream.next()["params"]["data"] == "held"
         last = stream.identity
     assert mine.text("release") == "done"
-    worker, log, _ = last.removeprefix("agw-l").split("-")
+    worker, log, named, _ = last.removeprefix("agw-l").split("-")
     forged = [f"agw-l{n}-{log}-0" for n in (*range(WORKERS), 7, 99999)]
-    for one in (*forged, last, f"agw-l{worker}-{'0' * 16}-0"):
+    for one in (*forged, f"agw-l{worker}-{'0' * 16}-0"):
         for _ in range(2):
             with Events(other, last=one) as stream:
                 assert stream.status == 200
                 assert stream.next() is None
+    for one in (last, f"agw-l{worker}-{'0' * 16}-{named}-0"):
+        with Events(other, last=one) as stream:
+            # What the id itself says, and no more.
+            assert_lost(stream)
     for one in forged:
-        if one != before(last):
+        if not one.startswith(f"agw-l{worker}-"):
             with Events(mine, last=one) as stream:
                 assert stream.next() is None
     # It is there still, for its own.
@@ -174,6 +188,11 @@ def test_a_listening_stream_of_another(setting: Setting) -> None:
         assert stream.next()["method"] == "notifications/tools/list_changed"
 
 
+def is_told(client: McpClient, last: str) -> bool:
+    with Events(client, last=last) as stream:
+        return stream.next() is not None
+
+
 def test_the_worker_of_a_log_is_killed(setting: Setting) -> None:
     gateway = setting.gateway
     client = setting.client(setting.http)
@@ -186,8 +205,9 @@ def test_the_worker_of_a_log_is_killed(setting: Setting) -> None:
     victim = names[f"worker {found[1]}"]
     os.kill(victim, signal.SIGKILL)
     gateway.wait_replaced([victim])
+    # An empty stream says to ask again: the others may not have noticed yet.
+    wait_until(lambda: is_told(client, last))
     for _ in range(TRIES):
         with Events(client, last=last) as again:
-            assert again.status == 200
-            assert again.next() is None
+            assert_lost(again)
     assert client.text("echo") == "far: echo {}"

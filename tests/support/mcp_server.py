@@ -45,6 +45,8 @@ class McpServer:
     sessions: set[str] = field(default_factory=set)
     ended: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
+    repeats: str = "Region"
+    """In which header `Mcp-Param-…` the tool `region` wants its argument repeated."""
     asked: dict[str, queue.Queue[Any]] = field(default_factory=dict)
     listeners: list[queue.Queue[Any]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
@@ -150,8 +152,8 @@ class McpServer:
         if seen.get("mcp-method") != method:
             return self._error(message, -32020, "Header mismatch", 400)
         region = params.get("arguments", {}).get("region")
-        if region is not None and seen.get("mcp-param-region") != region:
-            return self._error(message, -32020, "Header mismatch: Mcp-Param-Region", 400)
+        if region is not None and seen.get(f"mcp-param-{self.repeats.lower()}") != region:
+            return self._error(message, -32020, f"Header mismatch: Mcp-Param-{self.repeats}", 400)
         if method == "server/discover":
             result = {
                 "supportedVersions": [MODERN],
@@ -223,7 +225,8 @@ class McpServer:
 
     def _tool(self, name: str) -> dict[str, Any]:
         said = self.descriptions.get(name)
-        return _tool(name) if said is None else {**_tool(name), "description": said}
+        made = _tool(name, self.repeats)
+        return made if said is None else {**made, "description": said}
 
     def _page(self, message: dict[str, Any], key: str, items: list[Any]) -> Answer:
         start = int(message.get("params", {}).get("cursor", "0"))
@@ -276,8 +279,8 @@ class McpServer:
         return Answer(status, [_JSON], json.dumps(body).encode())
 
 
-def _tool(name: str) -> dict[str, Any]:
-    region = {"type": "string", "x-mcp-header": "Region"}
+def _tool(name: str, repeats: str = "Region") -> dict[str, Any]:
+    region = {"type": "string", "x-mcp-header": repeats}
     properties = {"a": {}, "b": {}, **({"region": region} if name == "region" else {})}
     return {"name": name, "inputSchema": {"type": "object", "properties": properties}}
 

@@ -11,9 +11,11 @@ of whom it asks.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Final, final
 
 import orjson
@@ -63,7 +65,7 @@ class Down:
         message = outbound.message
         method, params = message["method"], message.get("params") or {}
         if method.startswith(_TASKS):
-            raise refusal(era.unknown_method(method), message)
+            raise refusal(words.no_tasks(method, era.LEGACY[0]), message)
         given = params.get("requestState")
         if given is not None:
             waiting = self._waiting(outbound, given)
@@ -128,6 +130,10 @@ class Down:
             answered.messages.close()
         session.level = str(level)
 
+    def number(self) -> str:
+        """The id of a request of the gateway's own."""
+        return self._state.number()
+
     def outbound(self, outbound: Outbound, session: Session, message: Json) -> Outbound:
         """A message of a session, in the name of who asks."""
         headers = Headers([one for one in outbound.headers if not one[0].startswith(PARAM)])
@@ -171,12 +177,16 @@ class Down:
             if not session.is_lost and not (is_alone and session.users):
                 session.users += 1
                 return session
-        if sum(map(len, state.sessions.values())) >= SESSIONS_MAX:
+        if not state.has_room():
             text = f"MCP target {self._inner.name} has {SESSIONS_MAX} sessions of modern clients"
             raise UpstreamError(503, "UpstreamFailure", text, sent=False)
         scope_key = os.urandom(16) if is_alone else key[0]
         scope = Scope("session" if is_alone else "principal", scope_key, state.worker)
-        session = await self._opened(outbound, capabilities, scope, is_alone=is_alone)
+        state.opening += 1
+        try:
+            session = await self._opened(outbound, capabilities, scope, is_alone=is_alone)
+        finally:
+            state.opening -= 1
         session.users = 1
         state.sessions.setdefault(key, []).append(session)
         return session
@@ -193,6 +203,32 @@ class Down:
         }
         session = Session(scope, Held(), {}, is_alone, used_ns=self._state.clock.monotonic_ns())
         first = replace(self.outbound(outbound, session, asked), version="")
+        opening = asyncio.get_running_loop().create_task(self._greet(first, session))
+        try:
+            await asyncio.shield(opening)
+            await self.send(outbound, session, dict(_INITIALIZED))
+        except BaseException:
+            # Also when the client has left: the server may have begun the session all the same.
+            if not self._state.later(partial(self._left, outbound, session, opening)):
+                opening.cancel()
+            raise
+        session.end = self._ender(outbound, session)
+        return session
+
+    async def _left(
+        self, outbound: Outbound, session: Session, opening: asyncio.Task[None]
+    ) -> None:
+        """End what nobody will use: a process or a stream at once, else when its id is known."""
+        if session.is_alone:
+            await self._ender(outbound, session)()
+        try:
+            await opening
+        except Refused:
+            return
+        await self._ender(outbound, session)()
+
+    async def _greet(self, first: Outbound, session: Session) -> None:
+        """Raises: UpstreamError, Refused."""
         answered = await self._inner.request(first)
         found: Json = {}
         try:
@@ -205,9 +241,6 @@ class Down:
             text = f"MCP target {self._inner.name} refused to initialize"
             raise UpstreamError(502, "UpstreamFailure", text)
         session.held, session.greeting = answered.held, result
-        await self.send(outbound, session, dict(_INITIALIZED))
-        session.end = self._ender(outbound, session)
-        return session
 
     def _ender(self, outbound: Outbound, session: Session) -> Ender:
         last = self.outbound(outbound, session, {})

@@ -91,7 +91,12 @@ class Leg:
         if questions and "elicitation" in self._capabilities():
             result = words.input_required(questions, self._down.again())
             return jsonrpc.result(identity, result)
-        return {"jsonrpc": "2.0", "id": identity, "error": words.modern_error(error or {})}
+        error = error or {}
+        if self._method == "tools/call":
+            told = words.of_call(error, self._session.greeting)
+        else:
+            told = words.modern_error(error)
+        return {"jsonrpc": "2.0", "id": identity, "error": told}
 
     def _notification(self, message: Json) -> Json | None:
         params = message.get("params") or {}

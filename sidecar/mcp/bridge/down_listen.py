@@ -12,7 +12,7 @@ from sidecar import jsonrpc
 from sidecar.errors import SidecarError
 from sidecar.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, Id, Json, JsonRpcError
 from sidecar.mcp.bridge import words
-from sidecar.mcp.bridge.state import Session
+from sidecar.mcp.bridge.state import URIS_MAX, Session
 from sidecar.mcp.streams import Ready
 from sidecar.mcp.upstream.base import Inbound, Messages, Outbound, Target
 
@@ -60,18 +60,24 @@ async def _agreed(
             agreed[key] = True
     uris = wanted.get(_URIS)
     if isinstance(uris, list) and (offered.get("resources") or {}).get("subscribe"):
-        taken = [uri for uri in uris if await _subscribe(inner, down, outbound, session, uri)]
+        # Each once, and each a request: as many as a legacy client may ask for.
+        asked = dict.fromkeys(uri for uri in uris if isinstance(uri, str))
+        taken = [
+            uri
+            for uri in list(asked)[:URIS_MAX]
+            if await _subscribe(inner, down, outbound, session, uri)
+        ]
         if taken:
             agreed[_URIS] = taken
     return agreed
 
 
 async def _subscribe(
-    inner: Target, down: Down, outbound: Outbound, session: Session, uri: object
+    inner: Target, down: Down, outbound: Outbound, session: Session, uri: str
 ) -> bool:
     asked = {
         "jsonrpc": "2.0",
-        "id": f"agw-subscribe-{uri}",
+        "id": down.number(),
         "method": "resources/subscribe",
         "params": {"uri": uri},
     }

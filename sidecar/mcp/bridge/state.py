@@ -25,6 +25,8 @@ PARKED_MAX: Final = 256
 CLIENTS_MAX: Final = 10_000
 SESSIONS_MAX: Final = 256
 """That a worker holds at one server for modern clients."""
+URIS_MAX: Final = 1024
+"""Resources that one client is told of."""
 IDLE_SECONDS: Final = 300
 _SECOND_NS: Final = 1_000_000_000
 
@@ -85,7 +87,9 @@ class Client:
     asked: dict[str, asyncio.Future[Json]] = field(default_factory=dict)
     """What servers wait to be told, by the gateway's ids."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """`uris` is another one than it was."""
+    """`uris` is another one than it was, or it is over."""
+    is_over: bool = False
+    """The session has ended."""
 
 
 @final
@@ -100,6 +104,7 @@ class BridgeState:
         "initialize",
         "later",
         "lock",
+        "opening",
         "parked",
         "sealer",
         "sessions",
@@ -122,6 +127,8 @@ class BridgeState:
         """For who asks the server which era it is of."""
         self.sessions: dict[tuple[bytes, bytes], list[Session]] = {}
         """By principal, and hash of what the client can be asked."""
+        self.opening = 0
+        """Sessions that are being begun."""
         self.parked: OrderedDict[bytes, Parked] = OrderedDict()
         self.initialize = (True, 0)
         """Whether it knows `initialize`, and until when that counts."""
@@ -185,6 +192,8 @@ class BridgeState:
         """The session has ended."""
         client = self._clients.pop(key, None)
         if client is not None:
+            client.is_over = True
+            client.changed.set()
             for call in list(client.calls.values()):
                 call.close()
 
@@ -220,6 +229,17 @@ class BridgeState:
         if session.end is not None:
             self.later(session.end)
             session.end = None
+
+    def has_room(self) -> bool:
+        """Whether one more session may be begun; the one that was idle for longest makes room."""
+        sessions = [session for some in self.sessions.values() for session in some]
+        if len(sessions) + self.opening < SESSIONS_MAX:
+            return True
+        idle = [session for session in sessions if not session.users]
+        if not idle:
+            return False
+        self.drop(min(idle, key=lambda session: session.used_ns))
+        return True
 
     def sweep(self, before_ns: int) -> None:
         """End the sessions that nobody uses, or has used since then."""

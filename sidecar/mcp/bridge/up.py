@@ -18,7 +18,7 @@ from sidecar.http.headers import Headers
 from sidecar.jsonrpc import INVALID_PARAMS, Id, Json
 from sidecar.mcp import era, mirrored
 from sidecar.mcp.bridge import words
-from sidecar.mcp.bridge.state import BridgeState, Client
+from sidecar.mcp.bridge.state import URIS_MAX, BridgeState, Client
 from sidecar.mcp.bridge.up_call import Call, Listening
 from sidecar.mcp.lanes import own_info
 from sidecar.mcp.streams import Ready
@@ -28,7 +28,6 @@ _PAGES_MAX: Final = 64
 _LEVEL: Final = "logging/setLevel"
 _SUBSCRIBE: Final = "resources/subscribe"
 _UNSUBSCRIBE: Final = "resources/unsubscribe"
-_URIS_MAX: Final = 1024
 _CANCELLED: Final = "notifications/cancelled"
 _TOOLS_MAX: Final = 4096
 
@@ -74,8 +73,9 @@ class Up:
         here = self._answered_here(method, message.get("params") or {}, client)
         if here is not None:
             return Answered(Ready.of({"jsonrpc": "2.0", "id": identity, **here}), outbound.held)
-        if method not in era.MODERN_METHODS or method.startswith("tasks/"):
-            problem = era.unknown_method(method)
+        is_task = method.startswith("tasks/")
+        if is_task or method not in era.MODERN_METHODS:
+            problem = words.no_tasks(method, era.MODERN) if is_task else era.unknown_method(method)
             error = jsonrpc.error(identity, problem.code, str(problem))
             return Answered(Ready.of(error), outbound.held)
         call = Call(self, outbound, client)
@@ -99,7 +99,7 @@ class Up:
                 return _invalid("level")
             client.level = level
         elif method == _SUBSCRIBE:
-            if not isinstance(uri, str) or len(client.uris) >= _URIS_MAX:
+            if not isinstance(uri, str) or len(client.uris) >= URIS_MAX:
                 return _invalid("uri")
             client.uris[uri] = None
             client.changed.set()
@@ -111,10 +111,13 @@ class Up:
             return None
         return {"result": {}}
 
-    async def ask(self, outbound: Outbound, params: Json, client: Client) -> Messages:
+    async def ask(
+        self, outbound: Outbound, params: Json, client: Client, *, may_learn: bool = True
+    ) -> Messages:
         """Send a request of the client's, as the modern era has it. Raises: UpstreamError, Refused.
 
-        `params`: the client's, with what it answered meanwhile.
+        `params`: the client's, with what it answered meanwhile. `may_learn`: whether the server may
+        be asked which arguments it wants repeated.
         """
         message = {**outbound.message, "id": self._state.number(), "params": params}
         sent = replace(outbound, message=message)
@@ -127,12 +130,14 @@ class Up:
         except Refused as error:
             found = words.error_in(error.body)
             is_mismatch = found is not None and found.get("code") == era.HEADER_MISMATCH
-            if not is_mismatch or not isinstance(name, str) or wanted is not None:
+            if not is_mismatch or not isinstance(name, str) or not may_learn:
                 return _as_answer(error, found, message["id"])
-            wanted = await self._learnt(outbound, name)
-            if wanted is None:
+            # Not known yet, or another than it was.
+            self._mirrored.pop(name, None)
+            learnt = await self._learnt(outbound, name)
+            if learnt == wanted:
                 return _as_answer(error, found, message["id"])
-            return await self.ask(outbound, params, client)
+            return await self.ask(outbound, params, client, may_learn=False)
         return messages
 
     async def _sent(self, outbound: Outbound, level: str) -> Answered:

@@ -25,6 +25,7 @@ ANSWER_SECONDS: Final = 300.0
 _ROUNDS_MAX: Final = 32
 _QUESTIONS_MAX: Final = 32
 _DECLINED: Final[Json] = {"action": "cancel"}
+_TASK: Final = "the server made a task of the call, which it was not offered"
 
 
 @final
@@ -117,7 +118,9 @@ class Call:
         else:
             result = message.get("result")
             told = {**message, "id": self._identity}
-            if isinstance(result, dict):
+            if isinstance(result, dict) and words.is_task(result):
+                told = jsonrpc.error(self._identity, INTERNAL_ERROR, _TASK)
+            elif isinstance(result, dict):
                 told["result"] = words.plain(result)
             self._items.append(Inbound(told))
             self._end()
@@ -212,7 +215,9 @@ class Call:
             self._reading.cancel()
         if self._source is not None:
             self._source.close()
-        for _, _, answer in self._waiting.values():
+        for identity, (_, _, answer) in self._waiting.items():
+            # Here too: nobody may read this call any more.
+            self._client.asked.pop(identity, None)
             if not answer.done():
                 answer.set_result({})
 
@@ -272,6 +277,9 @@ class Listening:
                 if not reading.done():
                     reading.cancel()
                     await asyncio.wait((reading,))
+            if self._client.is_over:
+                self.close()
+                return None
             if reading.cancelled():
                 await self._again()
                 continue

@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from sidecar import jsonrpc
-from sidecar.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, Id, Json
+from sidecar.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, Id, Json, JsonRpcError
 from sidecar.mcp import era
 from sidecar.mcp.merge import SERVER_INFO
 
@@ -36,6 +36,10 @@ ASKING: Final[Mapping[str, str]] = {
 
 _MODERN_META: Final = (era.VERSION_META, era.CAPABILITIES_META, era.CLIENT_META, LEVEL_META)
 _MODERN_PARAMS: Final = ("inputResponses", "requestState")
+_TASK: Final = "task"
+"""In `params` of 2025-11-25: the call is to be a task. As a `resultType` of 2026-07-28: it is one.
+Whether a call becomes a task the client says there, and the server here, so neither is the other.
+"""
 _MODERN_RESULT: Final = ("resultType", "ttlMs", "cacheScope")
 _URL_NEEDED: Final = -32042
 _NO_RESOURCE: Final = -32002
@@ -71,7 +75,7 @@ def greeting_params(meta: Mapping[str, Any], capabilities: Json, own: Json) -> J
 
 def legacy_params(params: Json, token: Id | None) -> Json:
     """A modern request's `params`. `token`: its progress token from now on."""
-    told = {key: value for key, value in params.items() if key not in _MODERN_PARAMS}
+    told = {key: value for key, value in params.items() if key not in (*_MODERN_PARAMS, _TASK)}
     meta = {key: one for key, one in params.get("_meta", {}).items() if key not in _MODERN_META}
     if token is not None and "progressToken" in meta:
         meta["progressToken"] = token
@@ -85,11 +89,40 @@ def legacy_params(params: Json, token: Id | None) -> Json:
 def complete(method: str, result: Json, server_info: object) -> Json:
     """A legacy server's result for a modern client. Nobody may keep it: it is one session's."""
     told = {"resultType": "complete", **result}
+    if method == "tools/list" and isinstance(told.get("tools"), list):
+        told["tools"] = [tool for tool in map(_without_task, told["tools"]) if tool is not None]
     if method in _CACHED:
         told |= {"ttlMs": 0, "cacheScope": "private"}
     if isinstance(server_info, dict):
         told["_meta"] = {SERVER_INFO: server_info, **(told.get("_meta") or {})}
     return told
+
+
+def _without_task(tool: object) -> object:
+    """A tool of 2025-11-25 as the modern era has it; None for one that is only called as a task."""
+    if not isinstance(tool, dict) or "execution" not in tool:
+        return tool
+    execution = tool["execution"]
+    if isinstance(execution, dict) and execution.get("taskSupport") == "required":
+        return None
+    return {key: one for key, one in tool.items() if key != "execution"}
+
+
+def no_tasks(method: str, known: str) -> JsonRpcError:
+    """For a request about tasks at a server of the other era. `known`: the version it speaks."""
+    other = era.LEGACY[0] if known == era.MODERN else era.MODERN
+    text = f"Method not found: {method}: the server speaks {known}, whose tasks are not {other}'s"
+    return JsonRpcError(METHOD_NOT_FOUND, text, status=404)
+
+
+def of_call(error: Json, greeting: Json) -> Json:
+    """A legacy server's error at the call of a tool, to a modern client."""
+    offered = greeting.get("capabilities")
+    has_tasks = isinstance(offered, dict) and "tasks" in offered
+    if error.get("code") != METHOD_NOT_FOUND or not has_tasks:
+        return modern_error(error)
+    text = f"the tool may be one that is only called as a task of {era.LEGACY[0]}"
+    return {**error, "message": f"{error.get('message') or 'Method not found'} ({text})"}
 
 
 def discovered(greeting: Json) -> Json:
@@ -155,7 +188,7 @@ def is_loud(level: object, wanted: object) -> bool:
 def modern_params(params: Json | None, client: Json | None, level: str, own: Json) -> Json:
     """`params` of a modern request. `client`: of its `initialize`; `level`: of `logging/setLevel`,
     "" for no log lines; `own`: who asks when the client did not say."""
-    params = params or {}
+    params = {key: one for key, one in (params or {}).items() if key != _TASK}
     client = client or {}
     given = client.get("capabilities")
     told = given if isinstance(given, dict) else {}
@@ -192,6 +225,11 @@ def plain(result: Json) -> Json:
     if not any(key in result for key in _MODERN_RESULT):
         return result
     return {key: value for key, value in result.items() if key not in _MODERN_RESULT}
+
+
+def is_task(result: Json) -> bool:
+    """Whether a modern server's result is a task, which no legacy client can follow."""
+    return result.get("resultType") == _TASK
 
 
 def without_tag(message: Json) -> Json:

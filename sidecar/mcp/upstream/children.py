@@ -196,7 +196,12 @@ class Children:
 
     async def end(self, key: str, scope: Scope) -> None:
         """End the server of a scope, if there is one; returns when nothing of it is left."""
-        child = self._children.get((key, scope.kind, scope.key))
+        child_key = (key, scope.kind, scope.key)
+        starting = self._starting.get(child_key)
+        if starting is not None:
+            # Whoever wanted it may have left meanwhile.
+            await asyncio.wait((starting,))
+        child = self._children.get(child_key)
         if child is not None:
             await asyncio.shield(self.stop(child))
 

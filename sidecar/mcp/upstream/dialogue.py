@@ -159,8 +159,10 @@ class Dialogue:
         if message.get("method") != "notifications/cancelled":
             return message
         params = message.get("params") or {}
+        named = params.get("requestId")
         for call in reversed(self._calls.values()):
-            if call.identity == params.get("requestId"):
+            # 1 and True, or 1 and 1.0, are different ids.
+            if type(named) is type(call.identity) and named == call.identity:
                 return {**message, "params": {**params, "requestId": call.wire}}
         return None
 

@@ -222,6 +222,32 @@ async def test_what_passes_the_bounds_is_dropped(
     await logs.close()
 
 
+async def test_an_answer_that_was_dropped_is_told_to_be_lost(
+    logs: EventLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_logs, "SESSION_EVENTS", 2)
+    stream, beside = Stream(logs), Stream(logs, identity=2)
+    answer = {"jsonrpc": "2.0", "id": 1, "result": {}}
+    stream.source.put(answer, 50)
+    stream.source.finish()
+    primed, last = await stream.heard(2)
+    assert await stream.reader.next() is None
+    stream.reader.close()
+    for number in range(3):
+        beside.say(number)
+    await beside.heard(4)
+    again = await stream.again(primed.event_id)
+    assert again is not None
+    (found,) = await taken(again, 1)
+    assert (found.message["id"], found.message["error"]["code"]) == (1, -32603)
+    assert await again.next() is None
+    # A client that has had it is told nothing.
+    once_more = await stream.again(last.event_id)
+    assert once_more is not None
+    assert await once_more.next() is None
+    await logs.close()
+
+
 async def left(stream: Stream, last: bytes, wait: int = 0) -> list[int]:
     """What a client gets that comes back; `wait`: for so many that are on their way."""
     again = await stream.again(last, stream.session)

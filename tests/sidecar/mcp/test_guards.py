@@ -9,7 +9,15 @@ import pytest
 
 from sidecar.errors import ConfigError
 from sidecar.jsonrpc import Json, JsonRpcError
-from sidecar.mcp.guards import METHODS, Guarded, changed_arguments, phases, without_answers
+from sidecar.mcp.guards import (
+    METHODS,
+    NOTICES,
+    QUESTIONS,
+    Guarded,
+    changed_arguments,
+    phases,
+    without_answers,
+)
 from sidecar.mcp.streams import Ready
 from sidecar.mcp.upstream.base import Inbound
 
@@ -39,7 +47,7 @@ PHASES: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("name", PHASES)
 def test_phases(name: str) -> None:
     given, method, wanted = PHASES[name]
-    requests, responses = phases(given)
+    requests, responses, *_ = phases(given)
     found = (method in requests, method in responses)
     assert (
         found
@@ -51,12 +59,15 @@ def test_phases(name: str) -> None:
         }[wanted]
     )
     # Whatever the order in which they are written.
-    assert phases(dict(reversed(given.items()))) == (requests, responses)
+    assert phases(dict(reversed(given.items()))) == phases(given)
 
 
 @pytest.mark.parametrize(
     "key",
-    ["", "tools/cal", "**", "to*ls", "*tools*", "tools/**", "nothing/*", "*/nothing", "Tools/*"],
+    [
+        *("", "tools/cal", "**", "to*ls", "*tools*", "tools/**", "nothing/*", "*/nothing"),
+        *("Tools/*", "notifications/initialized", "notifications/cancelled", "*/list_changed"),
+    ],
 )
 def test_keys_that_mean_nothing(key: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -65,7 +76,29 @@ def test_keys_that_mean_nothing(key: str) -> None:
 
 
 def test_all_means_all() -> None:
-    assert phases({"*": "full"}) == (METHODS, METHODS)
+    """But for notifications, of which there may be many: they have keys of their own."""
+    found = phases({"*": "full"})
+    assert found == (METHODS, METHODS, QUESTIONS, QUESTIONS, frozenset())
+    assert phases({"notifications/*": "request"}).notices == NOTICES
+
+
+def test_answers_that_come_later() -> None:
+    assert phases({"sampling/*": "response"}).answers == {
+        "sampling/createMessage",
+        "tasks/get",
+        "tasks/result",
+    }
+    assert phases({"roots/list": "full"}).answers == {"roots/list"}
+    found = phases({"notifications/*": "off", "notifications/message": "request"})
+    assert found.notices == {"notifications/message"}
+    assert not found.requests | found.responses | found.questions
+
+
+@pytest.mark.parametrize("phase", ["response", "full"])
+def test_notifications_have_no_response(phase: Any) -> None:
+    with pytest.raises(ConfigError, match="a notification has no response") as caught:
+        phases({"notifications/*": phase})
+    assert caught.value.path == "notifications/*"
 
 
 @pytest.mark.parametrize(

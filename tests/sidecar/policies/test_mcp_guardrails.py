@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,13 +13,18 @@ from sidecar.config.local import Source
 from sidecar.config.problems import InvalidConfigError
 from sidecar.errors import ConfigError, UpstreamError
 from sidecar.gateway.loading import Loader
+from sidecar.http.message import FixedBody, Response
+from sidecar.jsonrpc import JsonRpcError
 from sidecar.policies import ext_mcp, mcp_webhook
 from sidecar.policies._pb import ext_mcp_pb2 as pb
 from sidecar.policies.base import Services
 from sidecar.policies.ext_mcp import BadVerdictError
 from sidecar.policies.mcp_guardrails import Config, McpGuardrails
 from sidecar.policies.schema import parse
+from sidecar.telemetry.bodies import STATE, Bodies, Recorder, Room
+from tests.support.callouts import Service
 from tests.support.clock import HeldClock
+from tests.support.compiled import ask_for
 
 ONE = {"kind": "remote", "host": "localhost:1", "methods": {"tools/call": "full"}}
 
@@ -229,3 +235,35 @@ def test_webhook_answers() -> None:
 def test_what_a_webhook_cannot_say_of_results(raw: bytes) -> None:
     with pytest.raises(BadVerdictError):
         mcp_webhook.verdict("response", raw)
+
+
+@pytest.mark.parametrize(
+    ("method", "said", "fate"),
+    [
+        ("tools/call", b'{"action":"pass"}', "whole"),
+        ("tools/call", b'{"action":"mutate","params":{}}', "withheld"),
+        ("tools/call", b'{"action":"reject"}', "withheld"),
+        ("tools/call", b"no verdict", "withheld"),
+        # What a server is told by the client is the client's word, too; a result is the server's.
+        ("sampling/createMessage", b'{"action":"mutate","result":{}}', "withheld"),
+        ("tools/list", b'{"action":"mutate","result":{}}', "whole"),
+    ],
+)
+async def test_what_logs_get_of_the_clients_words(method: str, said: bytes, fate: str) -> None:
+    service = Service(http=lambda _: Response(200, body=FixedBody(said)))
+    webhook = {"kind": "webhook", "host": "localhost:1", "methods": {"*": "full"}}
+    world = Services(HeldClock(), Engine(), callouts=service)
+    guard = McpGuardrails(parse(Config, {"processors": [webhook]}), world)
+    asked = ask_for("/mcp", "POST", body=b"words")
+    bodies = asked.state[STATE] = Bodies()
+    assert isinstance(bodies, Bodies)
+    recorder = Recorder(99, Room(), wants_request=True, wants_response=False)
+    _, bodies.request = recorder.recorded(asked.body)
+    ask = guard.request(method, ("t",), {}, asked.headers, asked)
+    if b"result" in said:
+        ask.close()
+        await guard.response(method, ("t",), {}, asked)
+    else:
+        with suppress(JsonRpcError):
+            await ask
+    assert bodies.request.fate == fate

@@ -193,7 +193,7 @@ async def test_who_leaves_ends_the_call() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(left.wait(), 10)
+        await asyncio.wait_for(left.wait(), 20)
 
 
 async def test_a_document_that_became_bad_fails_the_server() -> None:
