@@ -23,9 +23,17 @@ from starlette.routing import Route
 
 from shm.cells import Series
 from sidecar.admin.guard import DEVELOPMENT_ORIGINS, OriginGuard
-from sidecar.admin.metrics import OPENMETRICS_TYPE, TEXT_TYPE, exposition, wants_openmetrics
+from sidecar.admin.metrics import (
+    OPENMETRICS_TYPE,
+    TEXT_TYPE,
+    exposition,
+    forms_of,
+    wants_openmetrics,
+)
+from sidecar.admin.metrics_protobuf import PROTOBUF_TYPE, protobuf_exposition, wants_protobuf
 from sidecar.admin.redact import Redactor
 from sidecar.errors import ConfigError
+from sidecar.telemetry.native import Mode
 
 _INDEX = """<!doctype html><title>agentgateway-sidecar</title>
 <h1>agentgateway-sidecar</h1>
@@ -34,6 +42,7 @@ _INDEX = """<!doctype html><title>agentgateway-sidecar</title>
 <li><a href="/memory">/memory</a>
 <li><a href="/state">/state</a>, /state/{table}, POST /state/{table}/{key}/reset
 <li>POST /logging?level=info,sidecar.net=debug, POST /logging?reset
+<li>POST /debug/trace?expression=CEL
 <li>POST /quitquitquit</ul>
 """
 _PAGE_HEADERS = {
@@ -170,12 +179,17 @@ class _Admin:
         return _json({"processes": processes})
 
 
-def stats_app(state: AdminState) -> Starlette:
-    """The application of `statsAddr`."""
+def stats_app(state: AdminState, histograms: Mode = "classic") -> Starlette:
+    """The application of `statsAddr`. `histograms`: `config.histograms`."""
+    forms = forms_of(histograms)
 
     async def metrics(request: Request) -> Response:
-        is_open = wants_openmetrics(request.headers.get("accept", ""))
-        body = exposition(state.collect(), openmetrics=is_open)
+        accept = request.headers.get("accept", "")
+        if wants_protobuf(accept):
+            made = protobuf_exposition(state.collect(), forms)
+            return Response(made, headers={"content-type": PROTOBUF_TYPE})
+        is_open = wants_openmetrics(accept)
+        body = exposition(state.collect(), openmetrics=is_open, forms=forms)
         return Response(body, headers={"content-type": OPENMETRICS_TYPE if is_open else TEXT_TYPE})
 
     return Starlette(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, final
@@ -18,9 +18,10 @@ from typing import Any, Final, TypeVar, final
 import orjson
 from pydantic import ValidationError
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
+from sidecar.admin.event_stream import EventStream
 from sidecar.admin.log_queries import (
     NUMBER,
     GetRequest,
@@ -211,10 +212,9 @@ class _Pages:
             raise _UnansweredError(503, f"{MAX_TAILS} tails are open already")
         if start is None:
             start = await self._ask(lambda one: _last_row(one, self._dialect), 0)
-        events = self._events(asked, start)
-        return StreamingResponse(events, media_type="text/event-stream", headers=_HEADERS)
+        return EventStream(self._events(asked, start))
 
-    async def _events(self, asked: SearchRequest, position: int) -> AsyncIterator[bytes]:
+    async def _events(self, asked: SearchRequest, position: int) -> AsyncGenerator[bytes, None]:
         self._tails += 1
         try:
             quiet_since = time.monotonic()

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from math import inf
 
 from shm.cells import HistogramValue, Series, SeriesKind
+from sidecar.telemetry import genai, metrics
+from sidecar.telemetry.native import Forms, Mode
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -19,7 +21,13 @@ _KIND_NAMES = {
     SeriesKind.GAUGE: "gauge",
     SeriesKind.HISTOGRAM: "histogram",
 }
-_HELP = {
+BOUNDS = (
+    *(metrics.HTTP_SECONDS, metrics.PROCESSING_SECONDS, metrics.CONNECT_SECONDS),
+    *(metrics.LAG_SECONDS, genai.TOKENS, genai.SECONDS),
+    *(genai.FIRST_TOKEN_SECONDS, genai.PER_TOKEN_SECONDS),
+)
+"""Of all histograms."""
+HELP = {
     "agentgateway_build_info": "The version that runs, as a label.",
     "agentgateway_config_revision": "Generation of the configuration in force.",
     "agentgateway_config_synchronized": "1 when the latest configuration was applied, else 0.",
@@ -53,12 +61,20 @@ _HELP = {
 }
 
 
+def forms_of(mode: Mode) -> Forms:
+    """What is shown of histograms, by `config.histograms`."""
+    return Forms(mode, BOUNDS)
+
+
+CLASSIC = forms_of("classic")
+
+
 def wants_openmetrics(accept: str) -> bool:
     """Whether an `Accept` header prefers OpenMetrics to plain text (RFC 9110 section 12.5.1)."""
     open_quality = plain_quality = -1.0
     for part in accept.lower().split(","):
         kind, *parameters = (item.strip() for item in part.split(";"))
-        quality = _quality(parameters)
+        quality = quality_of(parameters)
         if kind == "application/openmetrics-text":
             open_quality = max(open_quality, quality)
         elif kind in ("text/plain", "text/*", "*/*"):
@@ -66,7 +82,8 @@ def wants_openmetrics(accept: str) -> bool:
     return open_quality > 0 and open_quality >= plain_quality
 
 
-def _quality(parameters: list[str]) -> float:
+def quality_of(parameters: list[str]) -> float:
+    """The `q` among a media range's parameters, 0 to 1."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name == "q":
@@ -77,7 +94,9 @@ def _quality(parameters: list[str]) -> float:
     return 1.0
 
 
-def exposition(series: Iterable[Series], *, openmetrics: bool = False) -> bytes:
+def exposition(
+    series: Iterable[Series], *, openmetrics: bool = False, forms: Forms = CLASSIC
+) -> bytes:
     """Every series, those of a metric together and under one TYPE line, sorted by name."""
     families: dict[str, list[tuple[str, Series]]] = {}
     for one in series:
@@ -86,25 +105,27 @@ def exposition(series: Iterable[Series], *, openmetrics: bool = False) -> bytes:
             families.setdefault(name, []).append((labels, one))
     lines: list[str] = []
     for name, members in sorted(families.items()):
-        lines += _family(name, members, openmetrics)
+        lines += _family(name, members, openmetrics, forms)
     if openmetrics:
         lines.append("# EOF")
     return ("\n".join(lines) + "\n").encode() if lines else b"\n"
 
 
-def _family(name: str, members: list[tuple[str, Series]], openmetrics: bool) -> Iterator[str]:
+def _family(
+    name: str, members: list[tuple[str, Series]], openmetrics: bool, forms: Forms
+) -> Iterator[str]:
     kind = _KIND_NAMES[members[0][1].kind]
     family, sample = name, name
     if openmetrics and kind == "counter":
         # There the metric's name lacks the suffix and its samples must have it.
         family = name.removesuffix("_total")
         sample = family + "_total"
-    if name in _HELP:
-        yield f"# HELP {family} {_HELP[name]}"
+    if name in HELP:
+        yield f"# HELP {family} {HELP[name]}"
     yield f"# TYPE {family} {kind}"
     for labels, one in sorted(members, key=lambda member: member[0]):
         if isinstance(one.value, HistogramValue):
-            yield from _histogram(name, labels, one.value)
+            yield from _histogram(name, labels, forms.classic(one.value))
         else:
             yield f"{sample}{_braced(labels)} {_number(one.value)}"
 

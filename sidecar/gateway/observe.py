@@ -9,23 +9,23 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from shm.metrics import Writer
 from sidecar.admin.server import parse_address
 from sidecar.cel.engine import Engine
 from sidecar.config.scalars import duration_seconds
-from sidecar.gateway.compile import Telemetry
 from sidecar.gateway.expressions import expression_engine
+from sidecar.gateway.surroundings import Telemetry
 from sidecar.http.message import Connection, Request
 from sidecar.llm.credentials.shared import SharedTokens
 from sidecar.net.dialer import Address
-from sidecar.policies.base import Services
-from sidecar.policies.oidc_cookies import SECRET_VARIABLE
+from sidecar.policies.base import SECRET_VARIABLE, Services
 from sidecar.state.request_log import RequestLogWriter
 from sidecar.state.request_log_database import database_of
 from sidecar.state.tables import Tables
 from sidecar.telemetry.access import AccessLog, OtlpLog
+from sidecar.telemetry.bodies import Recorder, Room
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.export import OtlpTarget, SpanExport, resource_attributes
 from sidecar.telemetry.exports import Exports
@@ -34,10 +34,15 @@ from sidecar.telemetry.fields import AccessEntry
 from sidecar.telemetry.log_export import LogExport
 from sidecar.telemetry.logs import Logs
 from sidecar.telemetry.metrics import RequestMetrics, UpstreamMetrics
+from sidecar.telemetry.native import Mode
 from sidecar.telemetry.request_log import RequestRows
 from sidecar.telemetry.sink import LogSink
 from sidecar.telemetry.trace import ClientSpan, Tracer, context_of
 from sidecar.version import package_version
+
+if TYPE_CHECKING:
+    from sidecar.gateway.plan import Gateway
+    from sidecar.gateway.traced import TraceFollower
 
 Data = Mapping[str, Any]
 _log = logging.getLogger("sidecar.gateway.observe")
@@ -90,6 +95,10 @@ class Observers:
         self._exports = Exports()
         self.request_log: RequestLogWriter | None = None
         """Made by the first configuration; where it writes to needs a restart to change."""
+        self._room = Room()
+        self._engine = Engine()
+        """Of the newest configuration."""
+        self._follower: TraceFollower | None = None
         self._upstreams: UpstreamMetrics | None = None
         self.drain_seconds = (0.0, 5.0)
         """Minimum and maximum of a drain (spec/config.md section 10.2)."""
@@ -97,7 +106,7 @@ class Observers:
 
     def services(self, config: Data, max_buffer_bytes: int) -> Services:
         """What policies may use. Raises ConfigError for custom functions that do not compile."""
-        engine = expression_engine(config, self._clock)
+        engine = self._engine = expression_engine(config, self._clock)
         tables = self._tables
         return Services(
             self._clock,
@@ -118,7 +127,8 @@ class Observers:
         added = compiler.expressions(
             (metrics.get("fields") or {}).get("add"), "config.metrics.fields.add"
         )
-        requests = RequestMetrics(self._writer, metrics.get("remove") or (), added)
+        mode: Mode = config.get("histograms") or "classic"
+        requests = RequestMetrics(self._writer, metrics.get("remove") or (), added, mode=mode)
         self._upstreams = UpstreamMetrics(requests.registry)
         logs = self._logs
         assert logs is not None
@@ -134,7 +144,29 @@ class Observers:
         )
         policy = frontend.get("tracing")
         tracer = None if policy is None else self._tracer(policy, compiler)
-        return Telemetry(requests, self._upstreams, access, tracer, TraceObserver(tracer, access))
+        observer = TraceObserver(tracer, access)
+        recorder = self._recorder(compiler, services.max_buffer_bytes)
+        return Telemetry(requests, self._upstreams, access, tracer, observer, recorder)
+
+    async def follow_trace(
+        self, gateway: Gateway, listener: Data | None, loop: asyncio.AbstractEventLoop, worker: int
+    ) -> None:
+        """This gateway serves from now on. `listener`: `runtime/trace`, when it is a new one."""
+        if listener is not None and self._follower is None:
+            from sidecar.gateway.traced import TraceFollower  # few gateways are ever looked at so
+
+            self._follower = TraceFollower(loop, self._clock, worker)
+        if self._follower is not None:
+            self._follower.swapped(gateway)
+            if listener is not None:
+                await self._follower.open(listener, self._engine)
+
+    def _recorder(self, compiler: Compiler, limit_bytes: int) -> Recorder | None:
+        """None where no expression compiled so far names a body."""
+        asked, answered = compiler.needs_request_body, compiler.needs_response_body
+        if not (asked or answered):
+            return None
+        return Recorder(limit_bytes, self._room, wants_request=asked, wants_response=answered)
 
     def _request_rows(
         self, config: Data, policy: Data, compiler: Compiler, engine: Engine
@@ -181,7 +213,7 @@ class Observers:
         def make() -> SpanExport:
             target = OtlpTarget.of_policy(policy, "frontendPolicies.tracing")
             resources = compiler.expressions(
-                policy.get("resources"), "frontendPolicies.tracing.resources"
+                policy.get("resources"), "frontendPolicies.tracing.resources", at_end=False
             )
             nowhere = AccessEntry(Connection("", 0, "", 0))
             added = [(name, one.value(nowhere)) for name, one in resources.items()]
@@ -232,6 +264,8 @@ class Observers:
 
     def close(self) -> None:
         """Write out what is queued."""
+        if self._follower is not None:
+            self._follower.close()
         if self.request_log is not None:
             self.request_log.close()
         self._exports.close()

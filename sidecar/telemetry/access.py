@@ -16,7 +16,7 @@ from typing import final
 from sidecar.errors import ConfigError
 from sidecar.http.message import Connection, Request
 from sidecar.telemetry.clock import Clock
-from sidecar.telemetry.expressions import Compiler
+from sidecar.telemetry.expressions import BodyNotes, Compiler
 from sidecar.telemetry.fields import (
     AGENT_FIELDS,
     AGENT_STATE,
@@ -72,6 +72,7 @@ class FieldSet:
             raise ConfigError(f"{path}.add.{name}", "every JSON line has a field of this name")
         # An added field stands for the built-in of its name, so that no name comes twice.
         gone = _names(policy.get("remove"), f"{path}.remove") | self.added.keys()
+        self._notes = BodyNotes(self.added.values(), gone)
         self._debug = tuple(f for f in DEBUG_FIELDS if f.name not in gone)
         self._head = tuple(f for f in HEAD_FIELDS if f.name not in gone)
         self._agent = tuple(f for f in AGENT_FIELDS if f.name not in gone)
@@ -91,6 +92,7 @@ class FieldSet:
         """The added ones alone."""
         for name, expression in self.added.items():
             yield from expression.fields(name, entry)
+        yield from self._notes.of(entry)
 
     def _sections(self, entry: AccessEntry) -> tuple[Field, ...]:
         debug = self._debug if self._logger.isEnabledFor(logging.DEBUG) else ()

@@ -2,7 +2,7 @@
 
 The loop appends plain records to a bounded queue; a thread of the export turns them into OTLP and
 waits for the collector. A collector that is slow or gone costs records, which are counted, and
-nothing else.
+nothing else. The libraries are loaded by the first export that is made: few gateways have any.
 
 Source: OpenTelemetry protocol 1.x (OTLP/gRPC, OTLP/HTTP); spec/config.md section 9.3.
 """
@@ -16,18 +16,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from typing import IO, Any, Final, Generic, Literal, Protocol, TypeVar, final
-
-import grpc
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from sidecar.errors import ConfigError
 
-SERVER = SpanKind.SERVER
-CLIENT = SpanKind.CLIENT
+Kind = Literal["SERVER", "CLIENT"]
+SERVER: Final = "SERVER"
+CLIENT: Final = "CLIENT"
 SCOPE = "agentgateway"
 _EXPORT_SECONDS = 10.0
 Signal = Literal["traces", "logs"]
@@ -40,7 +36,7 @@ class SpanRecord:
     """One finished span. Times are nanoseconds since the epoch; `parent_id` 0 is none."""
 
     name: str
-    kind: SpanKind
+    kind: Kind
     trace_id: int
     span_id: int
     parent_id: int
@@ -92,16 +88,23 @@ class OtlpTarget:
         has_tls, root, headers = _connection(policy.get("policies"), f"{path}.policies")
         return cls(address or str(host), str(protocol), where, has_tls, root, headers)
 
+    def exporter(self, signal: Signal = "traces") -> Any:
+        """The class that sends there, of a library that is imported here: 0.1 s, which no record
+        is to wait for, so ask for it in time (see gateway.parts)."""
+        return _EXPORTERS[signal, self.protocol]()
+
     def open(self, signal: Signal = "traces") -> tuple[Exporter, list[IO[str]]]:
         """An exporter, and the files it needs for as long as it lives."""
-        of_grpc, of_http = _EXPORTERS[signal]()
+        make = self.exporter(signal)
         scheme = "https" if self.has_tls else "http"
         url = f"{scheme}://{self.address}"
         if self.protocol == "grpc":
+            import grpc
+
             roots = self.root_pem.encode() or None
             credentials = grpc.ssl_channel_credentials(roots) if self.has_tls else None
             headers = [(name.lower(), value) for name, value in self.headers]
-            return of_grpc(
+            return make(
                 endpoint=url,
                 insecure=not self.has_tls,
                 credentials=credentials,
@@ -114,7 +117,7 @@ class OtlpTarget:
             files.append(tempfile.NamedTemporaryFile("w", suffix=".pem"))  # noqa: SIM115 (kept open)
             files[0].write(self.root_pem)
             files[0].flush()
-        return of_http(
+        return make(
             endpoint=url + self.path,
             certificate_file=files[0].name if files else None,
             headers=dict(self.headers),
@@ -132,24 +135,39 @@ class Exporter(Protocol):
         """Give up what is being tried."""
 
 
-def _span_exporters() -> tuple[Any, Any]:
-    # Not before: few gateways export, and the libraries take 0.06 s to load.
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OfGrpc
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OfHttp
+def _spans_by_grpc() -> Any:
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-    return OfGrpc, OfHttp
+    return OTLPSpanExporter
 
 
-def _log_exporters() -> tuple[Any, Any]:
-    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as OfGrpc
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as OfHttp
+def _spans_by_http() -> Any:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    return OfGrpc, OfHttp
+    import_module(_HTTP_CLIENT)
+    return OTLPSpanExporter
 
 
-_EXPORTERS: Final[Mapping[Signal, Callable[[], tuple[Any, Any]]]] = {
-    "traces": _span_exporters,
-    "logs": _log_exporters,
+def _logs_by_grpc() -> Any:
+    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+
+    return OTLPLogExporter
+
+
+def _logs_by_http() -> Any:
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+
+    import_module(_HTTP_CLIENT)
+    return OTLPLogExporter
+
+
+_HTTP_CLIENT: Final = "requests"
+"""What the exporters over HTTP load when they are made, which is when the first record waits."""
+_EXPORTERS: Final[Mapping[tuple[Signal, str], Callable[[], Any]]] = {
+    ("traces", "grpc"): _spans_by_grpc,
+    ("traces", "http"): _spans_by_http,
+    ("logs", "grpc"): _logs_by_grpc,
+    ("logs", "http"): _logs_by_http,
 }
 
 
@@ -200,12 +218,17 @@ class Export(Generic[R]):
         open_exporter: Callable[[], tuple[Exporter, list[IO[str]]]] | None = None,
     ) -> None:
         """`resource`: attributes of section 9.3. The exporter is opened by the thread."""
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
         self.target = target
         self._resource = Resource(dict(resource))
         self._scope = InstrumentationScope(self.scope, version)
         self._capacity = capacity
         self._batch = batch
         self._interval_seconds = interval_seconds
+        if open_exporter is None:
+            target.exporter(self.signal)
         self._open = open_exporter or partial(target.open, self.signal)
         self._queue: deque[R] = deque()
         self._wake = threading.Event()
@@ -314,7 +337,10 @@ class SpanExport(Export[SpanRecord]):
     signal = "traces"
     scope = SCOPE
 
-    def _item(self, record: SpanRecord) -> ReadableSpan:
+    def _item(self, record: SpanRecord) -> Any:
+        from opentelemetry.sdk.trace import ReadableSpan
+        from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
         flags = TraceFlags(TraceFlags.SAMPLED)
         parent = None
         if record.parent_id:
@@ -328,7 +354,7 @@ class SpanExport(Export[SpanRecord]):
             parent=parent,
             resource=self._resource,
             attributes=record.attributes,
-            kind=record.kind,
+            kind=SpanKind[record.kind],
             status=status,
             start_time=record.start_ns,
             end_time=record.end_ns,

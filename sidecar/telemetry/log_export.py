@@ -37,7 +37,6 @@ class LogExport(Export[LogRecord]):
     scope = SCOPE
 
     def _item(self, record: LogRecord) -> Any:
-        # As the exporter, not before somebody exports.
         from opentelemetry._logs import LogRecord as ApiRecord
         from opentelemetry._logs import SeverityNumber
         from opentelemetry.sdk._logs import ReadableLogRecord

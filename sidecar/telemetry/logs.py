@@ -39,6 +39,8 @@ _LEVELS = {
     "off": _OFF,
 }
 _LEVELS_PATH = "config.logging.level"
+CUT = "…[cut]"
+"""Ends a value of which not all is shown."""
 _INDISCREET = ("httpx", "httpcore")
 """Libraries that tell whole URLs, queries included, and headers."""
 _HOSTILE = re.compile(
@@ -110,9 +112,14 @@ def json_line(fields: Mapping[str, object]) -> bytes:
 _JSON_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
 
 
+def text_of(octets: bytes) -> str:
+    """As UTF-8, or what is not as escapes."""
+    return octets.decode("utf-8", "backslashreplace")
+
+
 def _plain(value: object) -> str:
     if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
+        return text_of(value)
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g}s"
     if isinstance(value, datetime):

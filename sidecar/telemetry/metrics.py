@@ -18,6 +18,7 @@ from shm.table import TableStats
 from sidecar.errors import ConfigError
 from sidecar.telemetry.expressions import Expression
 from sidecar.telemetry.fields import AccessEntry, RouteFacts
+from sidecar.telemetry.native import Mode, widened
 
 UNKNOWN = "unknown"
 OTHER = "_OTHER"
@@ -121,9 +122,13 @@ def _shortened(value: str, longest: int) -> str:
 class Registry:
     """Names series, and leaves out those that the configuration removed."""
 
-    def __init__(self, writer: MetricWriter, remove: Iterable[str] = ()) -> None:
-        """`remove`: base names, with or without the prefix, `_total` and the unit."""
+    def __init__(
+        self, writer: MetricWriter, remove: Iterable[str] = (), *, mode: Mode = "classic"
+    ) -> None:
+        """`remove`: base names, with or without the prefix, `_total` and the unit. `mode`:
+        `config.histograms`, the same in all processes."""
         self._writer = writer
+        self._is_classic = mode == "classic"
         self._removed = frozenset(base_name(name) for name in remove)
 
     def is_removed(self, name: str) -> bool:
@@ -148,7 +153,8 @@ class Registry:
         """A histogram with these upper bounds; +Inf is understood."""
         if base_name(name) in self._removed:
             return _NOTHING
-        return self._writer.histogram(series_key(PREFIX + name, labels), bounds)
+        kept = bounds if self._is_classic else widened(bounds)
+        return self._writer.histogram(series_key(PREFIX + name, labels), kept)
 
     def gauge(self, name: str, labels: Iterable[tuple[str, str]] = ()) -> Gauge:
         """A gauge."""
@@ -242,8 +248,8 @@ class RouteMetrics:
             self._retried(cells, key, retry_attempt)
 
     def _custom(self, entry: AccessEntry) -> list[str]:
-        values = (expression.value(entry) for _, expression in self._add)
-        return [UNKNOWN if value is None else str(value) for value in values]
+        labels = (expression.label(entry) for _, expression in self._add)
+        return [UNKNOWN if label is None else label for label in labels]
 
     def _found(self, key: tuple[object, ...]) -> _Cells:
         key = self._folded(key)
@@ -311,9 +317,14 @@ class RequestMetrics:
         writer: MetricWriter,
         remove: Iterable[str] = (),
         add: Mapping[str, Expression] | None = None,
+        *,
+        mode: Mode = "classic",
     ) -> None:
-        """`add`: `config.metrics.fields.add`, label to expression. Raises: ConfigError."""
-        self.registry = Registry(writer, remove)
+        """`add`: `config.metrics.fields.add`, label to expression. `mode`: see Registry.
+
+        Raises: ConfigError.
+        """
+        self.registry = Registry(writer, remove, mode=mode)
         self._add = dict(add or {})
         for name in self._add:
             path = f"config.metrics.fields.add.{name}"
@@ -480,6 +491,10 @@ class GatewayMetrics:
     def certificate_expires(self, seconds: float) -> None:
         """When the gateway's own certificate in the mesh does, in seconds since 1970."""
         self._registry.gauge("certificate_expiry_timestamp_seconds").set(seconds)
+
+    def svid_expires(self, seconds: float) -> None:
+        """As `certificate_expires`, of what listeners and backends with `spiffe` show."""
+        self._registry.gauge("svid_expiry_timestamp_seconds").set(seconds)
 
     def catalog_fetched(self, result: str) -> None:
         """A look at a catalogue of prices by its URL: `changed`, `unchanged` or `failed`."""

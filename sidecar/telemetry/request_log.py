@@ -21,7 +21,7 @@ import orjson
 
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.telemetry.clock import Clock
-from sidecar.telemetry.expressions import Compiler, Expression
+from sidecar.telemetry.expressions import BodyNotes, Compiler, Expression
 from sidecar.telemetry.fields import COST_KEYS, HEAD_FIELDS, LLM_FIELDS, TAIL_FIELDS, AccessEntry
 from sidecar.telemetry.logs import escape, json_line
 
@@ -115,6 +115,7 @@ class RequestRows:
             raise ConfigError(f"{path}.{key}", "unknown key")
         self.is_full = policy.get("llm") == "full"
         self._add = compiler.expressions(policy.get("add"), f"{path}.add")
+        self._notes = BodyNotes(self._add.values())
         self._user, self._group = standard_attributes(standard, compiler, _STANDARD)
         self._put = put
         self._lose = lose
@@ -154,6 +155,7 @@ class RequestRows:
         for name, expression in self._add.items():
             known.pop(name, None)
             known.update(expression.fields(name, entry))
+        known.update(self._notes.of(entry))
         columns = (
             _uuid7(ended_ns // 1_000_000),
             time_text(ended_ns - entry.duration_ns),

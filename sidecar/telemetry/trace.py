@@ -18,7 +18,7 @@ from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, Request
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.export import CLIENT, SERVER, SpanExport, SpanRecord
-from sidecar.telemetry.expressions import Compiler, Expression
+from sidecar.telemetry.expressions import BodyNotes, Compiler, Expression
 from sidecar.telemetry.fields import SPAN_FIELDS, AccessEntry
 from sidecar.telemetry.logs import json_text
 from sidecar.telemetry.w3c import TraceContext, context_of, inject, new_span_id
@@ -57,7 +57,7 @@ class Sampler:
         if value is None:
             value = default
         if isinstance(value, str):
-            self._expression = compiler.expression(value, path)
+            self._expression = compiler.expression(value, path, at_end=False)
         elif isinstance(value, (bool, int, float)) and 0 <= value <= 1:
             self._share = float(value)
         else:
@@ -160,6 +160,7 @@ class Tracer:
             raise ConfigError(f"{path}.remove", "must be a list of attribute names")
         gone = frozenset(map(str, removed)) | self._added.keys()
         self._fields = tuple(f for f in SPAN_FIELDS if f.name not in gone)
+        self._notes = BodyNotes(self._added.values(), gone)
 
     def start(self, request: Request) -> TraceContext:
         """Decide about a request and set its `trace`; when sampled, its headers name our span."""
@@ -213,6 +214,8 @@ class Tracer:
         for name, expression in self._added.items():
             for key, value in expression.fields(name, entry):
                 attributes[key] = _attribute(value)
+        for key, value in self._notes.of(entry):
+            attributes[key] = _attribute(value)
         given = attributes.pop(_NAME, "")
         ended_ns = entry.ended_ns or self.clock.time_ns()
         # A failing status is an error of a server span by OpenTelemetry's HTTP conventions.
@@ -238,7 +241,7 @@ def resources_of(
     found: list[tuple[str, object]] = []
     nobody = AccessEntry(Connection("", 0, "", 0))
     for name, expression in compiler.expressions(
-        policy.get("resources"), f"{path}.resources"
+        policy.get("resources"), f"{path}.resources", at_end=False
     ).items():
         value = expression.value(nobody)
         if value is None:

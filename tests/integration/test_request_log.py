@@ -120,7 +120,7 @@ def call(gateway: GatewayProcess, name: str, body: Json | None = None, **headers
         orjson.dumps(body or {}),
         {"content-type": "application/json", **headers},
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=20) as answer:
         return orjson.loads(answer.read())
 
 

@@ -135,7 +135,7 @@ class TcpConnection:
     """Send octets as they are, read to the end."""
 
     def __init__(self, port: int) -> None:
-        self._sock = socket.create_connection(("127.0.0.1", port), 10)
+        self._sock = socket.create_connection(("127.0.0.1", port), 20)
 
     def __enter__(self) -> Callable[[bytes], bytes]:
         def ask(data: bytes) -> bytes:
@@ -377,7 +377,7 @@ def test_log_records_reach_a_collector(protocol: str, up: Upstream) -> None:
             fetch(port, "/shop/a")
             fetch(port, "/shop/b", headers={"x-status": "503", "traceparent": PARENT})
             assert gateway.stop() == 0
-        request, _ = collector.logs.get(timeout=10)
+        request, _ = collector.logs.get(timeout=20)
     finally:
         collector.close()
     (resource,) = request.resource_logs

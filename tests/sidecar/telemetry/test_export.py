@@ -55,7 +55,7 @@ def test_spans_arrive(collector, request):
     assert "t1" not in repr(target)
     export = SpanExport(target, {"service.name": "svc"}, "1.2", interval_seconds=0.01)
     export.submit([record(error="boom"), record("call", kind=CLIENT, span_id=0xC, parent_id=0xB)])
-    received, headers = collector.received.get(timeout=10)
+    received, headers = collector.received.get(timeout=20)
     export.close()
     assert (export.exported, export.failed, export.dropped) == (2, 0, 0)
     assert headers["x-tenant"] == "t1"
@@ -117,7 +117,7 @@ def test_tls_with_own_roots():
         }
         export = SpanExport(OtlpTarget.of_policy(policy, "t"), {}, "1", interval_seconds=0.01)
         export.submit([record()])
-        collector.received.get(timeout=10)
+        collector.received.get(timeout=20)
         export.close()
         assert export.exported == 1
     finally:

@@ -107,7 +107,7 @@ def test_records_arrive(collector: GrpcCollector | HttpCollector) -> None:
     target = OtlpTarget.of_policy(policy, "p", signal="logs")
     export = LogExport(target, {"service.name": "svc"}, "1.2", interval_seconds=0.01)
     export.submit([LogRecord(1_000, {"http.status": 200, "ok": True}, 0xA, 0xB, True)])
-    received, headers = collector.logs.get(timeout=10)
+    received, headers = collector.logs.get(timeout=20)
     export.close()
     assert (export.exported, export.lost) == (1, 0)
     if is_http:

@@ -202,7 +202,6 @@ def test_which_requests_have_a_row(state: Any, policy: Any, count: int, level: i
         ({"add": {"x": "1 +"}}, None, "frontendPolicies.accessLog.database.add.x"),
         ({"lm": "full"}, None, "frontendPolicies.accessLog.database.lm"),
         ({}, {"group": "1 +"}, "config.standardAttributes.group"),
-        ({"add": {"x": "request.body"}}, None, "frontendPolicies.accessLog.database.add.x"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(policy: Any, standard: Any, path: str) -> None:

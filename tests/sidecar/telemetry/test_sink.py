@@ -36,7 +36,7 @@ async def readable(fd: int) -> None:
     event = asyncio.Event()
     loop.add_reader(fd, event.set)
     try:
-        await asyncio.wait_for(event.wait(), 5)
+        await asyncio.wait_for(event.wait(), 20)
     finally:
         loop.remove_reader(fd)
 

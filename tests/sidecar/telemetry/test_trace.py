@@ -73,7 +73,7 @@ def tracer(collector):
 
 
 def spans(collector) -> list:
-    received, _ = collector.received.get(timeout=10)
+    received, _ = collector.received.get(timeout=20)
     return list(received.resource_spans[0].scope_spans[0].spans)
 
 
