@@ -86,7 +86,7 @@ from shm.lock import trylock, unlock
 from shm.seen import SeenSlots
 from shm.segment import segment_name
 from shm.stripe import Stripe
-from shm.table import HashTable, TableStats, locked
+from shm.table import HashTable, KeptTable, locked
 
 T = TypeVar("T")
 
@@ -100,16 +100,17 @@ class Refused(NamedTuple):
 
 
 @final
-class BudgetTable:
+class BudgetTable(KeptTable):
     """The table, in the process that made it and, over fork, in its children.
 
-    `wall_ns` is CLOCK_REALTIME. Every method may raise LockTimeoutError and LockBrokenError.
+    `wall_ns` is CLOCK_REALTIME. Every method may raise LockTimeoutError and LockBrokenError. In
+    `stats` annexes count as slots in use.
     """
 
-    __slots__ = ("_budgets", "_holder", "_stripe", "key", "table")
+    __slots__ = ("_budgets", "_holder", "_stripe", "key")
 
     def __init__(self, table: HashTable) -> None:
-        self.table = table
+        super().__init__(table)
         self._stripe = table.stripe
         self._budgets = SeenSlots(SeenBudget, table)
         self.key = table.key
@@ -157,18 +158,6 @@ class BudgetTable:
     def secret(self) -> bytes:
         """What the keys are made with: rows can be restored only where it is the same."""
         return self.table.secret
-
-    def close(self) -> None:
-        """Remove the table, if this process owns it."""
-        self.table.segment.close()
-
-    def leave(self) -> None:
-        """Let go of a kept table; the next instance finds it."""
-        self.table.segment.leave()
-
-    def beat(self) -> None:
-        """Renew the sign of life of a kept table; at least once an hour."""
-        self.table.segment.beat()
 
     # --- a request ------------------------------------------------------------------------
 
@@ -438,10 +427,6 @@ class BudgetTable:
         """Forget what was spent; what is reserved stays. False: nothing is known of the budget."""
         with self._stripe(key) as stripe:
             return reset(stripe, key, wall_ns)
-
-    def stats(self) -> TableStats:
-        """Takes no lock. Annexes count as slots in use."""
-        return self.table.stats()
 
 
 __all__ = [

@@ -69,22 +69,22 @@ from shm.lease_slots import (
 )
 from shm.segment import segment_name
 from shm.stripe import Stripe
-from shm.table import HashTable, TableStats
+from shm.table import HashTable, KeptTable
 
 KIND: Final = Kind("leases", 2)
 
 
 @final
-class LeaseTable:
+class LeaseTable(KeptTable):
     """The table, in the process that made it and, over fork, in its children.
 
     `now_ns` is CLOCK_MONOTONIC. Every method may raise LockTimeoutError and LockBrokenError.
     """
 
-    __slots__ = ("_stripe", "table")
+    __slots__ = ("_stripe",)
 
     def __init__(self, table: HashTable) -> None:
-        self.table = table
+        super().__init__(table)
         self._stripe = table.stripe
 
     @classmethod
@@ -113,22 +113,6 @@ class LeaseTable:
         )
         table.move_in()
         return cls(table)
-
-    def close(self) -> None:
-        """Remove the table, if this process owns it."""
-        self.table.segment.close()
-
-    def leave(self) -> None:
-        """Let go of a kept table; the next instance finds it."""
-        self.table.segment.leave()
-
-    def beat(self) -> None:
-        """Renew the sign of life of a kept table; at least once an hour."""
-        self.table.segment.beat()
-
-    def stats(self) -> TableStats:
-        """How full the table is. Takes no lock."""
-        return self.table.stats()
 
     def peek(self, key: bytes) -> Slot | None:
         """The lease as its slot has it."""

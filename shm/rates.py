@@ -52,22 +52,22 @@ from shm.lock import trylock, unlock
 from shm.rate_seen import SeenBucket, lowest
 from shm.seen import SeenSlots
 from shm.segment import segment_name
-from shm.table import KEY_BYTES, HashTable, Stripe, TableStats, locked
+from shm.table import KEY_BYTES, HashTable, KeptTable, Stripe, locked
 
 KIND: Final = Kind("rates", 1)
 
 
 @final
-class RateTable:
+class RateTable(KeptTable):
     """The table, in the process that made it and, over fork, in its children.
 
     Times are CLOCK_MONOTONIC in ns. Every method may raise LockTimeoutError and LockBrokenError.
     """
 
-    __slots__ = ("_buckets", "_stripe", "key", "table")
+    __slots__ = ("_buckets", "_stripe", "key")
 
     def __init__(self, table: HashTable) -> None:
-        self.table = table
+        super().__init__(table)
         self._stripe = table.stripe
         self._buckets = SeenSlots(SeenBucket, table)
         self.key = table.key
@@ -97,18 +97,6 @@ class RateTable:
     def attach(cls, instance: str, *, kept: bool = False) -> Self:
         """A running instance's table. Raises: SegmentMissingError, SegmentRefusedError."""
         return cls(HashTable.attach(segment_name(instance, KIND.name, kept=kept), KIND, is_full))
-
-    def close(self) -> None:
-        """Remove the table, if this process owns it."""
-        self.table.segment.close()
-
-    def leave(self) -> None:
-        """Let go of a kept table; the next instance finds it."""
-        self.table.segment.leave()
-
-    def beat(self) -> None:
-        """Renew the sign of life of a kept table; at least once an hour."""
-        self.table.segment.beat()
 
     def take(self, ask: Ask, now_ns: int) -> Verdict:
         """Take the cost if it is there. Exact over all processes."""
@@ -291,10 +279,6 @@ class RateTable:
         4 ms, and the lock for 0.3 ms at a time.
         """
         return self.table.expire_next(now_ns)
-
-    def stats(self) -> TableStats:
-        """How full the table is, and what befell it. Takes no lock."""
-        return self.table.stats()
 
     def _bucket(self, ask: Ask, now_ns: int) -> _Bucket | None:
         stripe = self._stripe(ask.key)

@@ -49,7 +49,7 @@ from typing import Final, NamedTuple, Self, final
 from shm.errors import ShmError, TableFullError, ValueTooLongError
 from shm.layout import Kind
 from shm.segment import Identity, segment_name, start_ticks
-from shm.table import KEY_BYTES, HashTable, Stripe, TableStats
+from shm.table import KEY_BYTES, HashTable, KeptTable, Stripe
 
 KIND: Final = Kind("sessions", 1)
 MAX_VALUE_BYTES: Final = 512
@@ -106,16 +106,16 @@ class Session(NamedTuple):
 
 
 @final
-class SessionTable:
+class SessionTable(KeptTable):
     """The table, in the process that made it and, over fork, in its children.
 
     Times are CLOCK_MONOTONIC in ns. Every method may raise LockTimeoutError and LockBrokenError.
     """
 
-    __slots__ = ("_stripe", "key", "table")
+    __slots__ = ("_stripe", "key")
 
     def __init__(self, table: HashTable) -> None:
-        self.table = table
+        super().__init__(table)
         self._stripe = table.stripe
         self.key = table.key
         """The hash of these parts, 16 bytes: of a session id, or of a principal."""
@@ -144,18 +144,6 @@ class SessionTable:
         """A running instance's table. Raises: SegmentMissingError, SegmentRefusedError."""
         name = segment_name(instance, KIND.name, kept=kept)
         return cls(HashTable.attach(name, KIND, _is_expired))
-
-    def close(self) -> None:
-        """Remove the table, if this process owns it."""
-        self.table.segment.close()
-
-    def leave(self) -> None:
-        """Let go of a kept table; the next instance finds it."""
-        self.table.segment.leave()
-
-    def beat(self) -> None:
-        """Renew the sign of life of a kept table; at least once an hour."""
-        self.table.segment.beat()
 
     def begin(
         self,
@@ -270,10 +258,6 @@ class SessionTable:
         4 ms, and the lock for 0.3 ms at a time.
         """
         return self.table.expire_next(now_ns)
-
-    def stats(self) -> TableStats:
-        """How full the table is, and what befell it. Takes no lock."""
-        return self.table.stats()
 
     def _live(self, stripe: Stripe, key: bytes, now_ns: int) -> tuple[int, bytes, Session] | None:
         at, raw = _found(stripe, key)

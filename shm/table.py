@@ -324,6 +324,31 @@ class HashTable:
         )
 
 
+class KeptTable:
+    """What tables have in common that may outlive their instance: a HashTable, and its end."""
+
+    __slots__ = ("table",)
+
+    def __init__(self, table: HashTable) -> None:
+        self.table = table
+
+    def close(self) -> None:
+        """Remove the table, if this process owns it."""
+        self.table.segment.close()
+
+    def leave(self) -> None:
+        """Let go of a kept table; the next instance finds it."""
+        self.table.segment.leave()
+
+    def beat(self) -> None:
+        """Renew the sign of life of a kept table; at least once an hour."""
+        self.table.segment.beat()
+
+    def stats(self) -> TableStats:
+        """How full the table is. Takes no lock."""
+        return self.table.stats()
+
+
 @contextmanager
 def locked(stripes: Iterable[Stripe]) -> Iterator[None]:
     """All of them at once, each taken once, by rising index. Raises: as entering one does."""
@@ -351,4 +376,12 @@ def _number(stripe: Stripe) -> int:
     return stripe.index
 
 
-__all__ = ["GROUP_SLOTS", "KEY_BYTES", "HashTable", "Stripe", "TableStats", "segment_name"]
+__all__ = [
+    "GROUP_SLOTS",
+    "KEY_BYTES",
+    "HashTable",
+    "KeptTable",
+    "Stripe",
+    "TableStats",
+    "segment_name",
+]

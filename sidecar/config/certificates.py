@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sidecar.config.run import Node, Run
 from sidecar.config.snapshot import Json
+from sidecar.config.svid import require_endpoint
 from sidecar.errors import ConfigError
 
 _SUITES_13 = ("AES_256_GCM_SHA384", "AES_128_GCM_SHA256", "CHACHA20_POLY1305_SHA256")
@@ -130,14 +131,14 @@ def _check_spiffe(tls: Node, path: str, run: Run) -> None:
             "'spiffe' cannot be combined with tls"
             " cipherSuites/minTLSVersion/maxTLSVersion/keyExchangeGroups",
         )
-    run.problem(f"{path}.spiffe", "not supported yet (SPIFFE)")
+    require_endpoint(f"{path}.spiffe", run)
 
 
-def server_tls(tls: Node, path: str, run: Run) -> Json | None:
-    """A listener's TLS settings with PEM texts in place of paths; None when there are none."""
+def server_tls(tls: Node, path: str, run: Run) -> Json:
+    """A listener's TLS settings with PEM texts in place of paths."""
     if tls.get("spiffe") is not None:
         _check_spiffe(tls, path, run)
-        return None
+        return {"spiffe": {}}
     for key in ("cert", "key"):
         if tls.get(key) is None:
             run.problem(path, f"tls requires '{key}' (or 'spiffe')")
@@ -171,7 +172,7 @@ def backend_tls(tls: Node, path: str, run: Run) -> Json:
                 path,
                 "'spiffe' is mutually exclusive with 'cert'/'key'/'root'/insecure/insecureHost",
             )
-        run.problem(f"{path}.spiffe", "not supported yet (SPIFFE)")
+        require_endpoint(f"{path}.spiffe", run)
         return result
     if (tls.get("cert") is None) != (tls.get("key") is None):
         run.problem(path, "a client certificate needs both 'cert' and 'key'")

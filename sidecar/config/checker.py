@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 
 from sidecar.config.explain import Finding, findings, ignorable, path_of
 from sidecar.config.model.backends import NamedBackend
+from sidecar.config.model.base import Model
 from sidecar.config.model.discovery import Service, Workload
 from sidecar.config.model.policies import TargetedPolicy
 from sidecar.config.model.root import Config
@@ -164,12 +166,13 @@ class Checker:
         self, model: type[BaseModel], item: Any, path: Keys, key: bytes | None = None
     ) -> Data:
         files = _Files(self._note)
+        built = model if model is not Config else _sections(frozenset(item))
         try:
-            valid = model.__pydantic_validator__.validate_python(item, context=files)
+            valid = built.__pydantic_validator__.validate_python(item, context=files)
         except ValidationError as error:
             return self._refuse(model, item, path, error.errors(include_url=False))
         self.files += files.seen
-        data: Data = model.__pydantic_serializer__.to_python(
+        data: Data = built.__pydantic_serializer__.to_python(
             valid, by_alias=True, exclude_unset=True, exclude_none=True, warnings=False
         )
         # An item with a file's text in it is stale when the file changes, so it is not kept.
@@ -190,6 +193,16 @@ class Checker:
             message = f"unknown field `{parts[-1]}` is ignored"
             self.warnings.append(Finding(path + parts, message, at_key=True))
         return self._item(model, item, path)
+
+
+@lru_cache(maxsize=8)
+def _sections(names: frozenset[str]) -> type[BaseModel]:
+    """`Config` with no more than the sections of these names: to build all of them, first, takes as
+    long as all the rest of loading a short file. Not a subclass: the printed schema has those."""
+    fields = Config.model_fields.items()
+    there = {name: (field.annotation, field) for name, field in fields if field.alias in names}
+    made: type[BaseModel] = create_model(Config.__name__, __config__=Model.model_config, **there)  # type: ignore[call-overload]
+    return made
 
 
 def _putter(path: Keys, key: str, items: list[Data]) -> Put:

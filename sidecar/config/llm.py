@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from sidecar.config.ai import warn_plain
 from sidecar.config.attach import GATEWAY, Places, own_port, places_of
+from sidecar.config.internal import internal_route
 from sidecar.config.payloads import policies, prompt_guard
 from sidecar.config.routes import DEFAULT_MATCH, Place
 from sidecar.config.run import Node, Run, items
@@ -23,7 +24,6 @@ from sidecar.config.validate import llm_port
 
 ROUTER: Final = "llm:router"
 _ROUTE: Final = "llm:request"
-_NAMESPACE: Final = "internal"
 
 _CONNECTION: Final[Mapping[str, str]] = {
     "backendTLS": "backendTLS",
@@ -84,22 +84,8 @@ def _route(place: Place, llm: Node, first: str, run: Run) -> str:
     given = llm.get("policies") or {}
     on_route = {key: value for key, value in given.items() if key in _OF_ROUTE and value != []}
     made = policies(on_route, "llm.policies", run)
-    key = f"{place.prefix}/{_NAMESPACE}/{_ROUTE}"
-    data: Json = {
-        "listener": place.listener,
-        "name": _ROUTE,
-        "namespace": _NAMESPACE,
-        "rule_name": None,
-        "hostnames": [],
-        "policies": made,
-        "backends": [{"name": ROUTER, "weight": 1, "target": {"ref": ROUTER}, "policies": {}}],
-        "tcp": False,
-        "group": None,
-        "matches": [DEFAULT_MATCH],
-    }
-    if first:
-        data["same"] = first
-    run.make("route", key, data, "llm")
+    backend = (ROUTER, {"ref": ROUTER})
+    key = internal_route(place, _ROUTE, made, backend, [DEFAULT_MATCH], "llm", run, first)
     return first or key
 
 

@@ -13,15 +13,13 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.config.attach import GATEWAY, Places, own_port, places_of
+from sidecar.config.internal import internal_route, path_match
 from sidecar.config.payloads import policies
-from sidecar.config.routes import Place
 from sidecar.config.run import Node, Run
 from sidecar.config.servers import BACKEND, servers_target
-from sidecar.config.snapshot import Json
 from sidecar.config.validate import mcp_port
 
 _ROUTE: Final = "default"
-_NAMESPACE: Final = "internal"
 _PATHS: Final = ("/mcp", "/sse", "/.well-known")
 
 
@@ -41,30 +39,10 @@ def mcp_gateway(data: Node, places: Places, run: Run) -> None:
     target = servers_target(mcp, "mcp", run)
     run.make("backend", BACKEND, {"target": target, "policies": {}}, "mcp")
     made = policies(mcp.get("policies"), "mcp.policies", run)
+    paths = _PATHS if port is None else ("/",)
+    matches = [path_match("prefix", path) for path in paths]
     first = ""
     for place in found:
-        first = _route(place, made, first, run, has_own_port=port is not None)
-
-
-def _route(place: Place, made: Json, first: str, run: Run, *, has_own_port: bool) -> str:
-    key = f"{place.prefix}/{_NAMESPACE}/{_ROUTE}"
-    paths = ("/",) if has_own_port else _PATHS
-    data: Json = {
-        "listener": place.listener,
-        "name": _ROUTE,
-        "namespace": _NAMESPACE,
-        "rule_name": None,
-        "hostnames": [],
-        "policies": made,
-        "backends": [{"name": BACKEND, "weight": 1, "target": {"ref": BACKEND}, "policies": {}}],
-        "tcp": False,
-        "group": None,
-        "matches": [
-            {"path": {"kind": "prefix", "value": path}, "method": None, "headers": [], "query": []}
-            for path in paths
-        ],
-    }
-    if first:
-        data["same"] = first
-    run.make("route", key, data, "mcp")
-    return first or key
+        backend = (BACKEND, {"ref": BACKEND})
+        key = internal_route(place, _ROUTE, made, backend, matches, "mcp", run, first)
+        first = first or key

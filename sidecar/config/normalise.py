@@ -26,6 +26,7 @@ from sidecar.config.run import Known, Node, ReadFile, Run, items, read_path
 from sidecar.config.scalars import duration_seconds
 from sidecar.config.snapshot import Json, Snapshot
 from sidecar.config.static import static_config
+from sidecar.config.svid import endpoint_of
 from sidecar.config.targeting import check_targets
 from sidecar.config.ui import ui_gateway
 from sidecar.config.validate import check_backend_scope, check_policy, check_ports
@@ -72,9 +73,10 @@ class Normaliser:
     def _normalised(
         self, data: Node, problems: list[ConfigError], pruning: Pruning | None
     ) -> Snapshot:
-        run = Run(problems, Known.of(data, pruning), self._read_file)
-        self._maker.begin()
         config = static_config(data, self._env, problems)
+        known = Known.of(data, pruning, has_workload_api=bool(endpoint_of(config)))
+        run = Run(problems, known, self._read_file)
+        self._maker.begin()
         run.make("static", "config", {"config": config}, "config")
         identity(data, run)
         revocations(config, run)

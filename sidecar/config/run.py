@@ -45,9 +45,13 @@ class Known:
     """Kinds any name of which may exist, because faults hide some."""
     pruning: Pruning | None = None
     """What faults left out of the document, if anything: its names are known all the same."""
+    has_workload_api: bool = True
+    """Whether somebody gives SVIDs, or may for all that is known."""
 
     @classmethod
-    def of(cls, data: Node, pruning: Pruning | None = None) -> Known:
+    def of(
+        cls, data: Node, pruning: Pruning | None = None, *, has_workload_api: bool = True
+    ) -> Known:
         """Collect the names a document defines."""
         given = {
             section: data.get(section) or () if pruning is None else pruning.entries(section)
@@ -61,10 +65,13 @@ class Known:
                 kind for kind, section in _SECTIONS if pruning and pruning.is_unknown(section)
             ),
             pruning,
+            has_workload_api or (pruning is not None and pruning.is_unknown("config")),
         )
 
     def has(self, kind: str, name: str) -> bool:
-        """Whether `kind` ("backend", "service" or "group") has the name."""
+        """Whether `kind` ("backend", "service" or "group") has the name; "spiffe": SVIDs."""
+        if kind == "spiffe":
+            return self.has_workload_api
         if kind == "backend":
             found = name in self.backends
         else:

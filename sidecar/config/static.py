@@ -11,11 +11,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from sidecar.config.model.static import sqlite_path
 from sidecar.config.run import Node
 from sidecar.config.scalars import duration_ns
 from sidecar.config.snapshot import Json
+from sidecar.config.svid import VARIABLE
 from sidecar.errors import ConfigError
 
 DEFAULTS: Json = {
@@ -143,6 +145,15 @@ def _is_address(host: str) -> bool:
     return True
 
 
+def _workload_api(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1 and parts.path[0] == "/":
+        return value
+    if parts.scheme == "tcp" and parts.hostname and parts.port and not parts.path.strip("/"):
+        return value
+    raise ValueError("unix:///path or tcp://ip:port")
+
+
 ENVIRONMENT: tuple[tuple[str, str, Parse], ...] = (
     ("IPV6_ENABLED", "enableIpv6", _flag),
     ("DNS_LOOKUP_FAMILY", "dns.lookupFamily", _family),
@@ -197,6 +208,7 @@ _CHECKS: tuple[tuple[str, Parse], ...] = (
     ("connectionTerminationDeadline", _duration),
     ("workerThreads", _threads),
     ("session.key", _session_key),
+    ("spiffe.endpoint", _workload_api),
 )
 """Values of the file whose form the schema does not say."""
 
@@ -280,6 +292,11 @@ def _derive(config: dict[str, Any], env: Mapping[str, str], found: list[ConfigEr
             config[key] = f"{wildcard}:{port}"
     if config.get("connectionTerminationDeadline") is None:
         config["connectionTerminationDeadline"] = _termination_deadline(env, found)
+    workload_api = env.get(VARIABLE)
+    if workload_api and config.get("spiffe") is not None and not _get(config, "spiffe.endpoint"):
+        # Only where the file speaks of SPIFFE: a pod may have the variable for another program.
+        parsed = _parsed(workload_api, _workload_api, "config.spiffe.endpoint", VARIABLE, found)
+        _set(config, "spiffe.endpoint", parsed)
     database = sqlite_path(_get(config, "database.url"))
     if database is not None and config["state"].get("journal") is None:
         # Not in the file itself: it may be the reference's, whose tables are its own.

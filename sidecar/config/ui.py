@@ -9,13 +9,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from sidecar.config.attach import GATEWAY, Places, places_of
+from sidecar.config.internal import internal_route, path_match
 from sidecar.config.payloads import policies
 from sidecar.config.routes import Place
 from sidecar.config.run import Node, Run
 from sidecar.config.snapshot import Json
 
 _ROUTE: Final = "ui"
-_NAMESPACE: Final = "internal"
 _PREFIXES: Final = (
     "/ui",
     "/api/runtime",
@@ -42,26 +42,10 @@ def ui_gateway(data: Node, places: Places, run: Run) -> None:
 def _route(place: Place, made: Json, given: Node, run: Run) -> None:
     # The page itself, and where the login of `oidc` comes back to.
     exact = ["/", *_callback(given)]
-    matches: list[Json] = [
-        {"path": {"kind": kind, "value": path}, "method": None, "headers": [], "query": []}
-        for kind, paths in (("exact", exact), ("prefix", _PREFIXES))
-        for path in paths
-    ]
-    data: Json = {
-        "listener": place.listener,
-        "name": _ROUTE,
-        "namespace": _NAMESPACE,
-        "rule_name": None,
-        "hostnames": [],
-        "policies": made,
-        "backends": [
-            {"name": _ROUTE, "weight": 1, "target": {"internal": "forward"}, "policies": {}}
-        ],
-        "tcp": False,
-        "group": None,
-        "matches": matches,
-    }
-    run.make("route", f"{place.prefix}/{_NAMESPACE}/{_ROUTE}", data, "ui")
+    matches = [path_match("exact", path) for path in exact]
+    matches += [path_match("prefix", path) for path in _PREFIXES]
+    backend = (_ROUTE, {"internal": "forward"})
+    internal_route(place, _ROUTE, made, backend, matches, "ui", run)
 
 
 def _callback(given: Node) -> list[str]:

@@ -22,8 +22,8 @@ FORBIDDEN_TRAILERS: Final = frozenset(
         b"content-range", b"content-type", b"cookie", b"expect", b"host", b"keep-alive",
         b"max-forwards", b"pragma", b"proxy-authenticate", b"proxy-authorization",
         b"proxy-connection", b"range", b"set-cookie", b"te", b"trailer", b"transfer-encoding",
-        b"upgrade", b"www-authenticate", b"x-forwarded-for", b"x-forwarded-host",
-        b"x-forwarded-proto",
+        b"upgrade", b"www-authenticate", b"x-forwarded-client-cert", b"x-forwarded-for",
+        b"x-forwarded-host", b"x-forwarded-proto",
     )
 )  # fmt: skip
 """Fields that frame, route or authenticate: they may not follow the body (RFC 9110 6.5.1)."""

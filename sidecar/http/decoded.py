@@ -1,4 +1,4 @@
-"""Bodies of responses whose content coding is taken off as they stream. No I/O of its own.
+"""Bodies without their content coding, which is taken off of responses as they stream. No I/O.
 
 Source: RFC 9110 section 8.4; hardening.md case 48.
 """
@@ -7,12 +7,27 @@ from __future__ import annotations
 
 from typing import final
 
-from sidecar.errors import BodyTooLarge, UpstreamError
-from sidecar.http.coding import CodingError, Decoder, codings_of
-from sidecar.http.headers import Headers
-from sidecar.http.message import Body, Response
+from sidecar.errors import BodyTooLarge, RequestError, UpstreamError
+from sidecar.http.coding import CodingError, Decoder, codings_of, decoded
+from sidecar.http.message import Body, Request, Response
+from sidecar.http.wrapped import WrappedBody
 
 _CODING = b"content-encoding"
+
+
+def plain_request(request: Request, raw: bytes, limit_bytes: int) -> bytes:
+    """The whole body `raw` of a request without its coding.
+
+    Raises: RequestError 400 (damaged), 415; BodyTooLarge.
+    """
+    try:
+        codings = codings_of(request.headers.get(_CODING))
+    except CodingError as error:
+        raise RequestError(415, "InvalidRequest", f"unsupported {error}") from error
+    try:
+        return decoded(raw, codings, limit_bytes)
+    except CodingError as error:
+        raise RequestError(400, "InvalidRequest", f"request body: {error}") from error
 
 
 def plain_body(response: Response, what: str) -> Body:
@@ -34,26 +49,17 @@ def plain_body(response: Response, what: str) -> Body:
 
 
 @final
-class DecodedBody:
+class DecodedBody(WrappedBody):
     """A body whose coding is taken off piece by piece. See Body. `what` stands in errors."""
 
-    __slots__ = ("_decoder", "_ended", "_source", "_what", "length")
+    __slots__ = ("_decoder", "_ended", "_what")
 
     def __init__(self, source: Body, decoder: Decoder, what: str) -> None:
         self._source = source
         self._decoder = decoder
         self._what = what
         self._ended = False
-        self.length: int | None = None
-
-    @property
-    def trailers(self) -> Headers | None:
-        """Those of the source."""
-        return self._source.trailers
-
-    @trailers.setter
-    def trailers(self, value: Headers | None) -> None:
-        self._source.trailers = value
+        self.length = None
 
     def read_nowait(self) -> bytes | None:
         """See Body."""

@@ -17,6 +17,7 @@ from typing import Final, final
 from sidecar.errors import RequestError, UpstreamError
 from sidecar.http.headers import UNNOMINATABLE, Field, Headers
 from sidecar.http.lines import (
+    CLIENT_CERT,
     CODING,
     CONNECTION,
     DROP,
@@ -58,6 +59,7 @@ class RequestHead:
 
     `host`: the Host field as received, None when absent. `length`: octets, or CHUNKED.
     `size`: octets of the head in the buffer. `upgrade`: lower-case protocol or "".
+    `has_client_cert`: the client wrote a field that it may have no right to (`client_cert`).
     """
 
     method: str
@@ -71,6 +73,7 @@ class RequestHead:
     expects_continue: bool
     wants_trailers: bool
     size: int
+    has_client_cert: bool
 
 
 @final
@@ -130,7 +133,7 @@ def _request_head(  # noqa: C901 - one pass, one branch a field; a call each wou
     headers = Headers()
     host: bytes | None = None
     length = 0
-    has_length = has_coding = expects = trailers = False
+    has_length = has_coding = expects = trailers = has_client_cert = False
     connection = upgrade = b""
     for field, special in fields:
         if not special:
@@ -165,6 +168,9 @@ def _request_head(  # noqa: C901 - one pass, one branch a field; a call each wou
             expects = True
         elif special == TE:
             trailers = b"trailers" in value.lower()
+        elif special == CLIENT_CERT:
+            has_client_cert = True
+            headers.append(field)
     if has_coding:
         if not is_11:
             raise bad_request("Transfer-Encoding in an HTTP/1.0 request")
@@ -197,6 +203,7 @@ def _request_head(  # noqa: C901 - one pass, one branch a field; a call each wou
         expects and is_11,
         trailers,
         size,
+        has_client_cert,
     )
 
 

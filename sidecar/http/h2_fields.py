@@ -57,6 +57,7 @@ _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
     b"range",
     b"set-cookie",
     b"www-authenticate",
+    b"x-forwarded-client-cert",
     b"x-forwarded-for",
     b"x-forwarded-host",
     b"x-forwarded-proto",

@@ -21,8 +21,9 @@ _NAME = re.compile(rb"%s++" % TOKEN).fullmatch
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+").fullmatch
 _VERSIONS: Final = frozenset((b"1.0", b"1.1"))
 
-PLAIN, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, TE, DROP = range(9)
-"""What a field means to the framing of its message; PLAIN, the most frequent, is 0: nothing."""
+PLAIN, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, TE, DROP, CLIENT_CERT = range(10)
+"""What a field means to the framing of its message, and CLIENT_CERT: that not everybody may send
+it (`client_cert`). PLAIN, the most frequent, is 0: nothing."""
 
 
 _USUAL: Final = frozenset(
@@ -105,6 +106,7 @@ known_request_line: Final = _Lines(
         b"keep-alive": DROP,
         b"proxy-authenticate": DROP,
         b"trailer": DROP,
+        b"x-forwarded-client-cert": CLIENT_CERT,
     },
     drops_underscores=True,
 ).__getitem__

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from typing import Final, Protocol, final
 
+from sidecar.config.model.questions import ExtAuthzGrpc, IncludeBody
 from sidecar.errors import ConfigError, RequestError, UpstreamError
 from sidecar.http.message import FixedBody, PrefixedBody, Request, Response
 from sidecar.policies.authz import (
@@ -20,8 +21,6 @@ from sidecar.policies.authz import (
     Authorization,
     Decision,
     Denied,
-    Grpc,
-    IncludeBody,
     refuse_ambiguous,
 )
 from sidecar.policies.authz_cache import DecisionCache, Key
@@ -86,7 +85,7 @@ class Authorizer:
         http, included = config.protocol.http, config.include_request_headers
         self._service: _Service
         if http is None:
-            grpc = config.protocol.grpc or Grpc()
+            grpc = config.protocol.grpc or ExtAuthzGrpc()
             self._service = GrpcService(grpc, included, body, callout, services)
         else:
             sends = body is not None

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, final
 from urllib.parse import quote, unquote_plus
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
+from sidecar.config.model.questions import ExtAuthzGrpc, ExtAuthzProtocol, IncludeBody
 from sidecar.errors import RequestError
 from sidecar.http.headers import Field as HeaderField
 from sidecar.http.headers import Headers
@@ -19,7 +20,7 @@ from sidecar.http.message import FixedBody, Request, Response
 from sidecar.policies import fields
 from sidecar.policies.callouts import CalloutConfig
 from sidecar.policies.mutation import APPEND, Mutation, Option, learn
-from sidecar.policies.schema import OBJECT, PLAIN, PolicyConfig, exactly_one, form
+from sidecar.policies.schema import OBJECT, PLAIN, PolicyConfig, form
 
 TIMEOUT_SECONDS: Final = 2.0
 """How long a service may take where `policies.http.requestTimeout` says nothing."""
@@ -36,62 +37,11 @@ _OF_BODY: Final = frozenset((b"content-type", b"content-encoding", b"grpc-status
 _SINGLE: Final = (b"authorization", b"proxy-authorization")
 
 
-class Grpc(PolicyConfig):
-    """Envoy's authorization service."""
-
-    context: dict[str, str] = Field(default_factory=dict)
-    """Context extensions. Default: none."""
-    metadata: dict[str, str] | None = None
-    """Name space → CEL of a map. Default: claims of the JWT, in `envoy.filters.http.jwt_authn`."""
-
-
-class Http(PolicyConfig):
-    """A plain HTTP service."""
-
-    path: str | None = None
-    """CEL. Default: the request's path and query."""
-    redirect: str | None = None
-    """CEL: where a 401 or 403 sends the client. Default: it gets the answer."""
-    body: str | None = None
-    """CEL of the body to send. Default: none, or the request's."""
-    include_response_headers: list[str] = Field(default_factory=list)
-    """Headers of the answer that go to the backend. Default: none."""
-    add_request_headers: dict[str, str] = Field(default_factory=dict)
-    """Name or pseudo header → CEL. Default: none."""
-    metadata: dict[str, str] = Field(default_factory=dict)
-    """Name → CEL over the answer; the value is `extauthz.<name>` afterwards. Default: none."""
-
-
-class Protocol(PolicyConfig):
-    """How the service is asked."""
-
-    grpc: Grpc | None = None
-    """By Envoy's protocol."""
-    http: Http | None = None
-    """By a request of its own."""
-
-    @model_validator(mode="after")
-    def _one(self) -> Protocol:
-        exactly_one(self)
-        return self
-
-
 class DenyWithStatus(PolicyConfig):
     """A denial with a status of choice."""
 
     deny_with_status: int = Field(ge=400, le=599)
     """HTTP status of an error."""
-
-
-class IncludeBody(PolicyConfig):
-    """The request's body, for the question."""
-
-    max_request_bytes: int = Field(default=0, ge=0, le=0xFFFF_FFFF)
-    """Most that is sent, and read before; at most `maxBufferSize`. Default 0."""
-    allow_partial_message: bool = False
-    """Whether a longer body is cut. Default: it is refused with 413."""
-    pack_as_bytes: bool = False
-    """gRPC: sent octet by octet. Default: as text, what is no UTF-8 replaced."""
 
 
 class CacheConfig(PolicyConfig):
@@ -114,7 +64,9 @@ FailureMode = Annotated[
 class Authorization(CalloutConfig):
     """One service and what it is asked."""
 
-    protocol: Protocol = Field(default_factory=lambda: Protocol(grpc=Grpc()))
+    protocol: ExtAuthzProtocol = Field(
+        default_factory=lambda: ExtAuthzProtocol(grpc=ExtAuthzGrpc())
+    )
     """Default `{grpc: {}}`."""
     failure_mode: FailureMode = "deny"
     """What a request gets when the service fails. Default deny, with 403."""

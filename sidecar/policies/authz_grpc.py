@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
+from sidecar.config.model.questions import ExtAuthzGrpc, IncludeBody
 from sidecar.errors import ConfigError, UpstreamError
 from sidecar.http.headers import Field, Headers
 from sidecar.http.identity import IdentityError, identity_of, pem
@@ -28,8 +29,6 @@ from sidecar.policies.authz import (
     Allowed,
     Decision,
     Denied,
-    Grpc,
-    IncludeBody,
 )
 from sidecar.policies.base import Services
 from sidecar.policies.callouts import Callout
@@ -82,7 +81,7 @@ class GrpcService:
 
     def __init__(
         self,
-        config: Grpc,
+        config: ExtAuthzGrpc,
         included: Iterable[str],
         body: IncludeBody | None,
         callout: Callout,
@@ -91,7 +90,7 @@ class GrpcService:
         self._callout = callout
         self._services = services
         self.owned = frozenset((ALLOWED_ANYHOW,))
-        self._context = dict(config.context)
+        self._context = dict(config.context or {})
         self._is_bytes = body is not None and body.pack_as_bytes
         self._fields = _selected(included)
         metadata = config.metadata

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, final
 
+from sidecar.config.model.questions import ExtAuthzHttp
 from sidecar.errors import ConfigError, RequestError, SidecarError
 from sidecar.http.headers import HOP_BY_HOP, Headers
 from sidecar.http.headers import Field as HeaderField
@@ -27,7 +28,6 @@ from sidecar.policies.authz import (
     Allowed,
     Decision,
     Denied,
-    Http,
 )
 from sidecar.policies.base import Services
 from sidecar.policies.callouts import Callout, outgoing
@@ -69,7 +69,7 @@ class HttpService:
 
     def __init__(
         self,
-        config: Http,
+        config: ExtAuthzHttp,
         included: Iterable[str],
         callout: Callout,
         services: Services,

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, final, runtime_checkable
 
 from pydantic import BaseModel
 
-from shm.budgets import BudgetTable
-from shm.rates import RateTable
-from sidecar.cel.engine import Engine
 from sidecar.http.message import Request, Response
-from sidecar.llm.credentials.shared import SharedTokens
 from sidecar.policies.callouts import Callouts, Nowhere
-from sidecar.policies.remote_keys import KeptKeys
-from sidecar.state.leases import Leases
-from sidecar.telemetry.clock import Clock
+
+if TYPE_CHECKING:
+    from shm.budgets import BudgetTable
+    from shm.rates import RateTable
+    from sidecar.cel.engine import Engine
+    from sidecar.llm.credentials.shared import SharedTokens
+    from sidecar.policies.kept import KeptKeys
+    from sidecar.state.leases import Leases
+    from sidecar.telemetry.clock import Clock
+
+SECRET_VARIABLE: Final = "OIDC_COOKIE_SECRET"  # noqa: S105 - the name of a variable
 
 
 @final
@@ -48,13 +52,13 @@ class Services:
     keys: KeptKeys | None = None
     """Keys that are fetched from issuers of tokens; None where policies are only checked."""
     cookie_secret: str = field(default="", repr=False)
-    """`OIDC_COOKIE_SECRET`, as it was found in the environment."""
+    """`SECRET_VARIABLE`, as it was found in the environment."""
     strips_cookies: bool = False
     """Whether some policy keeps sessions in cookies, which then go to no upstream."""
     tokens: SharedTokens | None = None
     """Tokens for backends that all workers share; None where policies are only checked."""
-    a2a_ended: Callable[[Request], None] | None = None
-    """Counts an A2A request at its end; None where policies are only checked."""
+    a2a_counter: Callable[[], Callable[[Request], None]] | None = None
+    """Gives what counts A2A requests at their end; None where policies are only checked."""
 
 
 @runtime_checkable
@@ -99,6 +103,7 @@ class PolicyKind:
 
 
 __all__ = [
+    "SECRET_VARIABLE",
     "Anticipating",
     "Policy",
     "PolicyFactory",

@@ -16,7 +16,7 @@ from sidecar.http.message import Request
 from sidecar.policies.base import Services
 from sidecar.policies.jwks import JwksError, parse
 from sidecar.policies.location import HeaderPlace, Location, source_of
-from sidecar.policies.remote_keys import RemoteKeys, reachable
+from sidecar.policies.remote_keys import RemoteKeys, kept_keys, reachable
 from sidecar.policies.schema import PolicyConfig, nested
 from sidecar.policies.tokens import (
     MISSING,
@@ -71,7 +71,7 @@ def fetched_keys(url: object, services: Services, path: str) -> KeySource:
         raise nested(path, problem) from problem
     if services.keys is None:
         return FixedKeys({})
-    return services.keys.get(url, target, callout, services.clock)
+    return kept_keys(services.keys, url, target, callout, services.clock)
 
 
 @final

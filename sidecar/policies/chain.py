@@ -8,13 +8,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-from sidecar.policies.buffer import Buffer
-from sidecar.policies.request_mirror import RequestMirror
-from sidecar.policies.retry import Retry
-from sidecar.policies.timeout import Timeout
-from sidecar.policies.url_rewrite import UrlRewrite
+if TYPE_CHECKING:
+    from sidecar.policies.buffer import Buffer
+    from sidecar.policies.request_mirror import RequestMirror
+    from sidecar.policies.retry import Retry
+    from sidecar.policies.timeout import Timeout
+    from sidecar.policies.url_rewrite import UrlRewrite
 
 Hook = tuple[Callable[..., Any], bool]
 """`(callable, is_async)`; a request hook takes the request, a response hook both messages."""

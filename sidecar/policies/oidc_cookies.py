@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sidecar.errors import ConfigError
 from sidecar.http.headers import Field, Headers
 from sidecar.http.message import Request
+from sidecar.policies.base import SECRET_VARIABLE
 
 PREFIX: Final = b"agw_oidc_"
 """Names that begin so are ours: they are taken out of requests before those go upstream."""
-SECRET_VARIABLE: Final = "OIDC_COOKIE_SECRET"  # noqa: S105 - the name of a variable
 _SECRET: Final = re.compile(r"[0-9A-Fa-f]{64}")
 _NONCE_BYTES: Final = 12
 _PART_BYTES: Final = 3800

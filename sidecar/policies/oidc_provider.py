@@ -22,7 +22,8 @@ from sidecar.errors import ConfigError
 from sidecar.policies.base import Services
 from sidecar.policies.bearer import fetched_keys
 from sidecar.policies.callouts import Callout, Callouts
-from sidecar.policies.remote_keys import DocumentError, Fetched, RemoteKeys, Start, reachable
+from sidecar.policies.kept import Start
+from sidecar.policies.remote_keys import DocumentError, Fetched, RemoteKeys, reachable
 from sidecar.policies.schema import nested
 from sidecar.policies.tokens import KeySource
 from sidecar.telemetry.clock import Clock
@@ -88,7 +89,7 @@ class FixedProvider:
 
 @final
 class DiscoveredProvider:
-    """A provider that is fetched, with its keys, over compilations (remote_keys.KeptKeys)."""
+    """A provider that is fetched, with its keys, over compilations (kept.KeptKeys)."""
 
     __slots__ = ("_callouts", "_clock", "_document", "_issuer", "_keys", "_metadata", "_start")
 

@@ -5,88 +5,77 @@ Source: spec/config.md sections 3.1 and 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from importlib import import_module
+from typing import Any, Final, Literal, final
 
 from sidecar.errors import ConfigError
-from sidecar.policies import (
-    a2a,
-    api_key,
-    authorization,
-    basic_auth,
-    budgets,
-    buffer,
-    cors,
-    csrf,
-    delay,
-    direct_response,
-    ext_authz,
-    ext_proc,
-    inference_routing,
-    jwt_auth,
-    local_rate_limit,
-    mcp_authentication,
-    network_authorization,
-    network_ext_authz,
-    oidc,
-    remote_rate_limit,
-    request_header_modifier,
-    request_mirror,
-    request_redirect,
-    response_header_modifier,
-    retry,
-    timeout,
-    transformations,
-    url_rewrite,
-)
 from sidecar.policies.base import PolicyKind, Services
 from sidecar.policies.chain import EMPTY, Chain, Hook, hook_of
 from sidecar.policies.merge import Placed
-from sidecar.policies.oidc_cookies import ReservedCookies
 from sidecar.policies.schema import nested, parse
 
 Phase = Literal["gateway", "route", "backend"]
 
-T = TypeVar("T")
 _JUDGED = "mesh authorization"
 _JUDGES = ("inferenceRouting", _JUDGED, "authorization", "extAuthz")
 """The first of the backend phase, which see no credentials; see chain.Chain.judges."""
 
-KINDS: Mapping[str, PolicyKind] = {
-    kind.key: kind
-    for kind in (
-        a2a.KIND,
-        api_key.KIND,
-        authorization.KIND,
-        basic_auth.KIND,
-        budgets.KIND,
-        buffer.KIND,
-        cors.KIND,
-        csrf.KIND,
-        delay.KIND,
-        direct_response.KIND,
-        ext_authz.KIND,
-        ext_proc.KIND,
-        inference_routing.KIND,
-        jwt_auth.KIND,
-        local_rate_limit.KIND,
-        mcp_authentication.KIND,
-        network_authorization.KIND,
-        network_ext_authz.KIND,
-        oidc.KIND,
-        remote_rate_limit.KIND,
-        request_header_modifier.KIND,
-        request_mirror.KIND,
-        request_redirect.KIND,
-        response_header_modifier.KIND,
-        retry.KIND,
-        timeout.KIND,
-        transformations.KIND,
-        url_rewrite.KIND,
-    )
+MODULES: Final[Mapping[str, str]] = {
+    "a2a": "a2a",
+    "apiKey": "api_key",
+    "authorization": "authorization",
+    "basicAuth": "basic_auth",
+    "budgets": "budgets",
+    "buffer": "buffer",
+    "cors": "cors",
+    "csrf": "csrf",
+    "delay": "delay",
+    "directResponse": "direct_response",
+    "extAuthz": "ext_authz",
+    "extProc": "ext_proc",
+    "inferenceRouting": "inference_routing",
+    "jwtAuth": "jwt_auth",
+    "localRateLimit": "local_rate_limit",
+    "mcpAuthentication": "mcp_authentication",
+    "networkAuthorization": "network_authorization",
+    "networkExtAuthz": "network_ext_authz",
+    "oidc": "oidc",
+    "remoteRateLimit": "remote_rate_limit",
+    "requestHeaderModifier": "request_header_modifier",
+    "requestMirror": "request_mirror",
+    "requestRedirect": "request_redirect",
+    "responseHeaderModifier": "response_header_modifier",
+    "retry": "retry",
+    "timeout": "timeout",
+    "transformations": "transformations",
+    "urlRewrite": "url_rewrite",
 }
-"""Every policy by its configuration key. The order here means nothing."""
+"""The module of each policy, in this package. The order here means nothing."""
+
+
+@final
+class _Kinds(Mapping[str, PolicyKind]):
+    """Imports a policy when a configuration has one (see gateway.parts); asks for no other."""
+
+    def __getitem__(self, key: str) -> PolicyKind:
+        module = import_module(f"{__package__}.{MODULES[key]}")
+        kind: PolicyKind = module.KIND
+        return kind
+
+    def __contains__(self, key: object) -> bool:
+        return key in MODULES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
+
+
+KINDS: Final[Mapping[str, PolicyKind]] = _Kinds()
+"""Every policy by its configuration key."""
 
 RESERVED = "oidc cookies"
 """Not a key: what `build` adds to every route while a policy keeps sessions in cookies."""
@@ -258,6 +247,8 @@ def build(
             # A denial could never be true there, and would let everybody in.
             raise ConfigError(key, "`a2a` is known on routes, not before one is chosen")
     if phase == "route" and services.strips_cookies:
+        from sidecar.policies.oidc_cookies import ReservedCookies
+
         made[RESERVED] = ReservedCookies()
     return _chain(phase, made) if made else EMPTY
 
@@ -296,11 +287,11 @@ def _chain(phase: Phase, made: Mapping[str, object]) -> Chain:
             # The attempt loop asks the retry policy itself.
             if key != "retry"
         ),
-        timeout=_one(made, "timeout", timeout.Timeout),
-        retry=_one(made, "retry", retry.Retry),
-        mirror=_one(made, "requestMirror", request_mirror.RequestMirror),
-        buffer=_one(made, "buffer", buffer.Buffer),
-        rewrite=_one(made, "urlRewrite", url_rewrite.UrlRewrite),
+        timeout=_one(made, "timeout"),
+        retry=_one(made, "retry"),
+        mirror=_one(made, "requestMirror"),
+        buffer=_one(made, "buffer"),
+        rewrite=_one(made, "urlRewrite"),
         responses=responses,
         is_guard=is_guard,
         guards=tuple(hook[0] for hook in guards if hook is not None) if is_guard else (),
@@ -312,6 +303,6 @@ def _flag(policy: object, name: str) -> bool:
     return bool(getattr(policy, name, False))
 
 
-def _one(made: Mapping[str, object], key: str, kind: type[T]) -> T | None:
-    policy = made.get(key)
-    return policy if isinstance(policy, kind) else None
+def _one(made: Mapping[str, object], key: str) -> Any:
+    """The policy of this key, which says its class; None without one."""
+    return made.get(key)

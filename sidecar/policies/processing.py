@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from pydantic import Field
 
+from sidecar.config.model.questions import ProcessingOptions
 from sidecar.errors import RequestError
 from sidecar.http.headers import Field as HeaderField
 from sidecar.http.headers import Headers
@@ -31,7 +32,6 @@ from sidecar.policies.mutation import (
     options,
     removals,
 )
-from sidecar.policies.schema import PolicyConfig
 from sidecar.routing import canonical
 
 PATH: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
@@ -53,28 +53,6 @@ _LENGTH: Final = frozenset((b"content-length",))
 _KEPT: Final = TRUST | {b"host"}
 _GRPC: Final = b"application/grpc"
 
-BodyMode = Literal["none", "buffered", "bufferedPartial", "fullDuplexStreamed"]
-SendMode = Literal["send", "skip"]
-
-
-class Options(PolicyConfig):
-    """What a processor is sent."""
-
-    request_body_mode: BodyMode = "fullDuplexStreamed"
-    """Default fullDuplexStreamed."""
-    response_body_mode: BodyMode = "fullDuplexStreamed"
-    """Default fullDuplexStreamed."""
-    request_header_mode: SendMode = "send"
-    """Default send."""
-    response_header_mode: SendMode = "send"
-    """Default send."""
-    request_trailer_mode: SendMode = "send"
-    """Default send."""
-    response_trailer_mode: SendMode = "send"
-    """Default send."""
-    allow_mode_override: bool = False
-    """Whether an answer to headers may change these for the exchange. Default false."""
-
 
 class Processing(CalloutConfig):
     """One processor and what it is sent."""
@@ -87,7 +65,7 @@ class Processing(CalloutConfig):
     """Name → CEL, sent with the first message of a request. Default: none."""
     response_attributes: dict[str, str] = Field(default_factory=dict)
     """Name → CEL, sent with the first message of a response. Default: none."""
-    processing_options: Options = Field(default_factory=Options)
+    processing_options: ProcessingOptions = Field(default_factory=ProcessingOptions)
     """Default: everything, bodies as they come."""
 
 
@@ -102,7 +80,7 @@ class Side:
     trailers: bool
 
 
-def sides(config: Options) -> tuple[Side, Side]:
+def sides(config: ProcessingOptions) -> tuple[Side, Side]:
     """The modes of requests and of responses."""
     return (
         Side(

@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Generic, Protocol, TypeVar, final
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar, final
 from urllib.parse import urlsplit
 
 from sidecar.errors import ConfigError, SidecarError, UpstreamError
@@ -24,6 +24,7 @@ from sidecar.http.headers import Headers
 from sidecar.http.message import Response
 from sidecar.policies.callouts import Callout, Callouts, Subtype, unprompted
 from sidecar.policies.jwks import MAX_BYTES, JwksError, KeySet, parse
+from sidecar.policies.kept import KeptKeys, Start
 from sidecar.telemetry.clock import Clock
 
 _log: Final = logging.getLogger("sidecar.policies.remote_keys")
@@ -43,9 +44,6 @@ _STALE_NS: Final = 86_400 * _SECOND
 """For so long after the last fetch that succeeded, keys are used: an issuer whose keys nobody could
 ask for in a day may have withdrawn them."""
 _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.I)
-
-Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], bool]
-"""Runs something in the background; False when too much runs already."""
 
 T = TypeVar("T")
 
@@ -236,64 +234,15 @@ def _fresh_seconds(headers: Headers) -> int:
     return max(_SHORTEST_SECONDS, min(int(found[1]), _LONGEST_SECONDS))
 
 
-# --- over compilations --------------------------------------------------------------------------
+def kept_keys(kept: KeptKeys, url: str, target: str, callout: Callout, clock: Clock) -> RemoteKeys:
+    """The keys behind a URL, as kept over compilations; the fetch of new ones begins."""
 
+    def make() -> RemoteKeys:
+        return RemoteKeys(url, target, callout, clock, kept.start)
 
-class Kept(Protocol):
-    """Something that fetches."""
-
-    def close(self) -> None:
-        """Fetch nothing more."""
-
-
-K = TypeVar("K", bound=Kept)
-
-
-@final
-class KeptKeys:
-    """Sets of a worker by URL, over all compilations: a new configuration fetches nothing anew.
-
-    `start`: what runs fetches.
-    """
-
-    __slots__ = ("_asked", "_known", "start")
-
-    def __init__(self, start: Start) -> None:
-        self.start = start
-        self._known: dict[str, Kept] = {}
-        self._asked: set[str] = set()
-
-    def get(self, url: str, target: str, callout: Callout, clock: Clock) -> RemoteKeys:
-        """The keys behind a URL; the fetch of new ones begins."""
-
-        def make() -> RemoteKeys:
-            return RemoteKeys(url, target, callout, clock, self.start)
-
-        found = self.keep(url, RemoteKeys, make)
-        found.reach_by(callout)
-        return found
-
-    def keep(self, name: str, kind: type[K], make: Callable[[], K]) -> K:
-        """What is kept under a name (a URL, or no URL at all); made when it is new."""
-        self._asked.add(name)
-        found = self._known.get(name)
-        if not isinstance(found, kind):
-            found = self._known[name] = make()
-        return found
-
-    def begin_round(self) -> None:
-        """A full compilation begins: what it does not ask for is dropped by `end_round`."""
-        self._asked = set()
-
-    def end_round(self) -> None:
-        """Let go of what nobody asked for since `begin_round`."""
-        for name in self._known.keys() - self._asked:
-            self._known.pop(name).close()
-
-    def close(self) -> None:
-        """Let go of all."""
-        self.begin_round()
-        self.end_round()
+    found = kept.keep(url, RemoteKeys, make)
+    found.reach_by(callout)
+    return found
 
 
 def reachable(url: str, callouts: Callouts, subtype: Subtype = "Oidc") -> tuple[str, Callout]:

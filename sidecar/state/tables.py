@@ -15,7 +15,8 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self, final
 
@@ -28,7 +29,6 @@ from shm.rates import RateTable
 from shm.sessions import SessionTable
 from shm.table import TableStats
 from shm.tokens import TokenTable
-from sidecar.errors import SidecarError
 from sidecar.state.budgets import BUDGET_KEYS, Budgets, open_budgets
 from sidecar.state.leases import Leases
 from sidecar.state.redis import RedisSettings
@@ -97,51 +97,43 @@ class Tables:
         """
         keys = int(config.get("rateKeys") or RATE_KEYS)
         is_kept = bool(config.get("keep"))
-        # Load and health are those of living processes' calls: never kept.
-        endpoints = EndpointTable.create(
-            instance, int(config.get("endpoints") or ENDPOINTS), workers
-        )
-        try:
+        key = bytes.fromhex(session_key) if session_key else secrets.token_bytes(32)
+        with ExitStack() as undo:
+            # Load and health are those of living processes' calls: never kept.
+            endpoints = EndpointTable.create(
+                instance, int(config.get("endpoints") or ENDPOINTS), workers
+            )
+            undo.callback(endpoints.close)
             if is_kept:
                 rates = RateTable.open(kept_instance(path), keys, from_living=from_living)
             else:
                 rates = RateTable.create(instance, keys)
-        except ShmError:
-            endpoints.close()
-            raise
-        try:
+            undo.callback(_end, rates, is_kept=is_kept)
             # Of the journal's name, where there is one: it is what two gateways must not share.
             kept = kept_instance(Path(config["journal"]) if config.get("journal") else path)
             budgets = open_budgets(config, instance, kept, from_living=from_living)
-        except (ShmError, SidecarError):
-            endpoints.close()
-            _end(rates, is_kept=is_kept)
-            raise
-        try:
+            undo.callback(budgets.close)
             sessions = _sessions(config, instance, path, from_living=from_living)
-        except ShmError:
-            budgets.close()
-            endpoints.close()
-            _end(rates, is_kept=is_kept)
-            raise
-        key = bytes.fromhex(session_key) if session_key else secrets.token_bytes(32)
-        made = cls(rates, endpoints, budgets, is_kept, sessions, key, bool(session_key))
-        try:
+            undo.callback(_end, sessions, is_kept=is_kept)
             tokens = TokenTable.create(instance, int(config.get("tokens") or TOKENS))
-        except ShmError:
-            made.close()
-            raise
-        made = replace(made, tokens=tokens)
-        try:
-            redis = RedisSettings.of(config)
-            if redis is None:
-                return made
-            keys += int(config.get("budgetKeys") or BUDGET_KEYS)
-            leases = _leases(budgets, instance, kept, keys, from_living=from_living)
-        except (ShmError, SidecarError):
-            made.close()
-            raise
-        return replace(made, leases=leases, redis=redis)
+            undo.callback(tokens.close)
+            redis, leases = RedisSettings.of(config), None
+            if redis is not None:
+                keys += int(config.get("budgetKeys") or BUDGET_KEYS)
+                leases = _leases(budgets, instance, kept, keys, from_living=from_living)
+            undo.pop_all()
+        return cls(
+            rates,
+            endpoints,
+            budgets,
+            is_kept,
+            sessions,
+            key,
+            bool(session_key),
+            leases=leases,
+            redis=redis,
+            tokens=tokens,
+        )
 
     @property
     def refusals(self) -> Sequence[str]:

@@ -5,9 +5,9 @@ Source: spec config sections 0.4, 3.11, 4.9 and 10.6.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from sidecar.config.model.base import OPEN, Choice, Model, NotYet
+from sidecar.config.model.base import OPEN, Choice, Model
 from sidecar.config.scalars import (
     Duration,
     Expression,
@@ -71,7 +71,7 @@ class BackendTLS(Model):
     """Names of which the certificate must hold one. Default: the host name."""
     key_exchange_groups: list[KeyExchangeGroup] | None = None
     """In order of preference."""
-    spiffe: Annotated[SpiffeTLS | None, NotYet("SPIFFE")] = None
+    spiffe: SpiffeTLS | None = None
     """Excludes cert, key, root, insecure and insecureHost."""
 
 

@@ -5,13 +5,12 @@ Source: spec config sections 3.8, 3.9 and 3.10.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field
 
 from sidecar.config.model.base import (
     OPEN,
-    Choice,
     Conditional,
     Conditioned,
     Model,
@@ -20,14 +19,13 @@ from sidecar.config.model.base import (
     by_shape,
 )
 from sidecar.config.model.callout import Callout
+from sidecar.config.model.questions import ExtAuthzProtocol, IncludeBody, ProcessingOptions
 from sidecar.config.scalars import (
     Duration,
     Expression,
-    HeaderName,
     HeaderOrPseudo,
     Port,
     Uint,
-    Uint32,
 )
 
 
@@ -43,59 +41,11 @@ def spelled(**aliases: str) -> AfterValidator:
 FailureMode = Literal["failClosed", "failOpen"]
 
 
-class ExtAuthzGrpc(Model):
-    """Envoy's authorization service."""
-
-    context: dict[str, str] | None = None
-    """Context extensions."""
-    metadata: dict[str, Expression] | None = None
-    """Filter metadata by CEL. Default: the JWT's claims."""
-
-
-class ExtAuthzHttp(Model):
-    """A plain HTTP service."""
-
-    path: Expression | None = None
-    """CEL. Default: the request's path."""
-    redirect: Expression | None = None
-    """CEL: where a 401 or 403 sends the client."""
-    body: Expression | None = None
-    """CEL: the body to send."""
-    include_response_headers: list[HeaderName] = Field(default_factory=list)
-    """Headers of the answer that go to the backend."""
-    add_request_headers: dict[HeaderOrPseudo, Expression] = Field(default_factory=dict)
-    """Further headers of the question."""
-    metadata: dict[str, Expression] = Field(default_factory=dict)
-    """CEL over the answer, seen later as `extauthz.*`."""
-
-
-class ExtAuthzProtocol(Choice):
-    """How the service is asked."""
-
-    CHOICES: ClassVar[frozenset[str]] = frozenset(("grpc", "http"))
-
-    grpc: ExtAuthzGrpc | None = None
-    """The default."""
-    http: ExtAuthzHttp | None = None
-    """Plain HTTP."""
-
-
 class DenyWithStatus(Model):
     """A denial with a status of choice."""
 
     deny_with_status: Port
     """HTTP status."""
-
-
-class IncludeBody(Model):
-    """The request's body, for the question."""
-
-    max_request_bytes: Uint32 = 0
-    """Most that is sent. Default 0."""
-    allow_partial_message: bool = False
-    """Whether a longer body is cut (default: 413)."""
-    pack_as_bytes: bool = False
-    """Whether it is sent as bytes. Default: as text."""
 
 
 class ExtAuthzCache(Model):
@@ -137,28 +87,6 @@ ExtAuthzPolicy = Annotated[
     | Annotated[ExtAuthz, branch("without")],
     Discriminator(by_key("conditional")),
 ]
-
-BodyMode = Literal["none", "buffered", "bufferedPartial", "fullDuplexStreamed"]
-SendMode = Literal["send", "skip"]
-
-
-class ProcessingOptions(Model):
-    """What an external processor is sent."""
-
-    request_body_mode: BodyMode = "fullDuplexStreamed"
-    """Default fullDuplexStreamed."""
-    response_body_mode: BodyMode = "fullDuplexStreamed"
-    """Default fullDuplexStreamed."""
-    request_header_mode: SendMode = "send"
-    """Default send."""
-    response_header_mode: SendMode = "send"
-    """Default send."""
-    request_trailer_mode: SendMode = "send"
-    """Default send."""
-    response_trailer_mode: SendMode = "send"
-    """Default send."""
-    allow_mode_override: bool = False
-    """Whether the processor may change these. Default false."""
 
 
 class ExtProc(Callout):

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sidecar.config.model.base import Model, NotYet, Renamed
+from sidecar.config.model.base import Model, Renamed
 from sidecar.config.model.policies import GatewayPolicies
 from sidecar.config.model.routes import Route, TcpRoute
 from sidecar.config.scalars import FilePath, Hostname, Port
@@ -39,8 +39,8 @@ class ServerTLS(Renamed):
     """PEM file of the private key."""
     root: FilePath | None = None
     """PEM file of the CAs of which clients must show a certificate. Default: none is asked for."""
-    spiffe: Annotated[SpiffeServer | None, NotYet("SPIFFE")] = None
-    """Excludes cert, key and root."""
+    spiffe: SpiffeServer | None = None
+    """Certificate and trust come from the Workload API. Excludes all else but hostname and ALPN."""
     cipher_suites: list[str] | None = None
     """In order of preference. Default: the AES-GCM suites."""
     min_tls_version: Annotated[TlsVersion | None, Field(alias="minTLSVersion")] = None

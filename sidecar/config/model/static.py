@@ -75,6 +75,27 @@ class Rates(Model):
     """Ours. Default: as output."""
 
 
+class PiecePrices(Model):
+    """Prices beside those of tokens, USD for one each, as decimal text (ours)."""
+
+    request: str | None = None
+    """Of each call."""
+    web_search: str | None = None
+    """Of a search of the web by the provider."""
+    file_search: str | None = None
+    """Of a search of files at the provider."""
+    input_audio_second: str | None = None
+    """Of a second of sound to be transcribed."""
+    input_character: str | None = None
+    """Of a character to be spoken."""
+    output_image: str | None = None
+    """Of a picture that was made."""
+    input_page: str | None = None
+    """Of a page to be read."""
+    rerank_search: str | None = None
+    """Of a unit that a ranking is billed by."""
+
+
 class RateTier(Model):
     """Prices of long prompts."""
 
@@ -91,6 +112,8 @@ class ServiceTier(Model):
     """Those that differ from the usual ones."""
     tiers: list[RateTier] = Field(default_factory=list)
     """Those of its long prompts."""
+    pieces: PiecePrices = Field(default_factory=PiecePrices)
+    """Those that differ from the usual ones."""
 
 
 class CatalogModel(Model):
@@ -104,6 +127,8 @@ class CatalogModel(Model):
     """What it can do."""
     service_tiers: dict[str, ServiceTier] = Field(default_factory=dict)
     """By the name that providers answer with: batch, flex, priority (ours)."""
+    pieces: PiecePrices = Field(default_factory=PiecePrices)
+    """Of what is paid for by the piece (ours)."""
 
 
 class CatalogProvider(Model):
@@ -200,10 +225,10 @@ class StorageConfig(Model):
 
 
 class SpiffeConfig(Model):
-    """The SPIFFE Workload API."""
+    """The SPIFFE Workload API, an agent on the same machine."""
 
     endpoint: str | None = None
-    """Its socket."""
+    """`unix:///path` or `tcp://ip:port`. Default: SPIFFE_ENDPOINT_SOCKET."""
 
 
 class StandardAttributes(Model):
@@ -427,10 +452,8 @@ class StaticConfig(Model):
     """CEL for the request log."""
     stats_addr: str | None = None
     """Default [::]:15020."""
-    histograms: Annotated[
-        Literal["classic", "native", "both"], NotYet("native histograms", ("native", "both"))
-    ] = "classic"
-    """Default classic."""
+    histograms: Literal["classic", "native", "both"] = "classic"
+    """Default classic. Scrapes see native ones in protobuf alone."""
     readiness_addr: str | None = None
     """Default [::]:15021."""
     session: SessionConfig | None = None

@@ -41,6 +41,9 @@ def problems_of(text: str) -> list[str]:
 ROUTE = "gateways: {default: {port: 80}}\nroutes: [%s]"
 TLS = "binds: [{port: 80, listeners: [{protocol: HTTPS, routes: [], tls: %s}]}]"
 AT_TLS = "binds[0].listeners[0].tls"
+AGENT = "config: {spiffe: {endpoint: 'unix:///run/agent.sock'}}\n"
+BACKEND = "backends: [{name: b, host: a.test:443, policies: {backendTLS: %s}}]"
+AT_BACKEND = "backends[0].policies.backendTLS"
 
 CASES: dict[str, tuple[str, list[str]]] = {
     "tls without files": (
@@ -92,8 +95,36 @@ CASES: dict[str, tuple[str, list[str]]] = {
             f"{AT_TLS}: 'spiffe' cannot be combined with tls.mode",
             f"{AT_TLS}: 'spiffe' cannot be combined with tls cipherSuites/minTLSVersion/"
             "maxTLSVersion/keyExchangeGroups",
-            f"{AT_TLS}.spiffe: not supported yet (SPIFFE)",
+            f"{AT_TLS}.spiffe: SPIFFE needs config.spiffe.endpoint",
         ],
+    ),
+    "spiffe without an endpoint": (
+        "config: {spiffe: {}}\n" + TLS % "{spiffe: {}}",
+        [f"{AT_TLS}.spiffe: SPIFFE needs config.spiffe.endpoint"],
+    ),
+    "spiffe": (AGENT + TLS % "{spiffe: {}}", []),
+    "spiffe with an endpoint that is none": (
+        "config: {spiffe: {endpoint: agent.sock}}",
+        ["config.spiffe.endpoint: invalid value: unix:///path or tcp://ip:port"],
+    ),
+    "spiffe to a backend": (
+        AGENT + BACKEND % '{spiffe: {}, subjectAltNames: ["spiffe://td/a"], hostname: a.test}',
+        [],
+    ),
+    "spiffe to a backend without an endpoint": (
+        BACKEND % "{spiffe: {}}",
+        [f"{AT_BACKEND}.spiffe: SPIFFE needs config.spiffe.endpoint"],
+    ),
+    "spiffe and files to a backend": (
+        AGENT + BACKEND % "{spiffe: {}, cert: cert.pem, key: key.pem}",
+        [
+            f"{AT_BACKEND}: 'spiffe' is mutually exclusive with"
+            " 'cert'/'key'/'root'/insecure/insecureHost"
+        ],
+    ),
+    "spiffe to any backend": (
+        AGENT + BACKEND % "{spiffe: {}, insecureHost: true}",
+        [f"{AT_BACKEND}: 'spiffe' is mutually exclusive with"],
     ),
     "versions and suites": (
         TLS % "{cert: cert.pem, key: key.pem, minTLSVersion: TLS_V1_0, maxTLSVersion: TLS_V1_3,"

@@ -140,7 +140,7 @@ OURS = tuple(
         r"\.openapi\.outputSchemas$",  # docs/mcp-openapi.md
         r"^\.config\.istio",  # docs/istio.md
         r"^\.config\.modelCatalog\.\[\]\..*(url|refresh)$",  # docs/llm.md
-        r"\.models\..*(serviceTiers|\.cacheWrite1h$|putImage$)",  # prices: docs/llm.md
+        r"\.models\..*(serviceTiers|\.pieces|\.cacheWrite1h$|putImage$)",  # prices: docs/llm.md
         r"\.database\.retention$",  # docs/request-log.md
         r"(olicies|\.policy)\.budgets$",  # a policy of ours: docs/policies
         r"\.apiKey\.keys\..*\.budgets$",  # of version 1.5

@@ -14,8 +14,8 @@ from sidecar.http.message import Request
 from sidecar.policies.base import Services
 from sidecar.policies.bearer import KeysPendingError
 from sidecar.policies.expressions import Expression
+from sidecar.policies.kept import KeptKeys
 from sidecar.policies.order import make
-from sidecar.policies.remote_keys import KeptKeys
 from tests.sidecar.policies.test_remote_keys import Background, Provider, answer
 from tests.support.clock import HeldClock
 from tests.support.issuer import AUDIENCE, ISSUER, NOW, claims, jwk, jwks, token

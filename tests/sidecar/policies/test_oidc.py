@@ -21,10 +21,10 @@ from sidecar.errors import ConfigError, RequestError, UpstreamError
 from sidecar.http.headers import Headers
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.policies.base import Services
+from sidecar.policies.kept import KeptKeys
 from sidecar.policies.oidc import Oidc
 from sidecar.policies.oidc_login import Callback, local_target
 from sidecar.policies.order import make
-from sidecar.policies.remote_keys import KeptKeys
 from tests.support.clock import HeldClock
 from tests.support.issuer import ISSUER, NOW, claims, jwks, token
 from tests.support.messages import request, services

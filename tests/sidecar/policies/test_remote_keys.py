@@ -13,7 +13,8 @@ from sidecar.http.headers import Headers
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.policies.callouts import ANSWER_BYTES, Nowhere
 from sidecar.policies.jwks import MAX_BYTES
-from sidecar.policies.remote_keys import KeptKeys, RemoteKeys, reachable
+from sidecar.policies.kept import KeptKeys
+from sidecar.policies.remote_keys import RemoteKeys, kept_keys, reachable
 from tests.support.clock import HeldClock
 from tests.support.issuer import jwk, jwks
 
@@ -250,11 +251,11 @@ async def test_kept_over_compilations() -> None:
     first, second = Provider(answer(SET)), Provider(answer(OTHER))
     clock = HeldClock()
     kept.begin_round()
-    keys = kept.get(URL, "/keys", first, clock)
+    keys = kept_keys(kept, URL, "/keys", first, clock)
     kept.end_round()
     await background.settle()
     kept.begin_round()
-    assert kept.get(URL, "/keys", second, clock) is keys
+    assert kept_keys(kept, URL, "/keys", second, clock) is keys
     kept.end_round()
     assert second.asked == []
     keys.fetch()
@@ -262,7 +263,9 @@ async def test_kept_over_compilations() -> None:
     assert len(second.asked) == 1
     kept.begin_round()
     kept.end_round()
-    assert kept.get(URL, "/keys", Provider(answer(jwks(jwk("p256", "new")))), clock) is not keys
+    assert (
+        kept_keys(kept, URL, "/keys", Provider(answer(jwks(jwk("p256", "new")))), clock) is not keys
+    )
     keys.fetch()
     await background.settle()
     assert len(second.asked) == 1
