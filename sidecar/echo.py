@@ -26,7 +26,8 @@ from sidecar.http.message import (
     read_all,
     text_response,
 )
-from sidecar.net.listener import BindPlan, Port
+from sidecar.net.bind import BindPlan
+from sidecar.net.listener import Port
 from sidecar.net.settings import HttpSettings
 from sidecar.net.sweep import Sweeper
 from sidecar.net.tcp import Relay
@@ -42,7 +43,7 @@ _BACKLOG: Final = 128
 
 @final
 class EchoServer:
-    """The server on one loopback port. It is the Gate (sidecar.net.listener) of that port.
+    """The server on one loopback port. It is the Gate (sidecar.net.bind) of that port.
 
     `handler`: who answers in place of the echo.
     """

@@ -8,29 +8,20 @@ from __future__ import annotations
 from typing import final
 
 from sidecar.a2a.outcome import Watch
-from sidecar.http.headers import Headers
 from sidecar.http.message import Body
+from sidecar.http.wrapped import WrappedBody
 
 
 @final
-class WatchedBody:
+class WatchedBody(WrappedBody):
     """The source's octets, piece by piece as they come. See Body."""
 
-    __slots__ = ("_source", "_watch", "length")
+    __slots__ = ("_watch",)
 
     def __init__(self, source: Body, watch: Watch) -> None:
         self._source = source
         self._watch = watch
         self.length = source.length
-
-    @property
-    def trailers(self) -> Headers | None:
-        """Those of the source."""
-        return self._source.trailers
-
-    @trailers.setter
-    def trailers(self, value: Headers | None) -> None:
-        self._source.trailers = value
 
     def read_nowait(self) -> bytes | None:
         """See Body."""

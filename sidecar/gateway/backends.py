@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
 from typing import Any, Final, Protocol, final
-
-import orjson
 
 from sidecar.config.scalars import duration_seconds
 from sidecar.errors import ConfigError, RequestError, SidecarError
-from sidecar.gateway.authenticated import authenticated
-from sidecar.gateway.balanced import BalancedUpstream, EndpointPick, affinity_of
 from sidecar.gateway.connect_proxy import name_of, proxy_of
+from sidecar.gateway.connecting import Connecting, pool_settings
 from sidecar.gateway.discovered import Discovery
-from sidecar.gateway.endpoints import Endpoints, Place
-from sidecar.gateway.inference import Known, PickedUpstream, chosen_destination, literal
+from sidecar.gateway.endpoints import Endpoints
+from sidecar.gateway.health import outliers_of
 from sidecar.gateway.plan import Backend
+from sidecar.gateway.service_backends import ServiceBackends
 from sidecar.gateway.upstream import (
     BrokenUpstream,
     DynamicUpstream,
@@ -32,20 +29,19 @@ from sidecar.gateway.upstream import (
     Upstream,
     authority_destination,
 )
-from sidecar.http.headers import Headers
-from sidecar.http.message import Connection, FixedBody, Request, Response
+from sidecar.http.message import Request
 from sidecar.llm.credentials.kept import KeptCredentials
 from sidecar.net.dialer import Address
-from sidecar.net.pool import Pool, PoolSettings, Version
+from sidecar.net.pool import PoolSettings, Version
 from sidecar.net.resolve import is_literal
-from sidecar.net.tls import ClientTls
+from sidecar.net.svid import Svids
+from sidecar.net.tls_client import ClientTls
 from sidecar.policies.base import Services
 from sidecar.policies.chain import Hook
 from sidecar.policies.expressions import Expression
 from sidecar.policies.order import build
 from sidecar.policies.schema import nested
-from sidecar.routing import balance
-from sidecar.routing.outlier import Eviction, Outcome, Outliers, is_unhealthy
+from sidecar.routing.outlier import Outliers
 
 _HAS_OWN_AUTH: Final = frozenset(("ai", "llm", "mcp", "group"))
 """Targets that show credentials themselves, or lead to others that do."""
@@ -94,18 +90,26 @@ class Backends:
         endpoints: Endpoints,
         admin: Address | None,
         credentials: KeptCredentials | None = None,
+        svids: Svids | None = None,
     ) -> None:
         """`endpoints`, `credentials`: those of the worker, kept over reloads."""
         self._pools = pools
         self._services = services
-        self._random = random
         self._named = named
         self._discovery = discovery
-        self._endpoints = endpoints
         self._admin = admin
         self._kept = credentials or KeptCredentials()
-        self._defaults = _pool_settings(static.get("backend") or {})
-        self._tls: dict[str, ClientTls] = {}
+        self._connecting = Connecting(pools, svids)
+        self._discovered = ServiceBackends(
+            pools,
+            self._connecting,
+            services,
+            random,
+            discovery,
+            endpoints,
+            0 if admin is None else admin.port,
+        )
+        self._defaults = pool_settings(static.get("backend") or {})
         self._proxies: set[str] = set()
         self.make_models: Callable[[], ModelBackends] | None = None
         """What makes the backends of models, for the first that asks."""
@@ -152,6 +156,8 @@ class Backends:
         payload = policies.get("backendAuth")
         if (payload is None and "agent_core" not in target) or _HAS_OWN_AUTH & target.keys():
             return made
+        from sidecar.gateway.authenticated import authenticated
+
         return authenticated(made, payload, target, self._services, self._kept)
 
     def _bare(self, reference: Data, target: Data, policies: Data) -> Backend:
@@ -179,7 +185,7 @@ class Backends:
         if "unix" in target:
             return self._fixed(base, Address("", 0, target["unix"]), tls, settings, "localhost")
         if "workload" in target or "service" in target:
-            return self._discovered(base, target, tls, settings, policies)
+            return self._discovered.make(base, target, tls, settings, policies)
         if "dynamic" in target:
             return self._dynamic(base, target["dynamic"], tls, settings)
         if "internal" in target:
@@ -217,7 +223,7 @@ class Backends:
 
     def _settings(self, policies: Data, target: Data) -> PoolSettings:
         tcp = policies.get("tcp")
-        settings = self._defaults if tcp is None else _pool_settings(tcp, self._defaults)
+        settings = self._defaults if tcp is None else pool_settings(tcp, self._defaults)
         tunnel = policies.get("backendTunnel")
         if tunnel is None or _TUNNELLED.isdisjoint(target):
             return settings
@@ -231,29 +237,15 @@ class Backends:
             self._pools.proxies[name] = made
         return replace(settings, proxy=name)
 
-    def _client_tls(self, payload: Data | None, hostname: str) -> tuple[str, ClientTls | None]:
-        """`(digest, TLS)`: equal configuration towards an equal name shares contexts."""
-        if payload is None:
-            return "", None
-        text = orjson.dumps([payload, hostname], option=orjson.OPT_SORT_KEYS)
-        digest = blake2b(text, digest_size=12).hexdigest()
-        tls = self._tls.get(digest)
-        if tls is None:
-            tls = self._tls[digest] = ClientTls(payload, hostname)
-        return digest, tls
-
-    def _pool(self, address: Address, tls: tuple[str, ClientTls | None], s: PoolSettings) -> Pool:
-        return self._pools.get(PoolKey(address, tls[0], s), tls[1])
-
     def _fixed(
         self, base: Backend, address: Address, tls: Data | None, settings: PoolSettings, name: str
     ) -> Backend:
-        made = self._client_tls(tls, name)
+        made = self._connecting.tls(tls, name)
         return replace(
             base,
             label=str(address),
             kind="static",
-            upstream=FixedUpstream(self._pool(address, made, settings)),
+            upstream=FixedUpstream(self._connecting.pool(address, made, settings)),
             has_tls=made[1] is not None,
             default_authority=name if address.unix else str(address),
         )
@@ -262,8 +254,8 @@ class Backends:
         name, port = host["address"], host["port"]
         if is_literal(name):
             return self._fixed(base, Address(name, port), tls, settings, name)
-        made = self._client_tls(tls, name)
-        pool = partial(self._pool, tls=made, s=settings)
+        made = self._connecting.tls(tls, name)
+        pool = partial(self._connecting.pool, tls=made, settings=settings)
         # RFC 9110 section 7.2: Host carries the port unless it is the scheme's own.
         default = 443 if made[1] is not None else 80
         authority = name if port == default else f"{name}:{port}"
@@ -290,7 +282,7 @@ class Backends:
         destination: Callable[[Request], tuple[str, int]] = authority_destination
         if source is not None:
             destination = _Destination(source, self._services)
-        made = self._client_tls(tls, "")
+        made = self._connecting.tls(tls, "")
 
         def key_of(address: Address, host: str) -> tuple[PoolKey, ClientTls | None]:
             digest, client = made
@@ -311,139 +303,9 @@ class Backends:
             base, label="dynamic", kind="dynamic", upstream=upstream, has_tls=tls is not None
         )
 
-    def _discovered(
-        self,
-        base: Backend,
-        target: Data,
-        tls: Data | None,
-        settings: PoolSettings,
-        policies: Data,
-    ) -> Backend:
-        if "workload" in target:
-            return self._workload(base, target["workload"], tls, settings)
-        return self._service(base, target["service"], tls, settings, policies)
-
-    def _service(
-        self,
-        base: Backend,
-        service: Data,
-        tls: Data | None,
-        settings: PoolSettings,
-        policies: Data,
-    ) -> Backend:
-        label = f"service/{service['name']}:{service['port']}"
-        found = self._discovery.groups(service["name"], service["port"])
-        if found is None:
-            broken = BrokenUpstream(500, "NotFound", "service not found")
-            return replace(base, label=label, kind="service", upstream=broken)
-        hostname = service["name"].partition("/")[2]
-        made = self._client_tls(tls, hostname)
-        outliers = self.outliers(policies.get("health"))
-        affinity = affinity_of(policies.get("sessionAffinity"), self._services)
-        groups: list[list[balance.Endpoint]] = []
-        picks: dict[str, EndpointPick] = {}
-        for near in found:
-            groups.append([])
-            for address, capacity in near:
-                place = Place(service["name"], service["port"], address)
-                endpoint = self._endpoints.get(place, capacity)
-                groups[-1].append(endpoint)
-                pool = self._pool(address, made, settings)
-                picks[endpoint.key] = EndpointPick(
-                    endpoint, pool, outliers, self._services, self._endpoints
-                )
-        upstream: Upstream = BalancedUpstream(
-            [balance.Group(group) for group in groups or [[]]],
-            picks,
-            self._services,
-            self._random,
-            self._endpoints,
-            affinity,
-        )
-        routing = policies.get("inferenceRouting")
-        if routing is not None:
-            known = {
-                literal(address): (endpoint, picks[endpoint.key])
-                for near, group in zip(found, groups, strict=True)
-                for (address, _), endpoint in zip(near, group, strict=True)
-            }
-            upstream = self._picked(upstream, known, routing, made, settings)
-        return replace(
-            base,
-            label=label,
-            kind="service",
-            upstream=upstream,
-            has_tls=made[1] is not None,
-            default_authority=hostname,
-        )
-
-    def _picked(
-        self,
-        balanced: Upstream,
-        known: Known,
-        routing: Data,
-        tls: tuple[str, ClientTls | None],
-        settings: PoolSettings,
-    ) -> Upstream:
-        """What goes by the choice of an endpoint picker."""
-
-        def key_of(address: Address, _: str) -> tuple[PoolKey, ClientTls | None]:
-            return PoolKey(address, tls[0], settings), tls[1]
-
-        anywhere = None
-        if routing.get("destinationMode") == "passthrough":
-            resolver = None if settings.proxy else self._pools.resolver
-            port = 0 if self._admin is None else self._admin.port
-            anywhere = DynamicUpstream(
-                chosen_destination, resolver, key_of, self._pools, admin_port=port
-            )
-        is_open = routing.get("failureMode") == "failOpen"
-        clock = self._services.clock
-        return PickedUpstream(balanced, known, anywhere, clock, falls_back=is_open)
-
-    def _workload(
-        self, base: Backend, workload: Data, tls: Data | None, settings: PoolSettings
-    ) -> Backend:
-        """One workload by its own address, as a waypoint is asked for it."""
-        address = self._discovery.workload(workload["uid"], workload["port"])
-        if address is None:
-            broken = BrokenUpstream(503, "NoHealthyBackend", "the workload cannot be reached")
-            return replace(base, kind="service", upstream=broken)
-        made = self._client_tls(tls, address.host)
-        return replace(
-            base,
-            label=str(address),
-            kind="service",
-            upstream=FixedUpstream(self._pool(address, made, settings)),
-            has_tls=made[1] is not None,
-            default_authority=str(address),
-        )
-
     def outliers(self, health: Data | None) -> Outliers:
         """See outliers_of."""
         return outliers_of(health, self._services)
-
-
-def outliers_of(health: Data | None, services: Services) -> Outliers:
-    """A `health` policy made ready; None: the defaults, without ejection. Raises: ConfigError."""
-    if health is None:
-        return Outliers()
-    eviction = health.get("eviction")
-    made = None if eviction is None else Eviction.from_policy(eviction, "health.eviction")
-    source = health.get("unhealthyExpression")
-    if source is None:
-        return Outliers(made)
-    expression = Expression(source, services, "unhealthyExpression", with_response=True)
-
-    def unhealthy(outcome: Outcome) -> bool:
-        if outcome.status is None:
-            return is_unhealthy(outcome)
-        try:
-            return expression.truth(_NO_REQUEST, Response(outcome.status, outcome.headers))
-        except RequestError:
-            return False
-
-    return Outliers(made, unhealthy)
 
 
 def _set_path(path: str, request: Request) -> None:
@@ -470,45 +332,3 @@ class _Destination:
         if not host or not port.isdigit() or int(port) > 65535:
             raise RequestError(503, "Internal", "processing failed: target is not host:port")
         return host, int(port)
-
-
-def _pool_settings(data: Data, base: PoolSettings | None = None) -> PoolSettings:
-    """From `config.backend` or a backend's `tcp`."""
-    base = base or PoolSettings()
-    dial = base.dial
-    keep = data.get("keepalives")
-    if keep is not None:
-        dial = replace(
-            dial,
-            keepalive=bool(keep.get("enabled", True)),
-            keepalive_time_seconds=_whole(keep.get("time"), dial.keepalive_time_seconds),
-            keepalive_interval_seconds=_whole(
-                keep.get("interval"), dial.keepalive_interval_seconds
-            ),
-            keepalive_retries=keep.get("retries") or dial.keepalive_retries,
-        )
-    connect = data.get("connectTimeout")
-    if connect is not None:
-        dial = replace(dial, connect_seconds=_seconds(connect))
-    idle = data.get("poolIdleTimeout")
-    return replace(
-        base,
-        dial=dial,
-        idle_seconds=base.idle_seconds if idle is None else _seconds(idle),
-        max_idle=data.get("poolMaxSize") or base.max_idle,
-    )
-
-
-def _seconds(value: Any) -> float:
-    """A duration: text, or `{secs, nanos}` as a schema form of the reference has it."""
-    if isinstance(value, Mapping):
-        return float(value.get("secs", 0)) + float(value.get("nanos", 0)) / 1e9
-    return duration_seconds(value)
-
-
-def _whole(value: Any, default: int) -> int:
-    return default if value is None else max(1, round(_seconds(value)))
-
-
-_NO_REQUEST = Request("", "", "", "/", "", Headers(), FixedBody(), Connection("", 0, "", 0), 0)
-"""An outcome is judged by its response; the expression's request is empty."""

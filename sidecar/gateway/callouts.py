@@ -23,9 +23,8 @@ from sidecar.gateway.upstream import retried, send_picked
 from sidecar.http import grpc
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, FixedBody, Request, Response, read_up_to
-from sidecar.llm.credentials.table import configured
 from sidecar.net.pool import Call, Version
-from sidecar.net.tls import ClientTls
+from sidecar.net.tls_client import ClientTls
 from sidecar.policies.base import Services
 from sidecar.policies.callouts import ANSWER_BYTES, Callout, Nowhere, Subtype, outgoing
 from sidecar.policies.merge import merge
@@ -158,6 +157,8 @@ def _check_credential(policies: Data, target: Data, services: Services) -> None:
     """Raises: ConfigError below `policies`."""
     if policies.get("backendAuth") is None:
         return
+    from sidecar.llm.credentials.table import configured
+
     host = (target.get("host") or {}).get("address", "")
     try:
         configured(policies["backendAuth"], services.clock, host=host)

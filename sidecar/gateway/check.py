@@ -20,21 +20,20 @@ from sidecar.config.pruning import Parts, Pruning
 from sidecar.config.scalars import duration_seconds
 from sidecar.config.servers import BACKEND as SERVERS
 from sidecar.config.snapshot import Resource, Snapshot
+from sidecar.config.svid import NO_ENDPOINT, endpoint_of, uses_svid
 from sidecar.config.text import resolve
 from sidecar.errors import ConfigError
 from sidecar.gateway.balanced import affinity_of
 from sidecar.gateway.callouts import CheckedCallouts
-from sidecar.gateway.compile import http_settings
-from sidecar.gateway.credentials import credentials_of
 from sidecar.gateway.expressions import expression_engine
+from sidecar.gateway.front_settings import http_settings
 from sidecar.gateway.frontdoor import refusals
 from sidecar.gateway.levels import BACKEND_TYPE, on_route
-from sidecar.llm.providers.base import DefaultAuth
 from sidecar.net.edns import edns0_problem
-from sidecar.net.tls import ClientTls, ServerTls, TlsDefaults, TlsListener
-from sidecar.policies.base import Services
+from sidecar.net.tls import ServerTls, TlsDefaults, TlsListener
+from sidecar.net.tls_client import ClientTls
+from sidecar.policies.base import SECRET_VARIABLE, Services
 from sidecar.policies.expressions import Expression
-from sidecar.policies.oidc_cookies import SECRET_VARIABLE
 from sidecar.policies.order import KINDS, build, make
 from sidecar.routing.outlier import Eviction
 from sidecar.routing.table import RouteEntry
@@ -51,7 +50,6 @@ from sidecar.telemetry.trace import Sampler
 Data = Mapping[str, Any]
 _MODELS: Final = frozenset(("ai", "llm"))
 _NO_AGENT: Final = _MODELS | {"mcp"}
-_ANY_AUTH: Final = DefaultAuth(region="any", service="any")
 _CONNECTION_PHASE: Final = frozenset(("networkAuthorization", "networkExtAuthz"))
 _FUNCTIONS: Final = "config.customFunctions"
 _UNKNOWN_FUNCTION: Final = re.compile(r"CEL .*: unknown (?:function|method) ")
@@ -107,8 +105,11 @@ def resource_check(
 ) -> Callable[[Resource], None]:
     """Checks one resource that no file says: what is given raises the first ConfigError."""
     services = _services(config, expression_engine(config), os.environ if env is None else env)
+    has_workload_api = bool(endpoint_of(config))
 
     def check(resource: Resource) -> None:
+        if not has_workload_api and uses_svid(resource.data):
+            raise ConfigError("", NO_ENDPOINT)
         for problem in _problems(resource, "", services):
             raise problem
 
@@ -218,26 +219,22 @@ def _backend(path: str, data: Data, services: Services) -> Iterator[Test]:
     if not _MODELS.isdisjoint(data["target"]):
         target = data["target"]
         yield path, None, lambda _: _model_check().check_target(target, {}, services, _NoWriter())
-    health = policies.get("health") or {}
-    if health.get("eviction") is not None:
-        eviction = health["eviction"]
-        yield f"{below}.health", None, lambda _: Eviction.from_policy(eviction, "eviction")
-    source = health.get("unhealthyExpression")
-    if source is not None:
-        yield (
-            f"{below}.health",
-            None,
-            lambda _: Expression(source, services, "unhealthyExpression", with_response=True),
-        )
-    tunnel = policies.get("backendTunnel")
-    if tunnel is not None:
-        yield f"{below}.backendTunnel", None, lambda _: _check_tunnel(tunnel, services)
-    affinity = policies.get("sessionAffinity")
-    if affinity is not None:
-        yield f"{below}.sessionAffinity", None, lambda _: affinity_of(affinity, services)
     target = (data["target"].get("dynamic") or {}).get("target")
     if target is not None:
         yield f"{path}.dynamic", None, lambda _: Expression(target, services, "target")
+
+
+def _health(path: str, health: Data, services: Services) -> Iterator[Test]:
+    if health.get("eviction") is not None:
+        eviction = health["eviction"]
+        yield path, None, lambda _: Eviction.from_policy(eviction, "eviction")
+    source = health.get("unhealthyExpression")
+    if source is not None:
+        yield (
+            path,
+            None,
+            lambda _: Expression(source, services, "unhealthyExpression", with_response=True),
+        )
 
 
 def _check_tunnel(tunnel: Data, services: Services) -> None:
@@ -270,12 +267,23 @@ def _backend_policies(
         yield f"{path}.ai", None, lambda _: _model_check().check_policy(ai, services)
     auth = policies.get("backendAuth")
     if auth is not None and not (is_mcp and "passthrough" in auth):
-        # What the destination adds is not known here.
-        yield (
-            f"{path}.backendAuth",
-            None,
-            lambda _: credentials_of(auth, services, auth=_ANY_AUTH, host="backend.invalid"),
-        )
+        yield f"{path}.backendAuth", None, lambda _: _credentials(auth, services)
+    yield from _health(f"{path}.health", policies.get("health") or {}, services)
+    tunnel = policies.get("backendTunnel")
+    if tunnel is not None:
+        yield f"{path}.backendTunnel", None, lambda _: _check_tunnel(tunnel, services)
+    affinity = policies.get("sessionAffinity")
+    if affinity is not None:
+        yield f"{path}.sessionAffinity", None, lambda _: affinity_of(affinity, services)
+
+
+def _credentials(payload: Any, services: Services) -> object:
+    from sidecar.gateway.credentials import credentials_of
+    from sidecar.llm.providers.base import DefaultAuth
+
+    # What the destination adds is not known here.
+    auth = DefaultAuth(region="any", service="any")
+    return credentials_of(payload, services, auth=auth, host="backend.invalid")
 
 
 def _named_backend(name: str, data: Data, services: Services) -> Iterator[Test]:
@@ -303,11 +311,9 @@ def _policy(name: str, data: Data, services: Services) -> Iterator[Test]:
     kind, payload = data["kind"], data["policy"]
     if kind in KINDS:
         yield "policy", {kind: payload}, lambda given: _made(given, services)
-    elif kind == "mcpGuardrails":
-        place = "policy.mcpGuardrails"
-        yield place, None, lambda _: _server_check().check_guardrails(payload, services)
-    elif kind == "backendTLS":
-        yield "policy", None, lambda _: ClientTls(payload, "backend.invalid")
+    else:
+        # It may be bound to an MCP backend, which has its own words for `passthrough`.
+        yield from _backend_policies("policy", {kind: payload}, services, is_mcp=True)
 
 
 def _made(payloads: Data, services: Services) -> object:
@@ -338,9 +344,9 @@ def _access_log(policy: Data, services: Services) -> AccessLog:
     return AccessLog(policy, "text", compiler, sink=sink, clock=services.clock, path="")
 
 
-def _otlp_log(given: Data, log: Data, services: Services) -> OtlpTarget:
+def _otlp_log(given: Data, log: Data, services: Services) -> object:
     OtlpLog(given, log, Compiler(services.cel), lambda _: None, services.clock, path="")
-    return OtlpTarget.of_policy(given, "", signal="logs")
+    return OtlpTarget.of_policy(given, "", signal="logs").exporter("logs")
 
 
 def _request_rows(policy: Data, services: Services) -> RequestRows:
@@ -349,7 +355,7 @@ def _request_rows(policy: Data, services: Services) -> RequestRows:
 
 
 def _tracing(policy: Data, compiler: Compiler) -> Iterator[Test]:
-    yield "", None, lambda _: OtlpTarget.of_policy(policy, "")
+    yield "", None, lambda _: OtlpTarget.of_policy(policy, "").exporter()
     for key in ("clientSampling", "randomSampling"):
         yield "", None, partial(_sampler, policy.get(key), compiler, key)
     for key in ("attributes", "resources"):
@@ -364,7 +370,7 @@ def _sampler(value: Any, compiler: Compiler, key: str, _: object) -> object:
 
 
 def _expressions(compiler: Compiler, key: str, given: Data) -> object:
-    return compiler.expressions(given.get(key), key)
+    return compiler.expressions(given.get(key), key, at_end=key != "resources")
 
 
 def _static(name: str, data: Data, services: Services) -> Iterator[Test]:

@@ -14,7 +14,8 @@ from typing import Final, Protocol, final
 
 from sidecar.errors import RequestError, SidecarError
 from sidecar.http.message import Connection, Request, Response
-from sidecar.net.listener import CARRYING, Port
+from sidecar.net.bind import CARRYING
+from sidecar.net.listener import Port
 from sidecar.net.pipe import PipeEnd, PipeTunnel, pipe
 
 _log = logging.getLogger("sidecar.gateway.connects")
@@ -32,10 +33,10 @@ class ConnectGate(Protocol):
         """See sidecar.gateway.mesh.MeshGate."""
 
     def examine(self, bind: str, connection: Connection) -> Awaitable[None] | None:
-        """See sidecar.net.listener.Gate."""
+        """See sidecar.net.bind.Gate."""
 
     def admit(self, bind: str, connection: Connection) -> bool:
-        """See sidecar.net.listener.Gate."""
+        """See sidecar.net.bind.Gate."""
 
 
 @final

@@ -6,7 +6,6 @@ Source: design sections 1 and 2; spec/config.md sections 8.3, 8.4 and 10.1.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -17,36 +16,35 @@ from itertools import chain
 from typing import Any, Final, final
 
 import uvloop
-from starlette.applications import Starlette
+from starlette.routing import Route
 
 from shm.cells import Series
 from shm.config import ConfigTable, WorkerState
-from shm.errors import ShmError
+from shm.errors import LockTimeoutError, ShmError
 from shm.metrics import MetricsTable
-from sidecar.admin.api import ProcessStatus, admin_app, stats_app
+from sidecar.admin.api import ProcessStatus
 from sidecar.admin.budgets import budgets_route
 from sidecar.admin.cel import cel_routes
-from sidecar.admin.health import readiness_app
+from sidecar.admin.debug_trace import debug_trace_routes
 from sidecar.admin.logs import RequestLogReader, log_routes
-from sidecar.admin.server import AdminServer, parse_address
+from sidecar.admin.server import AdminServer
 from sidecar.admin.state import state_routes
-from sidecar.config.certificates import certificates
 from sidecar.config.mesh import OWN
 from sidecar.config.problems import InvalidConfigError
-from sidecar.config.scalars import duration_ns
 from sidecar.config.snapshot import (
     Resource,
     Snapshot,
     encode,
-    read_header,
-    read_index,
-    read_record,
 )
+from sidecar.config.svid import KEY as SVID
 from sidecar.errors import ConfigError
+from sidecar.gateway.admin_servers import start_servers
 from sidecar.gateway.expressions import expression_engine
 from sidecar.gateway.frontdoor import front_door
 from sidecar.gateway.loading import LoadedSnapshot, Loader
+from sidecar.gateway.memory import collect_seldom
 from sidecar.gateway.mesh import CONTRIBUTED, ControlMesh, Mesh
+from sidecar.gateway.own_certificate import OwnCertificate
 from sidecar.gateway.price_feeds import (
     PriceFeeds,
     fetch_prices,
@@ -55,16 +53,27 @@ from sidecar.gateway.price_feeds import (
     texts_of,
 )
 from sidecar.gateway.process import ControlContext, clear
+from sidecar.gateway.published import LEVELS, difference_of, read_running
 from sidecar.gateway.reload import FileWatcher
+from sidecar.gateway.tending import (
+    COLLECT_SECONDS,
+    budget_keeper,
+    count_leases,
+    lease_keeper,
+    row_age_ns,
+    tend_tables,
+    untiring,
+)
 from sidecar.policies.amounts import UNITS, shown
-from sidecar.state.keeper import BudgetKeeper
 from sidecar.state.leases import Leases
 from sidecar.state.redis_keeper import LeaseKeeper
 from sidecar.state.report import Amounts, Report
+from sidecar.state.request_log import RequestLogDatabase
 from sidecar.state.request_log_database import database_of
 from sidecar.state.retention import RowKeeper
 from sidecar.state.tables import Tables
 from sidecar.telemetry.clock import SystemClock
+from sidecar.telemetry.debug_trace import RESOURCE as TRACE
 from sidecar.telemetry.logs import Logs, parse_levels
 from sidecar.telemetry.metrics import GatewayMetrics, Registry
 from sidecar.telemetry.sink import LogSink
@@ -72,11 +81,11 @@ from sidecar.version import package_version
 
 _log = logging.getLogger("sidecar.gateway.control")
 _STDOUT: Final = 1
-_LEVELS: Final = "runtime/levels"
-_COLLECT_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.02
 _NICE: Final = 5
-_GC_THRESHOLDS: Final = (20_000, 20, 50)
+
+
+Run = tuple[str, Callable[[], Awaitable[None]]]
 
 
 @final
@@ -111,6 +120,8 @@ class Control:
         self._preloaded = preloaded
         self._current: LoadedSnapshot
         self._levels = ""
+        self._trace: Mapping[str, object] | None = None
+        """Who listens to requests (admin.debug_trace), if anybody does."""
         self._stopping: asyncio.Future[None] = loop.create_future()
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -134,7 +145,7 @@ class Control:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
-        running, self._levels = _running(self._configs)
+        running, self._levels = read_running(self._configs)
         # What an earlier process fetched is not lost with it.
         self._loader.fetched.update(texts_of(running))
         self._static = running["static/config"]
@@ -147,11 +158,20 @@ class Control:
         registry = Registry(
             self._metrics.writer(self._context.workers),
             (config.get("metrics") or {}).get("remove") or (),
+            mode=config.get("histograms") or "classic",
         )
         self._own = GatewayMetrics(registry, package_version())
+        self._certificate = OwnCertificate(SystemClock(), self._own.certificate_expires)
+        self._svid = OwnCertificate(
+            SystemClock(), self._own.svid_expires, "SVID", "there is no TLS with `spiffe`"
+        )
         self._watcher = FileWatcher({**self._current.files, **self._loader.files})
-        await self._serve(config)
-        if _difference(running, self._published()):
+        database = database_of(config)
+        self._reader = None if database is None else RequestLogReader(database)
+        self._servers = await start_servers(
+            config, self, lambda: self._routes(config), shares_ports=self._context.shares_ports
+        )
+        if difference_of(running, self._published()):
             self._good = LoadedSnapshot(Snapshot(dict(running)), (), self._current.files)
             self._try_publish(self._good)
         else:
@@ -160,23 +180,12 @@ class Control:
         self._context.ready()
         self._is_ready = True
         loop.add_reader(self._context.report_fd, self._reported)
-        leases = self._lease_keeper()
+        self._reported()  # to an earlier process, say: what the workers run is what we fall back on
+        leases = lease_keeper(self._tables, self._leases)
         watching = loop.create_task(untiring("watching files", self._watch))
-        runs: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-            ("counting", self._count),
-            ("budgets", lambda: self._budget_keeper().run()),
-            ("prices", self._follow_prices),
+        tending = [
+            loop.create_task(untiring(what, run)) for what, run in self._runs(leases, database)
         ]
-        if leases is not None:
-            runs.append(("leases", leases.run))
-        mesh = self._mesh
-        if mesh is not None:
-            runs.append(("mesh", lambda: mesh.run(self._contribute)))
-        database = database_of(config)
-        if database is not None:
-            keeper = RowKeeper(database, self._row_age_ns, time.time_ns)
-            runs.append(("request log", keeper.run))
-        tending = [loop.create_task(untiring(what, run)) for what, run in runs]
         try:
             await self._stopping
             watching.cancel()
@@ -195,6 +204,25 @@ class Control:
         if self._reader is not None:
             self._reader.close()
         self._sink.close()
+
+    def _runs(self, leases: LeaseKeeper | None, database: RequestLogDatabase | None) -> list[Run]:
+        """What is done all the time beside watching files, with its name in the log."""
+        runs: list[Run] = [
+            ("counting", self._count),
+            ("budgets", lambda: budget_keeper(self._tables, self._own).run()),
+            ("prices", self._follow_prices),
+        ]
+        if leases is not None:
+            runs.append(("leases", leases.run))
+        mesh = self._mesh
+        if mesh is not None:
+            runs.append(("mesh", lambda: mesh.run(self._contribute)))
+        if database is not None:
+            keeper = RowKeeper(
+                database, lambda: row_age_ns(self._current.snapshot.resources), time.time_ns
+            )
+            runs.append(("request log", keeper.run))
+        return runs
 
     def _join_mesh(self, config: Mapping[str, Any], running: Mapping[str, Resource]) -> None:
         """Raises: ConfigError. What an earlier process was told is not lost with it."""
@@ -224,11 +252,14 @@ class Control:
                 return ""
             try:
                 self._publish()
-            except ShmError as error:
+            except Exception as error:
+                # Also after our own fault: else the same, sent again, would change nothing.
                 extra.update({key: one for key, one in before.items() if one is not None})
                 for key, one in before.items():
                     if one is None:
                         extra.pop(key, None)
+                if not isinstance(error, ShmError):
+                    raise
                 return str(error)
             return ""
 
@@ -257,49 +288,18 @@ class Control:
         # It tells of every change in a watched directory, which is mostly not ours.
         logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
-    async def _serve(self, config: Mapping[str, Any]) -> None:
-        """Listen on the three addresses. Raises ConfigError."""
-        version = package_version()
-        sensitive = config.get("sensitiveHeaders") or ()
-        engine = expression_engine(config)
+    def _routes(self, config: Mapping[str, Any]) -> Sequence[Route]:
+        """Of the admin server, beside those of every control."""
         amounts = Amounts(UNITS, shown)
         report = Report.of(self._tables, SystemClock(), amounts, self._leases)
-        database = database_of(config)
-        reader = self._reader = None if database is None else RequestLogReader(database)
-
-        def admin(local: bool) -> Starlette:
-            return admin_app(
-                self,
-                version=version,
-                is_loopback=local,
-                sensitive_headers=sensitive,
-                routes=(
-                    *state_routes(report),
-                    budgets_route(self._tables.budgets.table.rows, time.time_ns),
-                    *log_routes(reader, lambda: self._is_leaving),
-                    *cel_routes(engine),
-                ),
-            )
-
-        def stats(local: bool) -> Starlette:
-            return stats_app(self)
-
-        def readiness(local: bool) -> Starlette:
-            return readiness_app(self.pending)
-
-        apps = (("adminAddr", admin), ("statsAddr", stats), ("readinessAddr", readiness))
-        for key, make in apps:
-            address = parse_address(config.get(key) or "off", f"config.{key}")
-            if address is None:
-                continue
-            server = AdminServer(
-                make(address.is_local),
-                address,
-                f"config.{key}",
-                shares_port=self._context.shares_ports,
-            )
-            await server.start()
-            self._servers.append(server)
+        engine = expression_engine(config)
+        return (
+            *state_routes(report),
+            budgets_route(self._tables.budgets.table.rows, time.time_ns),
+            *log_routes(self._reader, lambda: self._is_leaving),
+            *cel_routes(engine),
+            *debug_trace_routes(engine, self._listens, lambda: self._is_leaving),
+        )
 
     async def _wait_workers(self) -> None:
         deadline = self._loop.time() + self._context.drain_seconds
@@ -327,12 +327,14 @@ class Control:
     def _publish(self) -> None:
         resources = self._published()
         if self._levels:
-            resources[_LEVELS] = Resource.of("runtime", "levels", {"spec": self._levels})
+            resources[LEVELS] = Resource.of("runtime", "levels", {"spec": self._levels})
+        if self._trace is not None:
+            resources[TRACE] = Resource.of("runtime", "trace", dict(self._trace))
         generation = self._configs.generation + 1
         data = encode(Snapshot(resources, (), {}), generation)
         generation = self._configs.publish(data)
         self._own.config_revision.set(generation)
-        self._own.config_synchronized.set(1)
+        self._own.config_synchronized.set(0 if self._error else 1)
         self._context.wake_workers()
 
     def _try_publish(self, previous: LoadedSnapshot) -> bool:
@@ -345,6 +347,14 @@ class Control:
         except ShmError as error:
             self._current = previous
             self._refuse(str(error))
+            if isinstance(error, LockTimeoutError):  # the file is as good as it was
+                self._loop.call_later(COLLECT_SECONDS, self._reload_soon)
+            return False
+        except Exception as error:
+            # Our fault: were it current without being published, nothing would have changed.
+            _log.exception("publishing failed inside the gateway")
+            self._current = previous
+            self._refuse(f"internal error: {error}")
             return False
         return True
 
@@ -381,7 +391,7 @@ class Control:
             previous = self._current
             old = previous.snapshot.resources
             new = loaded.snapshot.resources
-            difference = _difference(old, new)
+            difference = difference_of(old, new)
             self._current = loaded
             if not difference:
                 self._error = ""
@@ -426,10 +436,18 @@ class Control:
                     if self._try_publish(previous):
                         generation = self._configs.generation
                         _log.info("configuration revision %d: new prices", generation)
-            await asyncio.sleep(_COLLECT_SECONDS)
+            await asyncio.sleep(COLLECT_SECONDS)
 
     def _reported(self) -> None:
         clear(self._context.report_fd)
+        try:
+            self._look_at_reports()
+        except LockTimeoutError as error:
+            _log.error("what workers report cannot be read yet: %s", error)
+            self._loop.call_later(COLLECT_SECONDS, self._reported)
+
+    def _look_at_reports(self) -> None:
+        """Raises: LockTimeoutError."""
         self._configs.prune()
         generation = self._configs.generation
         alive = [status for status in self._configs.statuses() if status.is_alive]
@@ -458,56 +476,18 @@ class Control:
             for status in self._configs.statuses():
                 self._own.worker_up(status.worker, status.is_alive)
             self._own.table_occupancy("metrics", self._metrics.used_rows, self._metrics.rows)
-            self._tend_tables()
-            self._count_leases()
+            tend_tables(self._tables)
+            count_leases(self._tables, self._leases, self._own)
             self._count_mesh()
-            await asyncio.sleep(_COLLECT_SECONDS)
-
-    def _tend_tables(self) -> None:
-        """Renew what would go stale, and take back what dead workers held."""
-        try:
-            self._tables.beat()
-            self._tables.tidy(time.monotonic_ns())
-            self._tables.endpoints.release_dead()
-        except ShmError as error:
-            _log.error("shared tables: %s", error)
-
-    def _lease_keeper(self) -> LeaseKeeper | None:
-        tables, clock = self._tables, SystemClock()
-        leases = self._leases
-        if leases is None or tables.leases is None or tables.redis is None:
-            return None
-        return LeaseKeeper(leases, tables.leases, tables.budgets.table, tables.redis, clock)
-
-    def _count_leases(self) -> None:
-        if self._leases is not None and self._tables.leases is not None:
-            self._own.redis_connected.set(0 if self._leases.link.is_down else 1)
-            self._own.leases.set(self._tables.leases.stats().used)
+            await asyncio.sleep(COLLECT_SECONDS)
 
     def _count_mesh(self) -> None:
         identity = self._published().get(f"identity/{OWN}")
-        if identity is not None:
-            leaf = certificates(str(identity.data["chain"]))[0]
-            self._own.certificate_expires(leaf.not_valid_after_utc.timestamp())
+        self._certificate.look("" if identity is None else str(identity.data["chain"]))
+        svid = self._extra.get(SVID)
+        self._svid.look("" if svid is None else str(svid.data["chain"]))
         if self._mesh is not None:
             self._mesh.measure(self._own.registry)
-
-    def _row_age_ns(self) -> int | None:
-        """How long the request log keeps a row."""
-        found = self._current.snapshot.resources.get("frontend/accessLog")
-        policy: Any = {} if found is None else found.data["policy"]
-        age = (policy.get("database") or {}).get("retention")
-        return None if age is None else duration_ns(age)
-
-    def _budget_keeper(self) -> BudgetKeeper:
-        budgets, own = self._tables.budgets, self._own
-        return BudgetKeeper(
-            budgets.table,
-            budgets.writer(),
-            time.time_ns,
-            wrote=own.journal_rows.add,
-            failed=own.journal_failures.add,
-        )
 
     # --- AdminState -----------------------------------------------------------------------
 
@@ -523,7 +503,7 @@ class Control:
                 for key, one in self._current.snapshot.resources.items()
                 if one.kind == "listener"
             },
-            "resources": {key: one.data for key, one in self._published().items()},
+            "resources": {key: one.data for key, one in self._published().items() if key != SVID},
             **({} if self._mesh is None else {"mesh": self._mesh.dump()}),
         }
 
@@ -562,11 +542,18 @@ class Control:
             if any(one.applied_generation < self._configs.generation for one in serving):
                 return ["workers"]
             self._is_meshed = True
-        return []
+        # Unlike the rest of the mesh, without which the gateway goes on.
+        has_expired = self._certificate.has_expired or self._svid.has_expired
+        return ["certificate"] if has_expired else []
 
     def quit(self) -> None:
         """See AdminState."""
         self._context.stop_gateway()
+
+    def _listens(self, trace: Mapping[str, object] | None) -> None:
+        """See admin.debug_trace.Announce."""
+        self._trace = trace
+        self._publish()
 
     async def set_levels(self, spec: str | None) -> str:
         """See AdminState."""
@@ -578,42 +565,6 @@ class Control:
         self._levels = spec or " "
         self._publish()
         return self._logs.levels()
-
-
-async def untiring(
-    what: str, run: Callable[[], Awaitable[None]], pause_seconds: float = _COLLECT_SECONDS
-) -> None:
-    """Run until cancelled; begin anew, a little later, after what nobody has thought of.
-
-    A task that ended would not be missed: the journal, say, would just stay behind.
-    """
-    while True:
-        try:
-            await run()
-        except Exception:
-            _log.exception("%s: failed inside the gateway; beginning anew", what)
-        await asyncio.sleep(pause_seconds)
-
-
-def _running(configs: ConfigTable) -> tuple[dict[str, Resource], str]:
-    """The resources that the workers run, and the log levels they were told, if any."""
-    _, buffer = configs.read_current()
-    read_header(buffer)
-    resources = {}
-    for record in read_index(buffer):
-        kind, _, name = record.key.partition("/")
-        resources[record.key] = Resource.of(kind, name, read_record(buffer, record))
-    levels = resources.pop(_LEVELS, None)
-    return resources, "" if levels is None else str(levels.data["spec"])
-
-
-def _difference(old: Mapping[str, Resource], new: Mapping[str, Resource]) -> str:
-    """`2 added, 1 removed, 3 changed`; empty when nothing is."""
-    added = len(new.keys() - old.keys())
-    removed = len(old.keys() - new.keys())
-    changed = sum(new[key].digest != old[key].digest for key in new.keys() & old.keys())
-    counts = ((added, "added"), (removed, "removed"), (changed, "changed"))
-    return ", ".join(f"{count} {word}" for count, word in counts if count)
 
 
 def control_main(
@@ -629,8 +580,7 @@ def control_main(
 
     # A large reload takes this process a core for a moment; requests come first.
     os.nice(_NICE)
-    # Of ten thousand resources there is nothing to collect, and each look at them is a pause.
-    gc.set_threshold(*_GC_THRESHOLDS)
+    collect_seldom()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -641,4 +591,4 @@ def control_main(
         runner.run(main())
 
 
-__all__ = ["ConfigError", "Control", "control_main", "untiring"]
+__all__ = ["ConfigError", "Control", "control_main"]

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, final
 
 from sidecar.errors import RequestError, SidecarError, UpstreamError
-from sidecar.gateway.exchange import Exchange, add_queued
+from sidecar.gateway.exchange import Exchange
 from sidecar.gateway.plan import Attempt
 from sidecar.gateway.respond import error_response
 from sidecar.gateway.upstream import Picked
@@ -107,10 +107,7 @@ class Handover:
 
     def answer(self, response: Response) -> None:
         """This is what the client gets."""
-        exchange = self.exchange
-        add_queued(exchange.request, response)
-        exchange.response = response
-        response.on_done = exchange.finish
+        self.exchange.answer(response)
         self._reply(response)
 
     def go_on(self, resume: Resume) -> None:
@@ -223,8 +220,5 @@ class DirectCall:
             self._exchange.finish_cancelled()
 
     def _finish(self, response: Response) -> None:
-        exchange = self._exchange
-        add_queued(exchange.request, response)
-        exchange.response = response
-        response.on_done = exchange.finish
+        self._exchange.answer(response)
         self._reply(response)

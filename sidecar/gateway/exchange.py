@@ -6,8 +6,10 @@ Source: spec/config.md sections 9.1 and 9.2.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol, final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
+from sidecar.http.headers import Headers
 from sidecar.http.message import Request, Response
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.fields import AccessEntry
@@ -15,7 +17,7 @@ from sidecar.telemetry.fields import AccessEntry
 if TYPE_CHECKING:
     from sidecar.gateway.plan import Backend, Gateway, Mirror, Route, Unrouted
 
-__all__ = ["Exchange", "WorkerState", "add_queued"]
+__all__ = ["Exchange", "MakeExchange", "WorkerState"]
 
 _log = logging.getLogger("sidecar.gateway.exchange")
 _CANCELLED = "client disconnected"
@@ -36,21 +38,20 @@ class WorkerState(Protocol):
         """Answer a CONNECT with a tunnel back into the gateway. Raises: RequestError."""
 
 
-def add_queued(request: Request, response: Response) -> None:
-    """Put the headers that policies queued on the request in the place of the response's own."""
-    queued = request.response_headers
-    if queued:
-        headers = response.headers
-        present = dict(headers)
-        for name, _ in queued:
-            if name in present:
-                headers.remove_all(name)
-        headers.extend(queued)
+def _put_queued(queued: list[tuple[bytes, bytes]], headers: Headers) -> None:
+    """Put what policies queued on the request in the place of the response's own fields."""
+    present = dict(headers)
+    for name, _ in queued:
+        if name in present:
+            headers.remove_all(name)
+    headers.extend(queued)
 
 
-@final
 class Exchange:
-    """One request. `finish` is the response's `on_done`: it runs exactly once."""
+    """One request. `finish` is the response's `on_done`: it runs exactly once.
+
+    `RecordedExchange` (gateway.recorded) is the other kind.
+    """
 
     __slots__ = (
         "attempt",
@@ -84,6 +85,14 @@ class Exchange:
     def upstream_ns(self) -> int:
         """Duration of the last upstream call until its response head."""
         return self.upstream_ended_ns - self.upstream_started_ns
+
+    def answer(self, response: Response) -> None:
+        """This is what the client gets: its end is the exchange's."""
+        queued = self.request.response_headers
+        if queued:
+            _put_queued(queued, response.headers)
+        self.response = response
+        response.on_done = self.finish
 
     def finish_cancelled(self) -> None:
         """The client left before there was a response."""
@@ -161,3 +170,7 @@ class Exchange:
             gateway.tracer.finish(entry)
         if logs and access_log is not None:
             access_log.emit(entry)
+
+
+MakeExchange = Callable[[Request, WorkerState], Exchange]
+"""Begins the exchange of a request."""

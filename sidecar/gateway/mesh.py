@@ -17,8 +17,9 @@ from typing import Any, Final, Protocol, final
 from sidecar.config.snapshot import Resource
 from sidecar.errors import RequestError
 from sidecar.http.message import Connection, Request
+from sidecar.net.bind import CARRYING, Carried
 from sidecar.net.dialer import Address, Dialer, DialSettings, UpstreamTls, connect_failed
-from sidecar.net.listener import CARRYING, Carried, Port
+from sidecar.net.listener import Port
 from sidecar.net.tcp import Relay
 from sidecar.telemetry.clock import Clock
 from sidecar.telemetry.metrics import Registry
@@ -29,7 +30,7 @@ KINDS: Final = ("service/", "workload/", "authorization/", "identity/", "bind/")
 
 
 CONTRIBUTED: Final = (
-    *("service/", "workload/", "authorization/", "identity/"),
+    *("service/", "workload/", "authorization/", "identity/", "svid/"),
     *("bind/", "listener/", "route/", "tcproute/", "backend/", "policy/", "frontend/"),
 )
 """Beginnings of the keys that a mesh in control may add."""
@@ -115,6 +116,9 @@ class ControlMesh(Protocol):
 class Mesh(Protocol):
     """Makes both; the command line hands it in."""
 
+    def bring(self, resources: Mapping[str, Resource]) -> None:
+        """Import what workers will need for these (see gateway.parts)."""
+
     def worker(self, gate: MeshGate, config: Data) -> WorkerMesh:
         """`config`: the section of that name."""
 
@@ -126,9 +130,9 @@ class Mesh(Protocol):
 
 
 def is_meshed(resources: Mapping[str, Data]) -> bool:
-    """Whether there is something for the mesh to do."""
+    """Whether there is something for the mesh to do: a certificate alone is nothing."""
     for key, data in resources.items():
-        if key.startswith(("identity/", "authorization/")):
+        if key.startswith("authorization/"):
             return True
         if (
             key == "static/config"

@@ -17,7 +17,7 @@ from typing import Final, final
 from sidecar.errors import RequestError, SidecarError, UpstreamError
 from sidecar.gateway.connect_route import begin, tunnelled
 from sidecar.gateway.direct import Resume, has_passed, rest_of
-from sidecar.gateway.exchange import Exchange, WorkerState, add_queued
+from sidecar.gateway.exchange import Exchange, WorkerState
 from sidecar.gateway.hooks import hold_response, run_request, run_response
 from sidecar.gateway.matching import authority_for, matched, note_route, version_for
 from sidecar.gateway.plan import Backend, Bind, Gateway, Listener, Route
@@ -69,7 +69,8 @@ class Pipeline:
         if rest is not None:
             return await self._go_on(request, rest.exchange, rest.resume)
         worker = self._worker
-        exchange = Exchange(request, worker)
+        make = worker.gateway.exchange  # a field: called as a method it would cost more
+        exchange = make(request, worker)
         worker.in_flight += 1
         try:
             response = await self._serve(request, exchange, worker.gateway)
@@ -78,9 +79,7 @@ class Pipeline:
             raise
         except Exception as error:
             response = self._failed(request, error)
-        add_queued(request, response)
-        exchange.response = response
-        response.on_done = exchange.finish
+        exchange.answer(response)
         return response
 
     async def _go_on(self, request: Request, exchange: Exchange, resume: Resume) -> Response:
@@ -92,9 +91,7 @@ class Pipeline:
             raise
         except Exception as error:
             response = self._failed(request, error)
-        add_queued(request, response)
-        exchange.response = response
-        response.on_done = exchange.finish
+        exchange.answer(response)
         return response
 
     @staticmethod

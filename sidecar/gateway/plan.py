@@ -16,20 +16,21 @@ from sidecar.errors import RequestError
 from sidecar.gateway.mesh import Front
 from sidecar.gateway.upstream import Upstream
 from sidecar.http.message import Body, Connection, Request, Response
-from sidecar.net.listener import BindPlan
+from sidecar.net.bind import BindPlan
 from sidecar.net.pool import Version
 from sidecar.policies.chain import EMPTY, Chain, Hook
-from sidecar.policies.request_mirror import RequestMirror
 from sidecar.routing.match import MatchInfo
 from sidecar.routing.table import ListenerTable, RouteTable, TcpRouteTable
 from sidecar.telemetry.access import AccessLog
+from sidecar.telemetry.bodies import Recorder
 from sidecar.telemetry.metrics import Histogram, ListenerMetrics, RequestMetrics, RouteMetrics
 from sidecar.telemetry.trace import ClientSpan, Tracer
 
 if TYPE_CHECKING:
     from sidecar.gateway.direct import Handover
-    from sidecar.gateway.exchange import Exchange
+    from sidecar.gateway.exchange import Exchange, MakeExchange
     from sidecar.net.host import Cancellable
+    from sidecar.policies.request_mirror import RequestMirror
 
 _DELEGATED_MAX: Final = 4096
 _FRONTS_MAX: Final = 16_384
@@ -443,6 +444,10 @@ class Gateway:
     tracer: Tracer | None
     make_delegated: Callable[[Route, Route], Route]
     make_front: Callable[[Front], Bind | None]
+    exchange: MakeExchange
+    """Begins each request's: with or without its bodies on record, or told of (gateway.traced)."""
+    recorder: Recorder | None
+    """What is put on record; None: nothing."""
     _fronts: dict[str, Bind | None] = field(default_factory=dict)
     _delegated: dict[tuple[str, str, Front | None], Route] = field(default_factory=dict)
 

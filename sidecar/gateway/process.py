@@ -116,6 +116,8 @@ class WorkerContext:
     report_fd: int
     drain_seconds: float
     channel: Channel
+    predecessor: str = ""
+    """The folder of an older instance that we take over from, and that serves still."""
 
     def ready(self) -> None:
         """The worker serves."""
@@ -150,6 +152,8 @@ class ProcessSpec:
     shared memory (hardening case 54)."""
     upgrade_argv: tuple[str, ...] = field(default=())
     """What SIGUSR2 executes; empty: the command line of this process."""
+    folder: str = ""
+    """Where workers hand over their sockets at an upgrade (`handover`)."""
 
 
 def tell(text: str) -> None:

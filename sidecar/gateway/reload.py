@@ -122,8 +122,11 @@ class FileWatcher:
         """The files whose content differs; without a notice, only of those whose stamp does."""
         before = dict(self._known)
         now = await asyncio.to_thread(_see_all, before, is_noticed=is_noticed)
-        current = {path: seen for path, seen in now.items() if path in self._known}
-        self._known.update(current)  # `replace` may have come in between
+        # `replace` may have come in between: what it says of a file is newer than this look.
+        current = {
+            path: seen for path, seen in now.items() if self._known.get(path) is before[path]
+        }
+        self._known.update(current)
         return frozenset(
             path for path, seen in current.items() if seen.digest != before[path].digest
         )

@@ -9,9 +9,7 @@ with every problem on stderr, and a good one is at hand for control without bein
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +28,10 @@ from sidecar.config.snapshot import Resource, encode
 from sidecar.config.validate import sidecar_ports
 from sidecar.errors import SidecarError
 from sidecar.gateway.control import control_main
+from sidecar.gateway.folder import Folder
 from sidecar.gateway.loading import LoadedSnapshot, Loader
 from sidecar.gateway.mesh import Mesh
+from sidecar.gateway.parts import bring
 from sidecar.gateway.ports import listening_socket, refusal_of
 from sidecar.gateway.process import ProcessSpec, tell
 from sidecar.gateway.supervisor import Supervisor
@@ -63,6 +63,9 @@ def run(source: Source, output: str, mesh: Mesh | None = None) -> int:
         with ExitStack() as stack:
             shared = _shared(source, workers, config, stack)
             shared.configs.publish(encode(loaded.snapshot, 1))
+            bring(loaded.snapshot.resources.values())
+            if mesh is not None:
+                mesh.bring(loaded.snapshot.resources)
             tell(_banner(loader.source, loaded, workers, config))
             return Supervisor(_spec(loader, loaded, shared, workers, config, mesh)).run()
     except (SidecarError, ShmError) as error:
@@ -89,7 +92,7 @@ class _Shared:
 
 
 def _shared(source: Source, workers: int, config: Any, stack: ExitStack) -> _Shared:
-    """Make the shared memory; the stack removes it. Raises: ShmError."""
+    """Make the shared memory; the stack removes it. Raises: ShmError, ConfigError."""
     sweep()
     instance = f"agw{os.getpid()}"
     configs = ConfigTable.create(instance, workers)
@@ -110,9 +113,9 @@ def _shared(source: Source, workers: int, config: Any, stack: ExitStack) -> _Sha
     stack.callback(tables.close)
     for refusal in tables.refusals:
         print(f"warning: kept state was made anew: {refusal}", file=sys.stderr)
-    directory = tempfile.mkdtemp(prefix="agw-")
-    stack.callback(shutil.rmtree, directory, ignore_errors=True)
-    return _Shared(configs, metrics, tables, directory)
+    folder = Folder.make(workers)
+    stack.callback(folder.close)
+    return _Shared(configs, metrics, tables, folder.path)
 
 
 def _spec(
@@ -146,6 +149,7 @@ def _spec(
         workers=workers,
         drain_seconds=duration_seconds(config.get("connectionTerminationDeadline") or "5s"),
         verify=shared.verify,
+        folder=shared.directory,
     )
 
 

@@ -10,7 +10,7 @@ from typing import final
 
 from sidecar.errors import RequestError, SidecarError, UpstreamError
 from sidecar.gateway.direct import REFUSAL, DirectCall, Handover, Refusal, guarded
-from sidecar.gateway.exchange import Exchange, WorkerState, add_queued
+from sidecar.gateway.exchange import Exchange, WorkerState
 from sidecar.gateway.matching import chosen, note_route
 from sidecar.gateway.plan import Attempt, Choice
 from sidecar.gateway.respond import error_response
@@ -86,16 +86,15 @@ class Starter:
     ) -> Refusal:
         exchange = self._exchange(request, choice)
         response = refused if isinstance(refused, Response) else error_response(request, refused)
-        add_queued(request, response)
-        exchange.response = response
-        response.on_done = exchange.finish
+        exchange.answer(response)
         reply(response)
         return REFUSAL
 
     def _exchange(self, request: Request, choice: Choice) -> Exchange:
         """A request that is certain to be served from here on."""
         worker = self._worker
-        exchange = Exchange(request, worker)
+        make = worker.gateway.exchange  # a field: called as a method it would cost more
+        exchange = make(request, worker)
         exchange.labels = choice.listener.labels
         exchange.route = choice.route
         worker.in_flight += 1
@@ -153,7 +152,8 @@ class Starter:
         authority, backend, route = request.authority, choice.backend, choice.route
         request.authority = choice.authority
         worker = self._worker
-        exchange = Exchange(request, worker)
+        make = worker.gateway.exchange  # a field: called as a method it would cost more
+        exchange = make(request, worker)
         exchange.labels = choice.listener.labels
         exchange.route = route
         exchange.backend = backend

@@ -122,7 +122,7 @@ class Supervisor:
         self._workers = [_Child(Role.WORKER, slot) for slot in range(spec.workers)]
         self._children = [self._control, *self._workers]
         self._rest = b""
-        self._upgrade = Upgrade(spec.upgrade_argv)
+        self._upgrade = Upgrade(spec.upgrade_argv, spec.folder)
 
     def run(self) -> int:
         """Start all, stay until all have ended, and give the exit code.
@@ -259,6 +259,7 @@ class Supervisor:
             report_fd=self._reports.writer,
             drain_seconds=spec.drain_seconds,
             channel=channel,
+            predecessor=self._predecessor.folder,
         )
         return partial(spec.worker_main, worker), {wake, self._reports.writer}
 

@@ -1,8 +1,8 @@
 """Upgrade without loss: a new instance is executed beside the old, which drains once it is ready.
 
-Source: design section 1 (SIGUSR2). Both listen at the same time by SO_REUSEPORT. An environment
-variable tells the new instance which descriptor to write a byte to; if it ends before that, so does
-the pipe, and the old one goes on.
+Source: design section 1 (SIGUSR2). Both accept from the same sockets (sidecar.gateway.handover).
+Environment variables tell the new instance where the old one hands them over, and which descriptor
+to write a byte to; if it ends before that, so does the pipe, and the old one goes on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from typing import final
 
 UPGRADE_ENV = "AGENTGATEWAY_SIDECAR_UPGRADE_FD"
+FOLDER_ENV = "AGENTGATEWAY_SIDECAR_UPGRADE_FOLDER"
 
 _log = logging.getLogger(__name__)
 
@@ -21,10 +22,11 @@ _log = logging.getLogger(__name__)
 class Upgrade:
     """The old instance's side. Watch `reader`; `pid` is the new instance while it is not ready."""
 
-    __slots__ = ("_argv", "pid", "reader")
+    __slots__ = ("_argv", "_folder", "pid", "reader")
 
-    def __init__(self, argv: tuple[str, ...]) -> None:
+    def __init__(self, argv: tuple[str, ...], folder: str) -> None:
         self._argv = argv or tuple(sys.orig_argv)
+        self._folder = folder
         self.reader: int | None = None
         self.pid = 0
 
@@ -40,7 +42,7 @@ class Upgrade:
     def _spawn(self) -> None:
         self.reader, writer = os.pipe()
         os.set_inheritable(writer, True)
-        environment = {**os.environ, UPGRADE_ENV: str(writer)}
+        environment = {**os.environ, UPGRADE_ENV: str(writer), FOLDER_ENV: self._folder}
         try:
             self.pid = os.posix_spawn(sys.executable, self._argv, environment)
             _log.info("upgrade: started process %d", self.pid)
@@ -75,10 +77,12 @@ class Predecessor:
     Taken from the environment once, so that no process we start inherits the variable or the pipe.
     """
 
-    __slots__ = ("descriptor",)
+    __slots__ = ("descriptor", "folder")
 
     def __init__(self) -> None:
         value = os.environ.pop(UPGRADE_ENV, "")
+        self.folder = os.environ.pop(FOLDER_ENV, "")
+        """Where its workers hand over their sockets; empty once it drains."""
         self.descriptor = int(value) if value.isdecimal() else None
         if self.descriptor is not None:
             os.set_inheritable(self.descriptor, False)
@@ -89,3 +93,4 @@ class Predecessor:
             os.write(self.descriptor, b"R")
             os.close(self.descriptor)
             self.descriptor = None
+            self.folder = ""

@@ -13,23 +13,24 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, final
 
 import uvloop
 
 from shm.config import ConfigTable, WorkerState
+from shm.errors import LockTimeoutError, ShmError
 from shm.metrics import MetricsTable
 from sidecar.config.common import Common
 from sidecar.config.snapshot import read_header, read_record
 from sidecar.config.snapshot_diff import Index, diff
 from sidecar.errors import ConfigError, RequestError, SidecarError
 from sidecar.gateway.callouts import Backlog
-from sidecar.gateway.compile import Compiler, Surroundings
+from sidecar.gateway.compile import Compiler
 from sidecar.gateway.connects import Connects
 from sidecar.gateway.endpoints import Endpoints
-from sidecar.gateway.mcp_worker import McpWorker
-from sidecar.gateway.memory import keep_freed_memory
+from sidecar.gateway.handover import Handover, Inherited, path_of
+from sidecar.gateway.mcp_kept import KeptMcp
+from sidecar.gateway.memory import collect_frozen, collect_seldom, keep_freed_memory
 from sidecar.gateway.mesh import (
     KINDS,
     Front,
@@ -40,55 +41,45 @@ from sidecar.gateway.mesh import (
     packet_mark,
 )
 from sidecar.gateway.observe import Observers
+from sidecar.gateway.parts import IN_NO_PART, bring_more
 from sidecar.gateway.pipeline import Pipeline
-from sidecar.gateway.plan import EXAMINED, Bind, Examine, Gateway, Listener, Mirror, TcpRoute
-from sidecar.gateway.ports import Ports
+from sidecar.gateway.plan import EXAMINED, Bind, Examine, Gateway, Listener, Mirror
+from sidecar.gateway.ports import Ports, close_all
 from sidecar.gateway.process import WorkerContext, clear
+from sidecar.gateway.relaying import RELAYED, Relayed, Relaying
+from sidecar.gateway.slices import Slices
+from sidecar.gateway.surroundings import Surroundings
 from sidecar.gateway.upstream import Pools
-from sidecar.http.headers import Headers
-from sidecar.http.message import Connection, FixedBody, Handler, Request, Response
+from sidecar.gateway.worker_counts import WorkerCounts
+from sidecar.http.message import Connection, Handler, Request, Response
+from sidecar.net.bind import Carried
 from sidecar.net.dialer import DirectDialer
 from sidecar.net.edns import use_edns0
-from sidecar.net.listener import Carried, Port
+from sidecar.net.listener import Port
 from sidecar.net.outbox import Outbox
 from sidecar.net.resolve import Resolver
 from sidecar.net.sweep import Sweeper
 from sidecar.net.tcp import Relay
 from sidecar.routing import canonical
-from sidecar.state.leases import Leases
 from sidecar.state.tables import Tables
 from sidecar.telemetry.clock import Clock, SystemClock
+from sidecar.telemetry.debug_trace import RESOURCE as TRACE
 from sidecar.telemetry.fields import AccessEntry
-from sidecar.telemetry.metrics import LeaseMetrics, RequestLogMetrics, WorkerMetrics
 
 _log = logging.getLogger("sidecar.gateway.worker")
-_SLICE_SECONDS: Final = 0.001
-_PAUSE_SECONDS: Final = 0.001
 _MIRRORS_MAX: Final = 128
 _MIRROR_SECONDS: Final = 30.0
 _BACKLOG_SECONDS: Final = 2.0
 """How long a drain waits for calls of policies in the background."""
+_RETRY_SECONDS: Final = 1.0
 _STALE_IDLE: Final = 500
 _STALE_MAX: Final = 20_000
-_GC_THRESHOLDS: Final = (20_000, 20, 50)
-"""Requests make no cycles, so the collector has little to find; the default looks every 700."""
 MAX_IN_FLIGHT: Final = 1000
 
 
 @final
-@dataclass(slots=True)
-class _Relayed:
-    """A TCP connection under way, for its line in the access log."""
-
-    route: TcpRoute
-    started_ns: int
-    endpoint: str = ""
-    error: str = ""
-
-
-@final
 class Worker:
-    """One data-plane process. See Gate (net.listener) and WorkerState (gateway.exchange)."""
+    """One data-plane process. See Gate (net.bind) and WorkerState (gateway.exchange)."""
 
     def __init__(
         self,
@@ -113,7 +104,9 @@ class Worker:
         self.in_flight = 0
         self.max_in_flight = MAX_IN_FLIGHT
         self.gateway: Gateway
-        self._ports = Ports(self)
+        inherited = Inherited.ask(context.predecessor, context.worker, configs.workers)
+        self._ports = Ports(self, inherited)
+        self._handover = Handover(loop, path_of(directory, context.worker), self._ports.listening)
         self._index: Index = ()
         self._common = Common()
         self._date = (0, b"", b"")
@@ -123,21 +116,21 @@ class Worker:
         writer = metrics.writer(context.worker)
         self._observers = Observers(writer, loop, self.clock, tables)
         self._endpoints = Endpoints(tables.endpoints.column(context.worker))
-        self._mcp = McpWorker(tables, context.worker, configs.workers, directory, self.clock)
+        self._mcp = KeptMcp(tables, context.worker, configs.workers, directory, self.clock)
         self._pools: Pools | None = None
         self._compiler: Compiler | None = None
         self._connects = Connects(self, self._keep)
         self._stopping = loop.create_future()
-        self._own: WorkerMetrics | None = None
-        self._lease_metrics: LeaseMetrics | None = None
-        self._row_metrics: RequestLogMetrics | None = None
+        self._counts = WorkerCounts(self._observers, context.worker)
         self._applying = asyncio.Lock()
         self._draw = random.random
+        self._relaying = Relaying(self, self._draw)
+        self._slices = Slices(lambda: self.in_flight)
         self._stale = 0
-        """Resources replaced since the last `_collect`."""
+        """Resources replaced since the last collection."""
+        self._seen_generation = 0
+        """The newest that was applied or refused."""
         self._outbox = Outbox(loop)
-        self._dropped = (0, 0)
-        """Log lines and spans lost, as last counted."""
 
     # --- life -----------------------------------------------------------------------------
 
@@ -151,6 +144,7 @@ class Worker:
         if leases is not None:
             await leases.open()
         await self._apply(is_first=True)
+        self._handover.start()
         self._configs.set_state(self._context.worker, WorkerState.SERVING)
         self._context.ready()
         self._context.report()
@@ -162,9 +156,9 @@ class Worker:
             lag.cancel()
             if leases is not None:
                 await leases.close()
-                self._count_leases(leases)
+                self._counts.count_leases(leases)
             self._observers.close()
-            self._count_rows()
+            self._counts.count_rows()
 
     def _stop(self) -> None:
         if not self._stopping.done():
@@ -174,57 +168,27 @@ class Worker:
         while True:
             started = self.loop.time()
             await asyncio.sleep(1.0)
-            if self._own is not None:
-                self._own.loop_lag.observe(max(self.loop.time() - started - 1.0, 0.0))
-                self._own.in_flight.set(self.in_flight)
-                self._count_dropped(self._own)
-                if self._observers.leases is not None:
-                    self._count_leases(self._observers.leases)
-                self._count_rows()
-                if self._mesh is not None:
-                    self._mesh.measure(self.gateway.requests.registry)
+            self._counts.look(max(self.loop.time() - started - 1.0, 0.0), self.in_flight)
+            if self._mesh is not None:
+                self._mesh.measure(self.gateway.requests.registry)
             if self._stale > (_STALE_IDLE if not self.in_flight else _STALE_MAX):
-                self._collect()
-
-    def _count_leases(self, leases: Leases) -> None:
-        if self._lease_metrics is None and self._own is not None:
-            self._lease_metrics = LeaseMetrics(self.gateway.requests.registry)
-        if self._lease_metrics is not None:
-            self._lease_metrics.take(leases.counted())
-
-    def _count_rows(self) -> None:
-        request_log = self._observers.request_log
-        if request_log is None or self._own is None:
-            return
-        if self._row_metrics is None:
-            self._row_metrics = RequestLogMetrics(self.gateway.requests.registry)
-        self._row_metrics.take(request_log.counts())
-
-    def _count_dropped(self, own: WorkerMetrics) -> None:
-        dropped = self._observers.dropped()
-        for kind, now, before in zip(("log", "span"), dropped, self._dropped, strict=True):
-            own.dropped(kind, now - before)
-        self._dropped = dropped
-
-    def _collect(self) -> None:
-        """Free what earlier configurations left in cycles, which `gc.freeze` keeps for ever.
-
-        It stops the worker for about 10 µs a route that runs, so it waits until many resources
-        have been replaced, and for a moment without requests unless there are very many.
-        """
-        self._stale = 0
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
+                self._stale = 0
+                collect_frozen()
 
     async def _drain(self) -> None:
         """Spec/config.md section 10.2: go on accepting for the minimum, then finish what runs."""
-        self._configs.set_state(self._context.worker, WorkerState.DRAINING)
+        self._handover.close()
         seconds = self._observers.drain_seconds
-        draining = [self._ports.drain(*seconds)]
+        parts = [self._ports.drain(*seconds)]
         if self._mesh is not None:
-            draining.append(self._mesh.drain(*seconds))
-        await asyncio.gather(*draining)
+            parts.append(self._mesh.drain(*seconds))
+        draining = asyncio.gather(*parts)
+        await asyncio.sleep(0)  # each has told its connections by now
+        try:
+            self._configs.set_state(self._context.worker, WorkerState.DRAINING)
+        except LockTimeoutError as error:
+            _log.error("not said to be draining: %s", error)  # what is under way ends all the same
+        await draining
         if self._compiler is not None:
             self._compiler.close()
         await self._backlog.close(_BACKLOG_SECONDS)
@@ -241,6 +205,9 @@ class Worker:
 
     def _woken(self) -> None:
         clear(self._context.wake_fd)
+        self._look()
+
+    def _look(self) -> None:
         task = self.loop.create_task(self._apply())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -252,57 +219,98 @@ class Worker:
                 return
             if not is_first and self._configs.generation == self.gateway.generation:
                 return
-            generation, buffer = self._configs.read_current()
-            await self._give_way()
+            try:
+                generation, buffer = self._configs.read_current()
+            except (ShmError, OSError):
+                if is_first:
+                    raise
+                # Out of descriptors, say. Nobody would wake us for this one again.
+                _log.exception("the configuration cannot be read; trying again soon")
+                self._look_later()
+                return
+            await self._slices.give_way()
+            refusal = ""
             try:
                 await self._compile_and_swap(generation, buffer)
             except ConfigError as error:
                 if is_first:
                     raise
                 _log.error("configuration %d refused: %s", generation, error)
-                self._configs.report(self._context.worker, generation, str(error))
+                refusal = str(error)
+            except LockTimeoutError as error:
+                if is_first:
+                    raise
+                # No fault of the configuration: were it refused, it would be gone for good.
+                _log.error("configuration %d: trying again soon: %s", generation, error)
+                self._look_later()
+                return
             except Exception as error:
                 if is_first:
                     raise
                 _log.exception("configuration %d failed inside the gateway", generation)
-                self._configs.report(self._context.worker, generation, f"internal error: {error}")
-            else:
-                self._configs.report(self._context.worker, generation)
+                refusal = f"internal error: {error}"
+            self._report(generation, refusal)
+
+    def _look_later(self) -> None:
+        self.loop.call_later(_RETRY_SECONDS, self._look)
+
+    def _report(self, generation: int, refusal: str) -> None:
+        """Tell control, now or, where the table's lock is not to be had, a little later."""
+        self._seen_generation = max(self._seen_generation, generation)
+        if generation < self._seen_generation:
+            return  # more was said since
+        try:
+            self._configs.report(self._context.worker, generation, refusal)
+        except LockTimeoutError as error:
+            _log.error("configuration %d: not reported yet: %s", generation, error)
+            self.loop.call_later(_RETRY_SECONDS, self._report, generation, refusal)
+        else:
             self._context.report()
 
     async def _compile_and_swap(self, generation: int, buffer: memoryview) -> None:
         read_header(buffer)
-        difference = await self._sliced(diff(self._index, buffer))
+        difference = await self._slices.run(diff(self._index, buffer))
         changed: dict[str, Mapping[str, Any]] = {}
+        encoded: list[bytes] = []
         for count, record in enumerate(difference.changed):
             changed[record.key] = data = read_record(buffer, record)
+            if not record.key.startswith(IN_NO_PART):
+                encoded.append(bytes(buffer[record.offset : record.offset + record.size]))
             if record.key.startswith("workload/"):
                 self._common.share(data)
             if count % 64 == 63:
-                await self._give_way()
+                await self._slices.give_way()
         levels = changed.pop("runtime/levels", None)
+        listener = changed.pop(TRACE, None)
         if levels is not None:
             self._observers.set_levels(levels["spec"])
-        await self._give_way()
+        if self._compiler is not None:
+            await self.loop.run_in_executor(None, bring_more, encoded)
+        del encoded
+        await self._slices.give_way()
         compiler = self._compiler or self._first_compiler(changed)
         config = changed.get("static/config", {}).get("config", {})
         ipv6 = bool(config.get("enableIpv6", self._observers.uses_ipv6))
         # Before compilation, which changes what this worker keeps: what can be refused comes first.
         opened = self._ports.open(changed, ipv6=ipv6)
+        before = compiler.resources
         try:
             self._apply_mesh(changed, difference.removed)
-            gateway = await self._sliced(compiler.compile(generation, changed, difference.removed))
+            gateway = await self._slices.run(
+                compiler.compile(generation, changed, difference.removed)
+            )
             await self._mcp.start()
-            await self._give_way()
+            await self._slices.give_way()
         except BaseException:
-            for sock in opened.values():
-                sock.close()
+            close_all(opened)
+            compiler.undo(before)
             self._restore_mesh(compiler, changed, difference.removed)
             raise
         self._ports.swap(gateway.binds, opened, self._observers.drain_seconds[1])
         self.gateway = gateway
+        await self._observers.follow_trace(gateway, listener, self.loop, self._context.worker)
         self._mcp.retire(compiler.resources)
-        self._own = WorkerMetrics(gateway.requests.registry, self._context.worker)
+        self._counts.begin(gateway.requests.registry)
         # What is garbage now was there before: a mesh that comes whole leaves none.
         held = sum([block.count for block in self._index])
         self._index = difference.index
@@ -368,30 +376,6 @@ class Worker:
             )
         )
         return self._compiler
-
-    async def _sliced(self, steps: Any) -> Any:
-        """Run a generator to its end in slices of a millisecond; its return value."""
-        until = time.perf_counter() + _SLICE_SECONDS
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                return stop.value
-            if time.perf_counter() > until:
-                await self._give_way()
-                until = time.perf_counter() + _SLICE_SECONDS
-
-    async def _give_way(self) -> None:
-        """Let requests pass between two slices of a compilation.
-
-        Each meets several turns of the loop, and would wait for a slice at every one: what has come
-        is read in one turn and sent on in the next (see Outbox), and its answer likewise. So while
-        there are any, they get as much time as the compilation.
-        """
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        if self.in_flight:
-            await asyncio.sleep(_PAUSE_SECONDS)
 
     # --- Gate: what ports ask ---------------------------------------------------------------
 
@@ -485,27 +469,9 @@ class Worker:
         if listener is not None:
             listener.metrics.received.add(received)
             listener.metrics.sent.add(sent)
-        relayed = connection.extra.get("relayed")
-        if isinstance(relayed, _Relayed):
-            self._log_relayed(connection, relayed, received, sent)
-
-    def _log_relayed(
-        self, connection: Connection, relayed: _Relayed, received: int, sent: int
-    ) -> None:
-        entry = AccessEntry(
-            connection,
-            None,
-            None,
-            relayed.route,
-            request_bytes=received,
-            response_bytes=sent,
-            duration_ns=self.clock.monotonic_ns() - relayed.started_ns,
-            endpoint=relayed.endpoint,
-            error=relayed.error,
-            reason="UpstreamFailure" if relayed.error else "Upstream",
-        )
-        if self.gateway.access_log is not None:
-            self.gateway.access_log.emit(entry)
+        relayed = connection.extra.get(RELAYED)
+        if isinstance(relayed, Relayed):
+            self._relaying.log(connection, relayed, received, sent)
 
     def request_refused(self, bind: str, connection: Connection, error: RequestError) -> None:
         """See Gate."""
@@ -526,37 +492,11 @@ class Worker:
 
     async def dial(self, bind: str, listener: str, connection: Connection) -> Relay:
         """See Gate."""
-        found = self.gateway.bind(bind)
-        place = found.listeners.get(listener) if found is not None else None
-        sni = connection.tls.sni if connection.tls is not None else ""
-        route = place.tcp_routes.match(sni) if place is not None else None
-        backend = route.choose(self._draw()) if route is not None else None
-        if route is None or backend is None:
-            raise RequestError(404, "NotFound", "route not found")
-        relayed = _Relayed(route, self.clock.monotonic_ns())
-        connection.extra["relayed"] = relayed
-        try:
-            request = _tcp_request(connection, sni)
-            picked = backend.upstream.pick_nowait(request) or await backend.upstream.pick(request)
-            relayed.endpoint = picked.label
-            other = Relay(self.sweeper, 3600.0)
-            await picked.pool.open_stream(lambda: other)
-        except SidecarError as error:
-            relayed.error = str(error)
-            raise
-        return other
+        return await self._relaying.dial(bind, listener, connection)
 
     async def relay(self, bind: str, listener: str, connection: Connection, side: Relay) -> None:
         """See Gate."""
-        try:
-            other = await self.dial(bind, listener, connection)
-        except SidecarError:
-            side.transport.close()
-            return
-        if side.transport.is_closing():
-            other.transport.abort()
-            return
-        side.join(other)
+        await self._relaying.relay(bind, listener, connection, side)
 
     # --- WorkerState: what the pipeline asks --------------------------------------------------
 
@@ -584,12 +524,6 @@ class Worker:
             _log.debug("mirror to %s: %s", shadow.label, error)
 
 
-def _tcp_request(connection: Connection, sni: str) -> Request:
-    """What a dynamic TCP destination is computed from: server name and original port."""
-    authority = f"{sni}:{connection.local_port}" if sni else ""
-    return Request("CONNECT", "", authority, "", "", Headers(), FixedBody(), connection, 0)
-
-
 def worker_main(
     context: WorkerContext,
     configs: ConfigTable,
@@ -600,7 +534,7 @@ def worker_main(
 ) -> None:
     """The body of a worker process; returns after its drain. `directory`: see Worker."""
 
-    gc.set_threshold(*_GC_THRESHOLDS)
+    collect_seldom()
     keep_freed_memory()
 
     async def main() -> None:

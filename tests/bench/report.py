@@ -157,6 +157,7 @@ def _method(plan: Plan) -> list[str]:
         "* CPU is user and system time of the proxy's workers from `/proc/PID/stat`, divided by",
         "  the requests (for event streams: by the events).",
         "* Memory is the sum of PSS over all processes of the proxy, idle after start.",
+        "* A gateway starts from byte code, as one that was installed does, on core 0 alone.",
         "* HTTP/1.1 and TLS by wrk, HTTP/2 by h2load: closed loops, which hide stalls. The open",
         "  loop sends at a fixed rate and counts latency from the moment a request was due.",
         "* Before any load each peer must return the right bodies, and an event before its stream",

@@ -119,7 +119,7 @@ async def test_on_the_direct_way(key: str, up: Upstream, monkeypatch: pytest.Mon
         else:
             assert up.take() == []
             return
-        response = await asyncio.wait_for(answered, 10)
+        response = await asyncio.wait_for(answered, 20)
         if response is None:
             response = await pipeline(request)
         assert response.status == 500

@@ -57,7 +57,7 @@ def env() -> Iterator[dict[str, str]]:
             "READER_KEY": "r",
             "OWNER_KEY": "o",
         }
-    server.stop(None).wait(5)
+    server.stop(None).wait(20)
 
 
 def example(name: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def admin(gateway: GatewayProcess, path: str) -> Any:
-    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.admin_port}{path}", timeout=10) as got:
+    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.admin_port}{path}", timeout=20) as got:
         return json.load(got)
 
 

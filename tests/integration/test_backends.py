@@ -280,7 +280,7 @@ def test_connect_is_denied() -> None:
                 ]
             }
         ),
-        socket.create_connection(("127.0.0.1", port), 10) as sock,
+        socket.create_connection(("127.0.0.1", port), 20) as sock,
     ):
         sock.sendall(b"CONNECT a.test:443 HTTP/1.1\r\nhost: a.test:443\r\n\r\n")
         with sock.makefile("rb") as stream:

@@ -71,7 +71,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
 
 def dial(authority: str, port: int = PROXY) -> tuple[bytes, socket.socket]:
     """The head of the answer, and the connection behind it."""
-    sock = socket.create_connection(("127.0.0.1", port), 10)
+    sock = socket.create_connection(("127.0.0.1", port), 20)
     sock.sendall(f"CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\nx-a: b\r\n\r\n".encode())
     head = b""
     while b"\r\n\r\n" not in head:
@@ -92,7 +92,7 @@ def test_into_a_bind_without_a_socket(roots: Authority) -> None:
         sock.sendall(REQUEST)
         assert read_all(sock).endswith(b"body")
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", CLEAR), 5)
+        socket.create_connection(("127.0.0.1", CLEAR), 20)
 
 
 def test_into_the_wildcard_bind(roots: Authority) -> None:
@@ -174,7 +174,7 @@ def proxy_header(*identities: bytes) -> bytes:
 def test_the_sandwich_says_who_the_client_is(
     roots: Authority, identities: tuple[bytes, ...], ending: bytes
 ) -> None:
-    with socket.create_connection(("127.0.0.1", SANDWICH), 10) as sock:
+    with socket.create_connection(("127.0.0.1", SANDWICH), 20) as sock:
         sock.sendall(proxy_header(*identities) + REQUEST)
         try:
             answer = read_all(sock)

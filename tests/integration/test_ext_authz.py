@@ -110,9 +110,12 @@ def gateway(
     (folder / "root").write_text(authority.root)
     grpc_path, http_path = str(folder / "grpc.sock"), str(folder / "http.sock")
     tls = {"backendTLS": {"root": str(folder / "root"), "hostname": "authz.test"}}
-    by_grpc: Policies = {"host": service.address}
+    # The default is 2 s, which a busy machine may take.
+    patience = {"policies": {"http": {"requestTimeout": "20s"}}}
+    by_grpc: Policies = {"host": service.address, **patience}
     by_http: Policies = {
         "host": plain.address,
+        **patience,
         "includeRequestHeaders": ["cookie"],
         "protocol": {"http": {"includeResponseHeaders": ["x-auth-request-user", "x-host"]}},
     }

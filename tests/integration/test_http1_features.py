@@ -259,12 +259,12 @@ class TestStreams:
             if name == "events":
                 client.read_head()
             else:
-                assert front.behaviour.go.wait(10)
+                assert front.behaviour.go.wait(20)
             left_at = time.monotonic()
             client.close()
-            assert front.behaviour.gone.wait(10)
+            assert front.behaviour.gone.wait(20)
             taken.append(front.behaviour.gone_at - left_at)
-        assert min(taken) < 0.1
+        assert min(taken) < 0.5
 
     def test_30_client_that_stops_reading_stops_the_upstream(self, front: Front) -> None:
         behaviour = front.behaviour
@@ -368,8 +368,8 @@ class TestWebSocket:
         with connect(f"ws://127.0.0.1:{websocket[0]}/x", max_size=None) as client:
             for message in ("hello", b"\x00\xff", "", "é" * 1000, b"x" * MIB):
                 client.send(message)
-                assert client.recv(timeout=10) == message
-            assert client.ping().wait(10)
+                assert client.recv(timeout=20) == message
+            assert client.ping().wait(20)
         assert client.close_code == 1000
 
     def test_refused_by_the_gateway(self, front: Front) -> None:

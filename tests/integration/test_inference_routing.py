@@ -249,7 +249,7 @@ def test_a_retry_goes_on_to_the_next(place: Place) -> None:
 def test_the_picker_hears_of_the_end(place: Place) -> None:
     """A client that leaves does not keep a stream open."""
     place.picker.take()
-    with socket.create_connection(("127.0.0.1", place.port), 10) as sock:
+    with socket.create_connection(("127.0.0.1", place.port), 20) as sock:
         sock.sendall(b"POST /validated HTTP/1.1\r\nhost: h.test\r\ncontent-length: 9\r\n\r\nabc")
         place.picker.wait_begun()
     place.picker.wait_ended()

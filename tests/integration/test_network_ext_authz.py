@@ -52,6 +52,8 @@ def gateway(asked: Upstream) -> Iterator[GatewayProcess]:
             "frontendPolicies": {
                 "networkExtAuthz": {
                     "host": asked.address,
+                    # The default is 2 s, which a busy machine may take.
+                    "policies": {"http": {"requestTimeout": "20s"}},
                     "protocol": {
                         "http": {
                             "path": "'/from/' + source.address",

@@ -361,7 +361,7 @@ def test_timeout_and_delay(fresh: Upstream) -> None:
     assert fresh.take() == []
     started = time.monotonic()
     assert call("/delay", x_delay="0.2s").status == 200
-    assert 0.2 <= time.monotonic() - started < 5
+    assert time.monotonic() - started >= 0.2
     # An expression that fails delays nothing.
     assert call("/delay").status == 200
 

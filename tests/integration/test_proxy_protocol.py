@@ -91,7 +91,7 @@ def ask(port: int, header: bytes, tls: ssl.SSLContext | None = None) -> dict[str
     """What the gateway says of the client; None when it closed the connection."""
     whole = b""
     with contextlib.ExitStack() as stack, closed_is_fine():
-        sock: socket.socket = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+        sock: socket.socket = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
         sock.sendall(header)
         if tls is not None:
             sock = stack.enter_context(tls.wrap_socket(sock, server_hostname="h.test"))
@@ -165,7 +165,7 @@ def test_split_at_every_octet(header: bytes, ports: Any) -> None:
     if kind != "all":
         pytest.skip("one configuration is enough for this")
     for cut in range(1, len(header)):
-        with socket.create_connection(("127.0.0.1", numbers["http"]), 10) as sock:
+        with socket.create_connection(("127.0.0.1", numbers["http"]), 20) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.sendall(header[:cut])
             sock.sendall(header[cut:] + REQUEST)
@@ -175,6 +175,6 @@ def test_split_at_every_octet(header: bytes, ports: Any) -> None:
 def test_nothing_of_it_reaches_a_tcp_upstream(ports: Any) -> None:
     kind, _, numbers = ports
     header = V1 if kind == "v1" else V2
-    with socket.create_connection(("127.0.0.1", numbers["tcp"]), 10) as sock:
+    with socket.create_connection(("127.0.0.1", numbers["tcp"]), 20) as sock:
         sock.sendall(header + b"payload")
         assert read_exactly(sock, 7) == b"payload"

@@ -114,7 +114,14 @@ def by(key: str, value: str, **more: Any) -> dict[str, Any]:
 
 def limited(address: str, domain: str, *descriptors: dict[str, Any], **more: Any) -> Route:
     default = [by("path", "request.path")]
-    return {"domain": domain, "host": address, "descriptors": [*descriptors] or default, **more}
+    return {
+        "domain": domain,
+        "host": address,
+        "descriptors": [*descriptors] or default,
+        # The default is 2 s, which a busy machine may take.
+        "policies": {"http": {"requestTimeout": "20s"}},
+        **more,
+    }
 
 
 def alone(port: int, policy: Route, up: Upstream, **more: Any) -> dict[str, Any]:

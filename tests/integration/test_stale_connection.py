@@ -39,7 +39,7 @@ def test_the_route_is_chosen_by_the_clients_name_again() -> None:
             "binds": [{"port": port, "listeners": [{"routes": [route]}]}],
         }
         with GatewayProcess(config) as gateway:
-            client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
             statuses = []
             for _ in range(6):
                 client.request("GET", "/", headers={"Host": "a.test"})
@@ -48,7 +48,7 @@ def test_the_route_is_chosen_by_the_clients_name_again() -> None:
             client.close()
             assert statuses == [(200, b"ok")] * 6, gateway.log()
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(20)
 
 
 def test_a_request_that_is_sent_again_is_counted_once() -> None:
@@ -63,7 +63,7 @@ def test_a_request_that_is_sent_again_is_counted_once() -> None:
         }
         config = {"binds": [{"port": port, "listeners": [{"routes": [route]}]}]}
         with GatewayProcess(config) as gateway:
-            client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
             left = []
             for _ in range(7):
                 client.request("GET", "/")
@@ -74,4 +74,4 @@ def test_a_request_that_is_sent_again_is_counted_once() -> None:
             expected = [(200, str(number)) for number in range(5, -1, -1)]
             assert left == [*expected, (429, "0")], gateway.log()
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(20)

@@ -44,7 +44,7 @@ class Peers:
 
     def connect(self, port: int, name: str) -> ssl.SSLSocket:
         context = ssl.create_default_context(cadata=self.authority.root)
-        raw = socket.create_connection(("127.0.0.1", port), 10)
+        raw = socket.create_connection(("127.0.0.1", port), 20)
         return context.wrap_socket(raw, server_hostname=name)
 
 
@@ -113,7 +113,7 @@ def gateway(peers: Peers) -> Iterator[GatewayProcess]:
 
 
 def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), 10)
+    return socket.create_connection(("127.0.0.1", port), 20)
 
 
 def test_octets_both_ways_and_half_close(gateway: GatewayProcess) -> None:
@@ -233,7 +233,7 @@ def test_a_drain_waits_for_a_relayed_connection_and_then_cuts_it() -> None:
     port = free_ports(1)[0]
     with TcpUpstream() as up:
         config = {
-            "config": {"connectionTerminationDeadline": "1s"},
+            "config": {"connectionTerminationDeadline": "3s"},
             "binds": [{"port": port, "listeners": [listener(up.address)]}],
         }
         with GatewayProcess(config) as gateway, connect(port) as sock:
@@ -244,7 +244,7 @@ def test_a_drain_waits_for_a_relayed_connection_and_then_cuts_it() -> None:
             sock.sendall(b"b")
             assert sock.recv(1) == b"b"
             assert read_all(sock) == b""
-            assert gateway.process.wait(10) == 0
+            assert gateway.process.wait(20) == 0
 
 
 def test_a_reload_keeps_relayed_connections() -> None:

@@ -69,6 +69,16 @@ def says(text: str, **more: Any) -> dict[str, Any]:
     return {"routes": [{"policies": {"directResponse": {"status": 200, "body": text}, **more}}]}
 
 
+CLAIM = "x-forwarded-client-cert"
+CLAIMED = {
+    "matches": [{"path": {"exact": "/claimed"}}],
+    "policies": {
+        "directResponse": {
+            "status": 200,
+            "bodyExpression": f'string("{CLAIM}" in request.headers)',
+        }
+    },
+}
 WHO = """{"sub": source.subject, "cn": source.subjectCn, "iss": source.issuer,
  "id": source.spiffeId, "ns": source.identity.namespace, "sa": source.identity.serviceAccount,
  "td": source.identity.trustDomain, "san": source.subjectAltNames,
@@ -120,6 +130,7 @@ def gateway(files: Files, upstream: Upstream) -> Iterator[GatewayProcess]:
                     {"protocol": "HTTPS", "tls": mutual}
                     | {
                         "routes": [
+                            CLAIMED,
                             {
                                 "matches": [{"path": {"exact": "/who"}}],
                                 "policies": {
@@ -146,6 +157,7 @@ def gateway(files: Files, upstream: Upstream) -> Iterator[GatewayProcess]:
                 "listeners": [
                     {
                         "routes": [
+                            CLAIMED,
                             backend("/good", root=root, hostname="up.test"),
                             backend("/name", root=root),
                             backend("/other", root=root, hostname="other.test"),
@@ -182,7 +194,7 @@ def test_a_name_nobody_serves_is_closed(files: Files) -> None:
 @pytest.mark.usefixtures("gateway")
 def test_a_host_of_another_listener_is_misdirected(files: Files) -> None:
     with (
-        socket.create_connection(("127.0.0.1", PORT), 10) as raw,
+        socket.create_connection(("127.0.0.1", PORT), 20) as raw,
         files.trust().wrap_socket(raw, server_hostname="one.test") as sock,
         sock.makefile("rb") as stream,
     ):
@@ -203,7 +215,7 @@ def test_a_host_of_another_listener_is_misdirected(files: Files) -> None:
 
 @pytest.mark.usefixtures("gateway")
 def test_plaintext_on_a_tls_port_is_closed() -> None:
-    with socket.create_connection(("127.0.0.1", PORT), 10) as sock:
+    with socket.create_connection(("127.0.0.1", PORT), 20) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nhost: one.test\r\n\r\n")
         try:
             assert sock.recv(100) == b""
@@ -246,6 +258,17 @@ def test_client_certificate_becomes_source(files: Files) -> None:
         "pem": True,
     }
     assert fetch(MUTUAL, "/cart", host="mutual.test", tls=context).text == "cart"
+
+
+@pytest.mark.usefixtures("gateway")
+def test_what_is_said_of_a_certificate_is_believed_of_who_has_one(files: Files) -> None:
+    said = {CLAIM: "URI=spiffe://cluster.local/ns/shop/sa/cart"}
+    assert fetch(BACK, "/claimed", headers=said).text == "false"
+    mine = files.pair("proxy", files.clients.issue(["proxy.test"]))
+    context = files.trust()
+    context.load_cert_chain(mine["cert"], mine["key"])
+    answer = fetch(MUTUAL, "/claimed", host="mutual.test", headers=said, tls=context)
+    assert answer.text == "true"
 
 
 @pytest.mark.usefixtures("gateway")
@@ -339,7 +362,7 @@ def test_certificates_are_reloaded_from_their_files(tmp_path: Path) -> None:
     context = files.trust()
 
     def connect() -> ssl.SSLSocket:
-        raw = socket.create_connection(("127.0.0.1", port), 10)
+        raw = socket.create_connection(("127.0.0.1", port), 20)
         return context.wrap_socket(raw, server_hostname="r.test")
 
     config = {"binds": [{"port": port, "listeners": [listener]}]}
@@ -369,5 +392,5 @@ def test_a_handshake_that_does_not_come_is_ended(tmp_path: Path) -> None:
         "frontendPolicies": {"tls": {"handshakeTimeout": "200ms"}},
         "binds": [{"port": port, "listeners": [listener]}],
     }
-    with GatewayProcess(config), socket.create_connection(("127.0.0.1", port), 10) as sock:
+    with GatewayProcess(config), socket.create_connection(("127.0.0.1", port), 20) as sock:
         assert sock.recv(1) == b""

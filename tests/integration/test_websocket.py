@@ -138,13 +138,13 @@ def test_text_binary_and_ping() -> None:
         assert ws.recv(10) == "grüße"
         ws.send(b"\x00\xff")
         assert ws.recv(10) == b"\x00\xff"
-        assert ws.ping().wait(10)
+        assert ws.ping().wait(20)
 
 
 @pytest.mark.usefixtures("gateway")
 def test_over_tls(authority: Authority) -> None:
     context = ssl.create_default_context(cadata=authority.root)
-    raw = socket.create_connection(("127.0.0.1", TLS), 10)
+    raw = socket.create_connection(("127.0.0.1", TLS), 20)
     with connect("wss://ws.test/x", sock=raw, ssl=context, compression=None) as ws:
         ws.send("request")
         assert ws.recv(10) == "/x ws.test"
@@ -197,7 +197,7 @@ def test_an_upstream_that_does_not_upgrade() -> None:
 
 @pytest.mark.usefixtures("gateway")
 def test_another_protocol() -> None:
-    with socket.create_connection(("127.0.0.1", PLAIN), 10) as sock:
+    with socket.create_connection(("127.0.0.1", PLAIN), 20) as sock:
         sock.sendall(
             b"GET /custom HTTP/1.1\r\nhost: h\r\nconnection: Upgrade\r\nupgrade: my-proto\r\n\r\n"
         )
@@ -213,7 +213,7 @@ def test_another_protocol() -> None:
 
 @pytest.mark.usefixtures("gateway")
 def test_another_protocol_than_asked_for() -> None:
-    with socket.create_connection(("127.0.0.1", PLAIN), 10) as sock:
+    with socket.create_connection(("127.0.0.1", PLAIN), 20) as sock:
         sock.sendall(
             b"GET /custom/differs HTTP/1.1\r\nhost: h\r\n"
             b"connection: upgrade, close\r\nupgrade: my-proto\r\n\r\n"
@@ -257,7 +257,7 @@ def test_a_client_that_does_not_read(gateway: GatewayProcess) -> None:
         return sum(int(line.split()[1]) for line in lines)
 
     before = private_kib()
-    with socket.create_connection(("127.0.0.1", PLAIN), 10) as sock:
+    with socket.create_connection(("127.0.0.1", PLAIN), 20) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         sock.sendall(
             b"GET / HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n"

@@ -154,9 +154,9 @@ def test_gateway_before_the_upstreams() -> None:
             if line.startswith(b"Try it:"):
                 break
         else:
-            pytest.fail(f"ended with {process.wait(10)} before it served")
+            pytest.fail(f"ended with {process.wait(20)} before it served")
         assert line.decode().strip().endswith(f"curl -i http://127.0.0.1:{gateway}/hello")
-        with urllib.request.urlopen(f"http://127.0.0.1:{gateway}/hello", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{gateway}/hello", timeout=20) as answer:
             assert json.load(answer)["path"] == "/hello"
         with urllib.request.urlopen(
             f"http://127.0.0.1:{gateway}/sse?events=2", timeout=10

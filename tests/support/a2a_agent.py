@@ -184,7 +184,7 @@ class A2aAgent:
     ) -> None:
         assert self._process is not None
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(20)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class ScriptedStream:
         """Until a message of that kind was sent."""
         while not any(map(is_it, self.sent)):
             self._more.clear()
-            await asyncio.wait_for(self._more.wait(), 5)
+            await asyncio.wait_for(self._more.wait(), 20)
 
     def send(self, message: bytes) -> None:
         self.sent.append(message)

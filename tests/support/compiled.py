@@ -17,11 +17,12 @@ from shm.rates import RateTable
 from sidecar.cel.engine import Engine
 from sidecar.config.local import Source
 from sidecar.errors import RequestError
-from sidecar.gateway.compile import Compiler, Surroundings, Telemetry
+from sidecar.gateway.compile import Compiler
 from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.loading import Loader
 from sidecar.gateway.pipeline import Pipeline
 from sidecar.gateway.plan import Gateway, Mirror
+from sidecar.gateway.surroundings import Surroundings, Telemetry
 from sidecar.gateway.upstream import Pools
 from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Request, Response

@@ -13,7 +13,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -21,6 +22,8 @@ from weakref import WeakSet
 
 import orjson
 import yaml
+
+from shm.config import ConfigTable, WorkerState
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -58,6 +61,13 @@ def free_ports(count: int) -> list[int]:
         if len(ports) == count:
             return ports
     raise OSError(f"no {count} free ports in {_PORTS}")
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """Of a gateway process. It may keep its byte code, as an installed one has it: to compile the
+    source at every start would take as long as the start itself."""
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**own, "PYTHONPATH": str(ROOT), **more}
 
 
 class GatewayProcess:
@@ -109,7 +119,7 @@ class GatewayProcess:
                 stdout=log,
                 stderr=log,
                 cwd=self._folder.name,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **self._env},
+                env=environment(self._env),
             )
         self.wait_ready()
         return self
@@ -129,6 +139,16 @@ class GatewayProcess:
             assert time.monotonic() < until, self.log()
             time.sleep(0.01)
 
+    def wait_draining(self) -> None:
+        """Until every worker has told its connections that it ends; control is often sooner."""
+        with closing(ConfigTable.attach(f"agw{self.process.pid}")) as configs:
+            until = time.monotonic() + STOP_SECONDS
+            while any(
+                one.is_alive and one.state < WorkerState.DRAINING for one in configs.statuses()
+            ):
+                assert time.monotonic() < until, self.log()
+                time.sleep(0.01)
+
     def is_ready(self) -> bool:
         """What `/healthz/ready` says."""
         try:
@@ -138,7 +158,7 @@ class GatewayProcess:
 
     def _get(self, port: int, path: str) -> tuple[int, bytes]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -166,6 +186,13 @@ class GatewayProcess:
         """Until the sum over the series is that value."""
         until = time.monotonic() + START_SECONDS
         while (found := self.metric(name, **labels)) != value:
+            assert time.monotonic() < until, (name, labels, found, self.log())
+            time.sleep(0.02)
+
+    def wait_metric_above(self, name: str, value: float, **labels: str) -> None:
+        """Until the sum over the series is greater."""
+        until = time.monotonic() + START_SECONDS
+        while (found := self.metric(name, **labels)) <= value:
             assert time.monotonic() < until, (name, labels, found, self.log())
             time.sleep(0.02)
 
@@ -262,7 +289,9 @@ class GatewayProcess:
         self._folder.cleanup()
 
 
-def run_until_exit(path: Path) -> subprocess.CompletedProcess[str]:
+def run_until_exit(
+    path: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """A gateway that is expected not to start."""
     return subprocess.run(
         [sys.executable, "-m", "sidecar", "-f", str(path)],
@@ -270,7 +299,7 @@ def run_until_exit(path: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=START_SECONDS,
         cwd=path.parent,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(env or {}),
         check=False,
     )
 

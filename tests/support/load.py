@@ -49,10 +49,10 @@ class Load:
         return [text for one in self.tallies for text in one.failures]
 
     def wait_answered(self, more: int, seconds: float = 20.0) -> None:
-        """Until so many more were answered."""
+        """Until so many more were answered, and each connection has been once."""
         wanted = self.answered + more
         until = time.monotonic() + seconds
-        while self.answered < wanted:
+        while self.answered < wanted or not all(one.answered for one in self.tallies):
             assert time.monotonic() < until, (self.answered, wanted, self.failures)
             time.sleep(0.005)
 
@@ -86,7 +86,7 @@ class Load:
             connection.close()
 
     def _connect(self, tally: Tally) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
         connection.connect()
         sock: socket.socket = connection.sock
         tally.local_port = sock.getsockname()[1]

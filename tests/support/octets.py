@@ -46,6 +46,7 @@ class TcpUpstream:
         self._talk = serve
         self._tls = tls
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._threads: list[threading.Thread] = []
         self.open: list[socket.socket] = []
         self.port: int = self._listening.getsockname()[1]
@@ -77,7 +78,7 @@ class TcpUpstream:
             self._talk(sock)
 
     def __enter__(self) -> Self:
-        self._run(self._accept)
+        self._accepting.start()
         return self
 
     def __exit__(
@@ -86,9 +87,12 @@ class TcpUpstream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for sock in (self._listening, *self.open):
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(20)  # else one more may come, which nobody ends
+        self._listening.close()
+        for sock in list(self.open):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(20)

@@ -15,7 +15,7 @@ from typing import Self
 from tests.support.certificates import Pair
 from tests.support.gateway import free_ports
 
-START_SECONDS = 10.0
+START_SECONDS = 20.0
 
 
 class RedisServer:

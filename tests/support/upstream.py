@@ -189,7 +189,7 @@ class Upstream:
             taken, self._seen = self._seen, []
             return taken
 
-    def wait(self, count: int, seconds: float = 10.0) -> list[Seen]:
+    def wait(self, count: int, seconds: float = 20.0) -> list[Seen]:
         """Take them once there are so many."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self._seen) >= count, seconds), self._seen

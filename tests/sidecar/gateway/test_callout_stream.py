@@ -70,7 +70,7 @@ class Peer:
 
 
 async def soon(done: Awaitable[Any]) -> Any:
-    return await asyncio.wait_for(done, 5)
+    return await asyncio.wait_for(done, 20)
 
 
 async def test_messages_go_both_ways_before_and_after_the_head():

@@ -44,7 +44,7 @@ from tests.support.rls import RateLimitServer
 from tests.support.upstream import Answer, Seen, Upstream
 
 MESSAGE = question("d", [Asked((("a", "b"),))])
-SECONDS = 10.0
+SECONDS = 20.0
 BASE: dict[str, Any] = {"binds": [{"port": 1, "listeners": [{"routes": []}]}]}
 
 

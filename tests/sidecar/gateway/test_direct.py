@@ -47,7 +47,7 @@ async def directly(gateway: InProcess, request: Request) -> str | None:
 
     if pipeline.start(request, answered.set_result, again) is None:
         return None
-    response = await asyncio.wait_for(answered, 10)
+    response = await asyncio.wait_for(answered, 20)
     body = await response.body.read()
     assert response.on_done is not None
     response.on_done(len(body), "")

@@ -16,6 +16,7 @@ from sidecar.config.local import Source
 from sidecar.config.problems import InvalidConfigError, Problem
 from sidecar.config.text import resolve
 from sidecar.gateway.loading import Loader
+from tests.hbone.pki import Pki
 
 MANY = """\
 config:
@@ -70,6 +71,9 @@ MANY_PROBLEMS = [
 """Line, column, path and the beginning of what is said, in the order of the file."""
 
 
+SIGN = {"signingKey": Pki().leaf().key.decode(), "alg": "ES256", "ttl": "60s"}
+
+
 def write(tmp_path: Path, text: str) -> str:
     path = tmp_path / "gateway.yaml"
     path.write_text(text)
@@ -111,6 +115,29 @@ def test_all_stages_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert {one["file"] for one in report["problems"]} == {file}
     assert report["problems"][4]["hint"] == "allowOrigins"
     assert [one["line"] for one in report["warnings"]] == [19]
+
+
+def test_what_a_policy_of_its_own_says_of_backends() -> None:
+    """It is checked like what stands at a backend: else only a worker would refuse it."""
+    policy = {"backendAuth": {"jwtSign": {**SIGN, "claimExpressions": {"sub": "1 +"}}}}
+    place = "backendAuth.jwtSign.claimExpressions.sub"
+    route = {"name": "r", "backends": [{"host": "a:1", "policies": policy}]}
+    inline = problems_of({"binds": [{"port": 80, "listeners": [{"routes": [route]}]}]})
+    apart = problems_of(
+        {
+            "policies": [
+                {
+                    "name": {"name": "x", "namespace": "d"},
+                    "target": {"route": {"name": "r", "namespace": ""}},
+                    "policy": policy,
+                }
+            ]
+        }
+    )
+    assert [(one.path, one.message) for one in apart] == [
+        (f"policies[0].policy.{place}", one.message) for one in inline
+    ]
+    assert len(inline) == 1
 
 
 def test_a_start_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +279,7 @@ def test_nothing_follows_from_another(text: str, paths: list[str]) -> None:
 
 PAIRS = {
     "schema": ("backends", [{"name": "b", "host": 5}], "backends[0].host"),
-    "unbuilt": ("config", {"histograms": "native"}, "config.histograms"),
+    "unbuilt": ("config", {"storage": {"mode": "hybrid"}}, "config.storage"),
     "reference": ("tcpRoutes", [{"gateways": "gone"}], "tcpRoutes[0].gateways"),
     "port": ("binds", [{"port": 80, "listeners": [{"routes": []}]}], "gateways.default.port"),
     "expression": (

@@ -15,7 +15,7 @@ from sidecar.gateway import reload
 from sidecar.gateway.reload import FileWatcher, watched_directories
 from sidecar.gateway.stamps import CHANGED, Stamp, Stamps
 
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 20.0
 NextChange = Callable[[], Coroutine[Any, Any, frozenset[Path]]]
 
 
@@ -121,6 +121,30 @@ async def test_what_is_again_what_it_was(tmp_path: Path) -> None:
         read = loaded(path)
         replace_atomically(path, "one")
         watcher.replace(read)
+        assert await next_change() == {path}
+
+
+async def test_a_load_while_somebody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the look has seen before it is older than what the load says."""
+    path = tmp_path / "policy.yaml"
+    path.write_text("one")
+    watcher = FileWatcher(loaded(path))
+    loop, see_all = asyncio.get_running_loop(), reload._see_all
+    looks = 0
+
+    def see_all_and_load(known: Any, *, is_noticed: bool) -> Any:
+        nonlocal looks
+        looks += 1
+        seen = see_all(known, is_noticed=is_noticed)
+        if looks == 1:
+            replace_atomically(path, "two")
+            read = loaded(path)
+            replace_atomically(path, "one")
+            loop.call_soon_threadsafe(watcher.replace, read)
+        return seen
+
+    monkeypatch.setattr(reload, "_see_all", see_all_and_load)
+    async with watching(watcher) as next_change:
         assert await next_change() == {path}
 
 

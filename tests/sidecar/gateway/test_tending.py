@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from sidecar.gateway.control import untiring
+from sidecar.gateway.tending import untiring
 
 
 async def test_what_fails_begins_anew_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -23,7 +23,7 @@ async def test_what_fails_begins_anew_and_says_so(caplog: pytest.LogCaptureFixtu
             await asyncio.Event().wait()
 
     task = asyncio.create_task(untiring("budgets", run, 0.0))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         await is_back.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
