@@ -61,7 +61,7 @@ else
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
 endif
 
-FIRST_HALF := $(wildcard tests/integration/test_[j-z]*.py) tests/test_examples.py
+FIRST_HALF := $(wildcard tests/integration/test_[j-z]*.py) tests/test_examples.py tests/shm tests/hbone
 unit-first: $(READY)
 	TEST_PORTS=10000-20999 $(BIN)/python -m pytest $(PYTEST_FLAGS) $(FIRST_HALF)
 
