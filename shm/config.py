@@ -41,12 +41,15 @@ So a holder's death leaves nothing half-made; repair only checks that the words 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import struct
 import time
 import zlib
 from dataclasses import dataclass
 from typing import Self, final
+
+import posix_ipc
 
 from shm.errors import SegmentMissingError, SegmentRefusedError, ShmError, SnapshotGoneError
 from shm.layout import Kind
@@ -156,7 +159,8 @@ class ConfigTable:
     def publish(self, data: bytes) -> int:
         """Make `data` the current snapshot and give its generation. Wake the workers afterwards.
 
-        Raises: ShmError when there is no room, or another process publishes at the same time (C2).
+        Raises: ShmError when there is no room, or another process publishes at the same time (C2);
+        nothing is announced then.
         """
         generation = self.generation + 1
         name = self._snapshot_name(generation)
@@ -168,7 +172,9 @@ class ConfigTable:
             offset = _ANNOUNCEMENTS_OFFSET + generation % 2 * _ANNOUNCEMENT.size
             _ANNOUNCEMENT.pack_into(self._segment.body, offset, name.encode(), len(data))
             self._generation[0] = generation  # C1
-        self.prune()
+            # It is published, whatever becomes of the older ones: the next prune tries again.
+            with contextlib.suppress(OSError, posix_ipc.Error):
+                self._unlink_superseded()
         return generation
 
     def _write_snapshot(self, name: str, generation: int, data: bytes) -> None:
@@ -268,15 +274,19 @@ class ConfigTable:
     def prune(self) -> int:
         """Unlink the snapshots nobody can want any more (C5); how many."""
         with self._lock:
-            oldest = self._words[_OLDEST]
-            seen = [
-                max(self._words[base + _APPLIED], self._words[base + _REFUSED])
-                for base in self._used_bases()
-                if self._is_alive(base)
-            ]
-            keep_from = min([self.generation, *seen])
-            removed = sum(unlink(self._snapshot_name(g)) for g in range(oldest, keep_from))
-            self._words[_OLDEST] = max(oldest, keep_from)
+            return self._unlink_superseded()
+
+    def _unlink_superseded(self) -> int:
+        """Under the lock."""
+        oldest = self._words[_OLDEST]
+        seen = [
+            max(self._words[base + _APPLIED], self._words[base + _REFUSED])
+            for base in self._used_bases()
+            if self._is_alive(base)
+        ]
+        keep_from = min([self.generation, *seen])
+        removed = sum(unlink(self._snapshot_name(g)) for g in range(oldest, keep_from))
+        self._words[_OLDEST] = max(oldest, keep_from)
         return removed
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from shm.cells import Series
+from shm.errors import ShmError
 from sidecar.admin.guard import DEVELOPMENT_ORIGINS, OriginGuard
 from sidecar.admin.metrics import (
     OPENMETRICS_TYPE,
@@ -86,7 +87,7 @@ class AdminState(Protocol):
     async def set_levels(self, spec: str | None) -> str:
         """Set the log levels of all processes, None to reset. Gives those in force.
 
-        Raises: ConfigError.
+        Raises: ConfigError; ShmError, when they could not be told, and nothing was changed.
         """
 
 
@@ -159,6 +160,8 @@ class _Admin:
             levels = await self._state.set_levels(spec)
         except ConfigError as exc:
             return PlainTextResponse(f"{exc.message}\n", 400)
+        except ShmError as exc:
+            return PlainTextResponse(f"the levels stay as they were: {exc}\n", 503)
         return PlainTextResponse(f"{levels}\n")
 
     async def quit_gateway(self, request: Request) -> Response:

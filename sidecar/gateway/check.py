@@ -39,10 +39,10 @@ from sidecar.routing.outlier import Eviction
 from sidecar.routing.table import RouteEntry
 from sidecar.telemetry.access import AccessLog, OtlpLog
 from sidecar.telemetry.clock import SystemClock
-from sidecar.telemetry.export import OtlpTarget
 from sidecar.telemetry.expressions import Compiler
 from sidecar.telemetry.logs import parse_levels
 from sidecar.telemetry.metrics import RequestMetrics
+from sidecar.telemetry.otlp_target import OtlpTarget
 from sidecar.telemetry.request_log import RequestRows, standard_attributes
 from sidecar.telemetry.sink import LogSink
 from sidecar.telemetry.trace import Sampler

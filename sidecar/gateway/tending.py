@@ -17,6 +17,8 @@ from sidecar.config.snapshot import Resource
 from sidecar.state.keeper import BudgetKeeper
 from sidecar.state.leases import Leases
 from sidecar.state.redis_keeper import LeaseKeeper
+from sidecar.state.request_log import RequestLogDatabase
+from sidecar.state.retention import RowKeeper
 from sidecar.state.tables import Tables
 from sidecar.telemetry.clock import SystemClock
 from sidecar.telemetry.metrics import GatewayMetrics
@@ -63,6 +65,13 @@ def count_leases(tables: Tables, leases: Leases | None, own: GatewayMetrics) -> 
     if leases is not None and tables.leases is not None:
         own.redis_connected.set(0 if leases.link.is_down else 1)
         own.leases.set(tables.leases.stats().used)
+
+
+def row_keeper(
+    database: RequestLogDatabase, resources: Callable[[], Mapping[str, Resource]]
+) -> RowKeeper:
+    """What deletes old rows of the request log. `resources`: those in force."""
+    return RowKeeper(database, lambda: row_age_ns(resources()), time.time_ns)
 
 
 def row_age_ns(resources: Mapping[str, Resource]) -> int | None:

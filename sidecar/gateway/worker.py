@@ -7,45 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import gc
 import logging
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, final
 
 import uvloop
 
 from shm.config import ConfigTable, WorkerState
-from shm.errors import LockTimeoutError, ShmError
+from shm.errors import LockTimeoutError
 from shm.metrics import MetricsTable
-from sidecar.config.common import Common
-from sidecar.config.snapshot import read_header, read_record
-from sidecar.config.snapshot_diff import Index, diff
-from sidecar.errors import ConfigError, RequestError, SidecarError
+from sidecar.errors import RequestError
+from sidecar.gateway.applying import Applying, Change
 from sidecar.gateway.callouts import Backlog
 from sidecar.gateway.compile import Compiler
 from sidecar.gateway.connects import Connects
 from sidecar.gateway.endpoints import Endpoints
 from sidecar.gateway.handover import Handover, Inherited, path_of
 from sidecar.gateway.mcp_kept import KeptMcp
-from sidecar.gateway.memory import collect_frozen, collect_seldom, keep_freed_memory
-from sidecar.gateway.mesh import (
-    KINDS,
-    Front,
-    Mesh,
-    MeshDialer,
-    WorkerMesh,
-    is_meshed,
-    packet_mark,
-)
+from sidecar.gateway.memory import collect_seldom, keep_freed_memory
+from sidecar.gateway.mesh import Front, Mesh, MeshDialer, packet_mark
+from sidecar.gateway.mesh_part import MeshPart
+from sidecar.gateway.mirrors import Mirrors
 from sidecar.gateway.observe import Observers
-from sidecar.gateway.parts import IN_NO_PART, bring_more
+from sidecar.gateway.parts import bring_more
 from sidecar.gateway.pipeline import Pipeline
 from sidecar.gateway.plan import EXAMINED, Bind, Examine, Gateway, Listener, Mirror
-from sidecar.gateway.ports import Ports, close_all
-from sidecar.gateway.process import WorkerContext, clear
+from sidecar.gateway.ports import Opened, Ports, close_all
+from sidecar.gateway.process import WorkerContext
 from sidecar.gateway.relaying import RELAYED, Relayed, Relaying
 from sidecar.gateway.slices import Slices
 from sidecar.gateway.surroundings import Surroundings
@@ -67,13 +58,8 @@ from sidecar.telemetry.debug_trace import RESOURCE as TRACE
 from sidecar.telemetry.fields import AccessEntry
 
 _log = logging.getLogger("sidecar.gateway.worker")
-_MIRRORS_MAX: Final = 128
-_MIRROR_SECONDS: Final = 30.0
 _BACKLOG_SECONDS: Final = 2.0
 """How long a drain waits for calls of policies in the background."""
-_RETRY_SECONDS: Final = 1.0
-_STALE_IDLE: Final = 500
-_STALE_MAX: Final = 20_000
 MAX_IN_FLIGHT: Final = 1000
 
 
@@ -93,10 +79,9 @@ class Worker:
     ) -> None:
         """`directory`: where the workers' sockets for each other are."""
         self._context = context
-        self._make_mesh = mesh
-        self._mesh: WorkerMesh | None = None
         self._direct = DirectDialer(loop)
         self._dialer = MeshDialer(self._direct)
+        self._mesh = MeshPart(mesh, self, self._dialer)
         self._configs = configs
         self.loop = loop
         self.clock: Clock = SystemClock()
@@ -107,10 +92,8 @@ class Worker:
         inherited = Inherited.ask(context.predecessor, context.worker, configs.workers)
         self._ports = Ports(self, inherited)
         self._handover = Handover(loop, path_of(directory, context.worker), self._ports.listening)
-        self._index: Index = ()
-        self._common = Common()
         self._date = (0, b"", b"")
-        self._mirrors: set[asyncio.Task[None]] = set()
+        self._mirrors = Mirrors(loop)
         self._backlog = Backlog()
         self._tasks: set[asyncio.Task[Any]] = set()
         writer = metrics.writer(context.worker)
@@ -122,14 +105,19 @@ class Worker:
         self._connects = Connects(self, self._keep)
         self._stopping = loop.create_future()
         self._counts = WorkerCounts(self._observers, context.worker)
-        self._applying = asyncio.Lock()
         self._draw = random.random
         self._relaying = Relaying(self, self._draw)
         self._slices = Slices(lambda: self.in_flight)
-        self._stale = 0
-        """Resources replaced since the last collection."""
-        self._seen_generation = 0
-        """The newest that was applied or refused."""
+        self._applying = Applying(
+            context,
+            configs,
+            loop,
+            self._slices,
+            take=self._take,
+            running=lambda: self.gateway.generation,
+            is_stopping=self._stopping.done,
+            keep=self._keep,
+        )
         self._outbox = Outbox(loop)
 
     # --- life -----------------------------------------------------------------------------
@@ -139,11 +127,11 @@ class Worker:
         self._configs.join(self._context.worker)
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._stop)
-        self.loop.add_reader(self._context.wake_fd, self._woken)
+        self.loop.add_reader(self._context.wake_fd, self._applying.woken)
         leases = self._observers.leases
         if leases is not None:
             await leases.open()
-        await self._apply(is_first=True)
+        await self._applying.begin()
         self._handover.start()
         self._configs.set_state(self._context.worker, WorkerState.SERVING)
         self._context.ready()
@@ -169,19 +157,17 @@ class Worker:
             started = self.loop.time()
             await asyncio.sleep(1.0)
             self._counts.look(max(self.loop.time() - started - 1.0, 0.0), self.in_flight)
-            if self._mesh is not None:
-                self._mesh.measure(self.gateway.requests.registry)
-            if self._stale > (_STALE_IDLE if not self.in_flight else _STALE_MAX):
-                self._stale = 0
-                collect_frozen()
+            if self._mesh.now is not None:
+                self._mesh.now.measure(self.gateway.requests.registry)
+            self._applying.collect(is_idle=not self.in_flight)
 
     async def _drain(self) -> None:
         """Spec/config.md section 10.2: go on accepting for the minimum, then finish what runs."""
         self._handover.close()
         seconds = self._observers.drain_seconds
         parts = [self._ports.drain(*seconds)]
-        if self._mesh is not None:
-            parts.append(self._mesh.drain(*seconds))
+        if self._mesh.now is not None:
+            parts.append(self._mesh.now.drain(*seconds))
         draining = asyncio.gather(*parts)
         await asyncio.sleep(0)  # each has told its connections by now
         try:
@@ -193,9 +179,10 @@ class Worker:
             self._compiler.close()
         await self._backlog.close(_BACKLOG_SECONDS)
         await self._mcp.close()
-        if self._mesh is not None:
-            await self._mesh.close()
-        for task in (*self._mirrors, *self._tasks):
+        if self._mesh.now is not None:
+            await self._mesh.now.close()
+        self._mirrors.cancel()
+        for task in self._tasks:
             task.cancel()
         if self._pools is not None:
             self._pools.close()
@@ -203,149 +190,45 @@ class Worker:
 
     # --- configuration --------------------------------------------------------------------
 
-    def _woken(self) -> None:
-        clear(self._context.wake_fd)
-        self._look()
-
-    def _look(self) -> None:
-        task = self.loop.create_task(self._apply())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _apply(self, *, is_first: bool = False) -> None:
-        """Compile the published snapshot beside the running one and swap; report either way."""
-        async with self._applying:
-            if self._stopping.done():
-                return
-            if not is_first and self._configs.generation == self.gateway.generation:
-                return
-            try:
-                generation, buffer = self._configs.read_current()
-            except (ShmError, OSError):
-                if is_first:
-                    raise
-                # Out of descriptors, say. Nobody would wake us for this one again.
-                _log.exception("the configuration cannot be read; trying again soon")
-                self._look_later()
-                return
-            await self._slices.give_way()
-            refusal = ""
-            try:
-                await self._compile_and_swap(generation, buffer)
-            except ConfigError as error:
-                if is_first:
-                    raise
-                _log.error("configuration %d refused: %s", generation, error)
-                refusal = str(error)
-            except LockTimeoutError as error:
-                if is_first:
-                    raise
-                # No fault of the configuration: were it refused, it would be gone for good.
-                _log.error("configuration %d: trying again soon: %s", generation, error)
-                self._look_later()
-                return
-            except Exception as error:
-                if is_first:
-                    raise
-                _log.exception("configuration %d failed inside the gateway", generation)
-                refusal = f"internal error: {error}"
-            self._report(generation, refusal)
-
-    def _look_later(self) -> None:
-        self.loop.call_later(_RETRY_SECONDS, self._look)
-
-    def _report(self, generation: int, refusal: str) -> None:
-        """Tell control, now or, where the table's lock is not to be had, a little later."""
-        self._seen_generation = max(self._seen_generation, generation)
-        if generation < self._seen_generation:
-            return  # more was said since
-        try:
-            self._configs.report(self._context.worker, generation, refusal)
-        except LockTimeoutError as error:
-            _log.error("configuration %d: not reported yet: %s", generation, error)
-            self.loop.call_later(_RETRY_SECONDS, self._report, generation, refusal)
-        else:
-            self._context.report()
-
-    async def _compile_and_swap(self, generation: int, buffer: memoryview) -> None:
-        read_header(buffer)
-        difference = await self._slices.run(diff(self._index, buffer))
-        changed: dict[str, Mapping[str, Any]] = {}
-        encoded: list[bytes] = []
-        for count, record in enumerate(difference.changed):
-            changed[record.key] = data = read_record(buffer, record)
-            if not record.key.startswith(IN_NO_PART):
-                encoded.append(bytes(buffer[record.offset : record.offset + record.size]))
-            if record.key.startswith("workload/"):
-                self._common.share(data)
-            if count % 64 == 63:
-                await self._slices.give_way()
+    async def _take(self, change: Change) -> None:
+        """Compile beside the running configuration, and swap. See Applying."""
+        changed = change.changed
         levels = changed.pop("runtime/levels", None)
         listener = changed.pop(TRACE, None)
         if levels is not None:
             self._observers.set_levels(levels["spec"])
         if self._compiler is not None:
-            await self.loop.run_in_executor(None, bring_more, encoded)
-        del encoded
+            await self.loop.run_in_executor(None, bring_more, change.encoded)
+        change.encoded.clear()
         await self._slices.give_way()
         compiler = self._compiler or self._first_compiler(changed)
+        gateway, opened = await self._compile(compiler, change)
+        self._ports.swap(gateway.binds, opened, self._observers.drain_seconds[1])
+        self.gateway = gateway
+        await self._observers.follow_trace(gateway, listener, self.loop, self._context.worker)
+        self._mcp.retire(compiler.resources)
+        self._counts.begin(gateway.requests.registry)
+
+    async def _compile(self, compiler: Compiler, change: Change) -> tuple[Gateway, Opened]:
+        """What would run, and the sockets it needs further. Raises: ConfigError, and what else is
+        in the way; nothing has changed then."""
+        changed, removed = change.changed, change.removed
         config = changed.get("static/config", {}).get("config", {})
         ipv6 = bool(config.get("enableIpv6", self._observers.uses_ipv6))
         # Before compilation, which changes what this worker keeps: what can be refused comes first.
         opened = self._ports.open(changed, ipv6=ipv6)
         before = compiler.resources
         try:
-            self._apply_mesh(changed, difference.removed)
-            gateway = await self._slices.run(
-                compiler.compile(generation, changed, difference.removed)
-            )
+            self._mesh.apply(changed, removed, before)
+            gateway = await self._slices.run(compiler.compile(change.generation, changed, removed))
             await self._mcp.start()
             await self._slices.give_way()
         except BaseException:
             close_all(opened)
             compiler.undo(before)
-            self._restore_mesh(compiler, changed, difference.removed)
+            self._mesh.restore(changed, removed, compiler.resources)
             raise
-        self._ports.swap(gateway.binds, opened, self._observers.drain_seconds[1])
-        self.gateway = gateway
-        await self._observers.follow_trace(gateway, listener, self.loop, self._context.worker)
-        self._mcp.retire(compiler.resources)
-        self._counts.begin(gateway.requests.registry)
-        # What is garbage now was there before: a mesh that comes whole leaves none.
-        held = sum([block.count for block in self._index])
-        self._index = difference.index
-        # A collection would otherwise walk all of this again and again (tens of milliseconds).
-        gc.freeze()
-        self._stale += min(len(difference.changed), held) + len(difference.removed)
-
-    def _apply_mesh(self, changed: Mapping[str, Mapping[str, Any]], removed: Sequence[str]) -> None:
-        """Hand the mesh what is its own. Raises: ConfigError."""
-        mesh = self._mesh
-        known = {} if self._compiler is None else self._compiler.resources
-        if mesh is None:
-            if self._make_mesh is None or not is_meshed(changed):
-                return
-            config = changed.get("static/config") or known["static/config"]
-            mesh = self._make_mesh.worker(self, config["config"])
-            changed = {**known, **changed}
-        mesh.apply(
-            {key: data for key, data in changed.items() if key.startswith(KINDS)},
-            [key for key in removed if key.startswith(KINDS)],
-        )
-        self._mesh = self._dialer.mesh = mesh
-
-    def _restore_mesh(
-        self, compiler: Compiler, changed: Mapping[str, Any], removed: Sequence[str]
-    ) -> None:
-        """Nothing of a configuration that is refused may count in the mesh alone: a policy that it
-        would have taken away is in force still. A certificate is as good as the one before it."""
-        if self._mesh is None:
-            return
-        known = compiler.resources
-        kinds = tuple(kind for kind in KINDS if kind != "identity/")
-        keys = [key for key in (*changed, *removed) if key.startswith(kinds)]
-        before = {key: known[key] for key in keys if key in known}
-        self._mesh.apply(before, [key for key in keys if key not in before])
+        return gateway, opened
 
     def _first_compiler(self, changed: Mapping[str, Mapping[str, Any]]) -> Compiler:
         config = changed.get("static/config", {}).get("config", {})
@@ -372,7 +255,7 @@ class Worker:
                 backlog=self._backlog,
                 endpoints=self._endpoints,
                 mcp=self._mcp,
-                mesh=lambda: self._mesh,
+                mesh=lambda: self._mesh.now,
             )
         )
         return self._compiler
@@ -428,15 +311,14 @@ class Worker:
 
     def carry(self, bind: str, tunnel: str, connection: Connection) -> Carried | None:
         """See Gate."""
-        return None if self._mesh is None else self._mesh.carry(bind, tunnel, connection)
+        return self._mesh.carry(bind, tunnel, connection)
 
     def handed_on(self, bind: str, connection: Connection) -> Port | None:
         """See Gate."""
         found = self.gateway.bind(bind)
         if found is None:
             return None
-        own = self._ports.enter(found)
-        return own if self._mesh is None else self._mesh.handed_on(own, connection)
+        return self._mesh.handed_on(self._ports.enter(found), connection)
 
     # --- MeshGate: what the mesh asks -----------------------------------------------------
 
@@ -510,18 +392,7 @@ class Worker:
 
     def mirror(self, request: Request, mirror: Mirror) -> None:
         """See WorkerState."""
-        if len(self._mirrors) >= _MIRRORS_MAX:
-            return
-        task = self.loop.create_task(self._send_mirror(mirror.policy.copied(request), mirror))
-        self._mirrors.add(task)
-        task.add_done_callback(self._mirrors.discard)
-
-    async def _send_mirror(self, request: Request, mirror: Mirror) -> None:
-        shadow = mirror.shadow
-        try:
-            await shadow.discard(request, _MIRROR_SECONDS)
-        except SidecarError as error:
-            _log.debug("mirror to %s: %s", shadow.label, error)
+        self._mirrors.send(request, mirror)
 
 
 def worker_main(

@@ -9,25 +9,26 @@ Source: OpenTelemetry protocol 1.x (OTLP/gRPC, OTLP/HTTP); spec/config.md sectio
 
 from __future__ import annotations
 
-import enum
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
-from typing import IO, Any, Final, Generic, Literal, Protocol, TypeVar, final
+from typing import IO, Any, Final, Generic, Literal, TypeVar, final
 
-from sidecar.errors import ConfigError
+from sidecar.telemetry.otlp_target import Exporter, OtlpTarget, Signal
 
 Kind = Literal["SERVER", "CLIENT"]
 SERVER: Final = "SERVER"
 CLIENT: Final = "CLIENT"
 SCOPE = "agentgateway"
-_EXPORT_SECONDS = 10.0
-Signal = Literal["traces", "logs"]
-_BACKEND_KEYS = ("host", "service", "backend")
+_BATCH_BYTES: Final = 3 << 20
+"""Collectors take messages of 4 MiB over gRPC, unless told otherwise."""
+_QUEUE_BYTES: Final = 32 << 20
+_RECORD_BYTES: Final = 128
+"""Of ids, times and the like."""
+_ATTRIBUTE_BYTES: Final = 24
+"""Of what frames it; also a number or a flag."""
 
 
 @final
@@ -48,154 +49,6 @@ class SpanRecord:
     remote_parent: bool = False
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class OtlpTarget:
-    """Where spans go. `address` is `host:port`; `path` counts for HTTP alone."""
-
-    address: str
-    protocol: str = "grpc"
-    path: str = "/v1/traces"
-    has_tls: bool = False
-    root_pem: str = ""
-    """Roots to trust, PEM; the system's when empty."""
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-
-    @classmethod
-    def of_policy(
-        cls,
-        policy: Mapping[str, object],
-        path: str,
-        *,
-        address: str | None = None,
-        signal: Signal = "traces",
-    ) -> OtlpTarget:
-        """The target of `tracing` or `accessLog.otlp`. `address`: of the service or backend, if
-        that is named.
-
-        Raises: ConfigError for what cannot be honoured.
-        """
-        host = policy.get("host")
-        if address is None and not isinstance(host, str):
-            named = next((k for k in _BACKEND_KEYS if policy.get(k) is not None), "host")
-            raise ConfigError(f"{path}.{named}", f"has no address to send {signal} to")
-        protocol = policy.get("protocol", "grpc")
-        if protocol not in ("grpc", "http"):
-            raise ConfigError(f"{path}.protocol", "must be grpc or http")
-        where = str(policy.get("path") or f"/v1/{signal}")
-        if not where.startswith("/"):
-            raise ConfigError(f"{path}.path", "must begin with /")
-        has_tls, root, headers = _connection(policy.get("policies"), f"{path}.policies")
-        return cls(address or str(host), str(protocol), where, has_tls, root, headers)
-
-    def exporter(self, signal: Signal = "traces") -> Any:
-        """The class that sends there, of a library that is imported here: 0.1 s, which no record
-        is to wait for, so ask for it in time (see gateway.parts)."""
-        return _EXPORTERS[signal, self.protocol]()
-
-    def open(self, signal: Signal = "traces") -> tuple[Exporter, list[IO[str]]]:
-        """An exporter, and the files it needs for as long as it lives."""
-        make = self.exporter(signal)
-        scheme = "https" if self.has_tls else "http"
-        url = f"{scheme}://{self.address}"
-        if self.protocol == "grpc":
-            import grpc
-
-            roots = self.root_pem.encode() or None
-            credentials = grpc.ssl_channel_credentials(roots) if self.has_tls else None
-            headers = [(name.lower(), value) for name, value in self.headers]
-            return make(
-                endpoint=url,
-                insecure=not self.has_tls,
-                credentials=credentials,
-                headers=headers,
-                timeout=_EXPORT_SECONDS,
-            ), []
-        files: list[IO[str]] = []
-        if self.root_pem:
-            # The HTTP client takes roots from a file alone.
-            files.append(tempfile.NamedTemporaryFile("w", suffix=".pem"))  # noqa: SIM115 (kept open)
-            files[0].write(self.root_pem)
-            files[0].flush()
-        return make(
-            endpoint=url + self.path,
-            certificate_file=files[0].name if files else None,
-            headers=dict(self.headers),
-            timeout=_EXPORT_SECONDS,
-        ), files
-
-
-class Exporter(Protocol):
-    """What the SDK's exporters of all signals have in common."""
-
-    def export(self, batch: Sequence[Any], /) -> enum.Enum:
-        """Send; SUCCESS or FAILURE."""
-
-    def shutdown(self) -> None:
-        """Give up what is being tried."""
-
-
-def _spans_by_grpc() -> Any:
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-    return OTLPSpanExporter
-
-
-def _spans_by_http() -> Any:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    import_module(_HTTP_CLIENT)
-    return OTLPSpanExporter
-
-
-def _logs_by_grpc() -> Any:
-    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
-
-    return OTLPLogExporter
-
-
-def _logs_by_http() -> Any:
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-
-    import_module(_HTTP_CLIENT)
-    return OTLPLogExporter
-
-
-_HTTP_CLIENT: Final = "requests"
-"""What the exporters over HTTP load when they are made, which is when the first record waits."""
-_EXPORTERS: Final[Mapping[tuple[Signal, str], Callable[[], Any]]] = {
-    ("traces", "grpc"): _spans_by_grpc,
-    ("traces", "http"): _spans_by_http,
-    ("logs", "grpc"): _logs_by_grpc,
-    ("logs", "http"): _logs_by_http,
-}
-
-
-def _connection(policies: object, path: str) -> tuple[bool, str, tuple[tuple[str, str], ...]]:
-    """`(TLS, roots, headers)` of a backend reference's policies. Raises: ConfigError."""
-    has_tls, root = False, ""
-    headers: tuple[tuple[str, str], ...] = ()
-    for key, value in (policies if isinstance(policies, Mapping) else {}).items():
-        if value is None:
-            continue
-        if key == "backendTLS" and isinstance(value, Mapping):
-            _only(value, ("root",), f"{path}.backendTLS")
-            has_tls, root = True, str(value.get("root") or "")
-        elif key == "requestHeaderModifier" and isinstance(value, Mapping):
-            _only(value, ("set", "add"), f"{path}.requestHeaderModifier")
-            pairs = [dict(value.get(k) or {}) for k in ("set", "add")]
-            headers = tuple((str(k), str(v)) for pair in pairs for k, v in pair.items())
-        else:
-            raise ConfigError(f"{path}.{key}", "not supported yet (policy of a collector)")
-    return has_tls, root, headers
-
-
-def _only(value: Mapping[object, object], keys: tuple[str, ...], path: str) -> None:
-    for key, item in value.items():
-        if key not in keys and item is not None:
-            raise ConfigError(f"{path}.{key}", "not supported yet (policy of a collector)")
-
-
 R = TypeVar("R")
 
 
@@ -213,11 +66,16 @@ class Export(Generic[R]):
         version: str,
         *,
         capacity: int = 8192,
+        capacity_bytes: int = _QUEUE_BYTES,
         batch: int = 512,
+        batch_bytes: int = _BATCH_BYTES,
         interval_seconds: float = 1.0,
         open_exporter: Callable[[], tuple[Exporter, list[IO[str]]]] | None = None,
     ) -> None:
-        """`resource`: attributes of section 9.3. The exporter is opened by the thread."""
+        """`resource`: attributes of section 9.3. The exporter is opened by the thread.
+
+        `batch_bytes`: by `_bytes_of`; a record that is larger goes alone.
+        """
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
@@ -225,12 +83,19 @@ class Export(Generic[R]):
         self._resource = Resource(dict(resource))
         self._scope = InstrumentationScope(self.scope, version)
         self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
         self._batch = batch
+        self._batch_bytes = batch_bytes
         self._interval_seconds = interval_seconds
         if open_exporter is None:
             target.exporter(self.signal)
         self._open = open_exporter or partial(target.open, self.signal)
-        self._queue: deque[R] = deque()
+        self._queue: deque[tuple[R, int]] = deque()
+        """Records and their octets."""
+        self._bytes_in = 0
+        """Octets that were ever queued. The loop's thread alone counts these."""
+        self._bytes_out = 0
+        """Octets that were ever taken from the queue. The export's thread alone counts these."""
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -245,17 +110,23 @@ class Export(Generic[R]):
 
     def submit(self, records: Sequence[R]) -> None:
         """Queue finished records; what does not fit is dropped. One thread, the loop's."""
-        room = self._capacity - len(self._queue)
-        if self._stopping or room < len(records):
+        if self._stopping or self._capacity - len(self._queue) < len(records):
             self.dropped += len(records)
             return
-        self._queue.extend(records)
+        sized = [(record, self._bytes_of(record)) for record in records]
+        added_bytes = sum([size for _, size in sized])
+        queued_bytes = self._bytes_in - self._bytes_out + added_bytes
+        if queued_bytes > self._capacity_bytes:
+            self.dropped += len(records)
+            return
+        self._bytes_in += added_bytes
+        self._queue.extend(sized)
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._run, name=f"otlp-{self.signal}", daemon=True
             )
             self._thread.start()
-        if len(self._queue) >= self._batch:
+        if len(self._queue) >= self._batch or queued_bytes >= self._batch_bytes:
             self._wake.set()
 
     @property
@@ -311,8 +182,8 @@ class Export(Generic[R]):
     def _send(self) -> None:
         assert self._exporter is not None
         while self._queue:
-            count = min(self._batch, len(self._queue))
-            items = [self._item(self._queue.popleft()) for _ in range(count)]
+            items = self._next_batch()
+            count = len(items)
             try:
                 is_sent = self._exporter.export(items).name == "SUCCESS"
             except Exception:  # a bug in the exporter must cost records, not the thread
@@ -325,9 +196,38 @@ class Export(Generic[R]):
                 self.failed += len(self._queue)
                 self._queue.clear()
 
+    def _next_batch(self) -> list[object]:
+        """As many records as one message may hold, and one at least."""
+        items: list[object] = []
+        taken_bytes = 0
+        while self._queue and len(items) < self._batch:
+            record, size = self._queue[0]
+            if items and taken_bytes + size > self._batch_bytes:
+                break
+            self._queue.popleft()
+            taken_bytes += size
+            items.append(self._item(record))
+        self._bytes_out += taken_bytes
+        return items
+
     def _item(self, record: R) -> object:
         """The record as the SDK has it."""
         raise NotImplementedError
+
+    def _bytes_of(self, record: R) -> int:
+        """At most what it takes in a message."""
+        raise NotImplementedError
+
+
+def attribute_bytes(attributes: Mapping[str, object]) -> int:
+    """At most what a record with these attributes takes in a message, beside other texts."""
+    texts = [*attributes, *[one for one in attributes.values() if isinstance(one, str)]]
+    return _RECORD_BYTES + _ATTRIBUTE_BYTES * len(attributes) + text_bytes(texts)
+
+
+def text_bytes(texts: Iterable[str]) -> int:
+    """At most what these texts take in UTF-8."""
+    return sum([len(text) if text.isascii() else 4 * len(text) for text in texts])
 
 
 @final
@@ -336,6 +236,9 @@ class SpanExport(Export[SpanRecord]):
 
     signal = "traces"
     scope = SCOPE
+
+    def _bytes_of(self, record: SpanRecord) -> int:
+        return attribute_bytes(record.attributes) + text_bytes((record.name, record.error or ""))
 
     def _item(self, record: SpanRecord) -> Any:
         from opentelemetry.sdk.trace import ReadableSpan

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-from sidecar.telemetry.export import Export
+from sidecar.telemetry.export import Export, attribute_bytes
 
 SCOPE: Final = "agentgateway.access"
 _PLAIN: Final = (str, bool, int, float)
@@ -35,6 +35,9 @@ class LogExport(Export[LogRecord]):
 
     signal = "logs"
     scope = SCOPE
+
+    def _bytes_of(self, record: LogRecord) -> int:
+        return attribute_bytes(record.attributes)
 
     def _item(self, record: LogRecord) -> Any:
         from opentelemetry._logs import LogRecord as ApiRecord

@@ -37,7 +37,7 @@ DATES = {
     "shm/segment.py": "compared with dates of files and of earlier instances",
     "sidecar/admin/logs.py": "which of the logged requests are asked for, by their dates",
     "sidecar/echo.py": "the Date field",
-    "sidecar/gateway/control.py": "windows of budgets, which follow the calendar",
+    "sidecar/gateway/admin_servers.py": "windows of budgets, which follow the calendar",
     "sidecar/gateway/expressions.py": "timestamps in expressions",
     "sidecar/gateway/tending.py": "windows of budgets, which follow the calendar",
     "sidecar/gateway/worker.py": "the Date field",

@@ -113,6 +113,8 @@ def test_58_a_reload_into_full_shared_memory() -> None:
         assert fetch(port).text.strip() == "old"
         wait_until(lambda: "configuration refused" in gateway.log())
         assert gateway.log().count("no room") == 1
+        told = fetch(gateway.admin_port, "/logging?level=debug", "POST", host="localhost")
+        assert (told.status, "no room" in told.text) == (503, True)
         # Processes that die meanwhile come back on what is in force.
         for pid in (*gateway.worker_pids(), gateway.control_pid()):
             os.kill(pid, signal.SIGKILL)
@@ -123,6 +125,7 @@ def test_58_a_reload_into_full_shared_memory() -> None:
         gateway.wait_metric("agentgateway_config_synchronized", 1)
         assert "Traceback" not in gateway.log()
         assert "SIGBUS" not in gateway.log()
+        assert "\tdebug\t" not in gateway.log()  # what was refused went out with nothing else
 
 
 def _text(port: int) -> str:

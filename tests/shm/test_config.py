@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import posix_ipc
 import pytest
 
 from shm.config import MAX_ERROR_BYTES, ConfigTable, WorkerState
@@ -170,6 +171,20 @@ def test_a_view_outlives_its_snapshot(table: ConfigTable) -> None:
     table.publish(b"second")
     assert snapshots() == ["2"]
     assert bytes(view) == b"first"
+
+
+def test_what_is_announced_is_published_though_the_one_before_stays(table: ConfigTable) -> None:
+    table.publish(b"first")
+    path = DIRECTORY / segment_name(INSTANCE, "s1")[1:]
+    path.unlink()
+    path.mkdir()  # which nobody can unlink
+    assert table.publish(b"second") == 2
+    assert table.read_current()[0] == 2
+    with pytest.raises((OSError, posix_ipc.Error)):
+        table.prune()
+    path.rmdir()
+    path.touch()
+    assert (table.prune(), snapshots()) == (1, ["2"])
 
 
 def test_54_a_corrupt_snapshot_is_refused(table: ConfigTable) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from shm.errors import ShmError
 from shm.metrics import MetricsTable
 from sidecar.admin.api import ProcessStatus, admin_app, process_memory, stats_app
 from sidecar.admin.server import AdminServer, parse_address
@@ -19,6 +20,7 @@ class State:
     def __init__(self) -> None:
         self.quits = 0
         self.levels = "info"
+        self.refusal = ""
         self.missing: list[str] = []
         name = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.table = MetricsTable.create(name, workers=1, rows=64)
@@ -44,6 +46,8 @@ class State:
     async def set_levels(self, spec: str | None) -> str:
         if spec is not None:
             parse_levels(spec)
+        if self.refusal:
+            raise ShmError(self.refusal)
         self.levels = spec or "info"
         return self.levels
 
@@ -106,6 +110,13 @@ async def test_levels(http, state):
     wrong = await http.post("/logging?level=loud")
     assert wrong.status_code == 400
     assert "loud" in wrong.text
+    assert state.levels == "info"
+
+
+async def test_levels_for_which_there_is_no_room(http, state):
+    state.refusal = "no room"
+    answer = await http.post("/logging?level=debug")
+    assert (answer.status_code, answer.text) == (503, "the levels stay as they were: no room\n")
     assert state.levels == "info"
 
 

@@ -8,17 +8,18 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from sidecar.errors import ConfigError
 from sidecar.telemetry.export import (
     CLIENT,
     SERVER,
-    OtlpTarget,
     SpanExport,
     SpanRecord,
     resource_attributes,
 )
+from sidecar.telemetry.otlp_target import OtlpTarget
 from tests.sidecar.telemetry.collectors import GrpcCollector, HttpCollector
 
 
@@ -144,12 +145,16 @@ class Gate(SpanExporter):
         self.entered = threading.Event()
         self.open = threading.Event()
         self.result = result
-        self.spans = 0
+        self.batches: list[int] = []
+
+    @property
+    def spans(self) -> int:
+        return sum(self.batches)
 
     def export(self, spans):
         self.entered.set()
         self.open.wait(10)
-        self.spans += len(spans)
+        self.batches.append(len(spans))
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
@@ -182,6 +187,43 @@ def test_a_stalled_collector_costs_spans_which_are_counted():
     assert export.exported == 11
     export.submit([record()])
     assert export.dropped == 6
+
+
+def large(text: str) -> SpanRecord:
+    return record(attributes={"request.body": text})
+
+
+def test_a_batch_is_bounded_by_octets_too():
+    gate = Gate()
+    export = gated(gate, batch_bytes=10_000)
+    export.submit([record()])
+    assert gate.entered.wait(10)
+    export.submit([large("x" * 4_000)] * 5)
+    export.submit([large("é" * 20_000), record()])
+    gate.open.set()
+    export.close()
+    assert gate.batches == [1, 2, 2, 1, 1, 1]
+    assert (export.exported, export.lost) == (8, 0)
+
+
+def test_what_waits_is_bounded_by_octets_too():
+    gate = Gate()
+    export = gated(gate, capacity_bytes=10_000)
+    export.submit([record()])
+    assert gate.entered.wait(10)
+    for _ in range(5):
+        export.submit([large("x" * 4_000)])
+    assert export.dropped == 3
+    gate.open.set()
+    export.close()
+    assert (export.exported, export.lost) == (3, 3)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"a": 1, "b": 2.5, "c": True, "ключ": "значение" * 99}])
+def test_no_span_takes_more_than_it_was_counted_for(attributes):
+    one = record("n" * 300, error="e" * 300, attributes=attributes, parent_id=7, remote_parent=True)
+    made = encode_spans([gated(Gate())._item(one)]).resource_spans[0].scope_spans[0].spans[0]
+    assert made.ByteSize() <= gated(Gate())._bytes_of(one)
 
 
 @pytest.mark.parametrize("result", [SpanExportResult.FAILURE, ValueError("a bug")])

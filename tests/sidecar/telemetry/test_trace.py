@@ -5,7 +5,8 @@ import pytest
 from sidecar.errors import ConfigError
 from sidecar.http.headers import Headers
 from sidecar.telemetry.clock import SystemClock
-from sidecar.telemetry.export import OtlpTarget, SpanExport
+from sidecar.telemetry.export import SpanExport
+from sidecar.telemetry.otlp_target import OtlpTarget
 from sidecar.telemetry.trace import Sampler, Tracer, resources_of, span_name
 from sidecar.telemetry.w3c import parse_traceparent
 from tests.sidecar.telemetry.collectors import GrpcCollector
