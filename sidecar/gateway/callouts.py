@@ -17,6 +17,7 @@ from sidecar.config.targets import reference_target
 from sidecar.errors import ConfigError, SidecarError, UpstreamError
 from sidecar.gateway.backends import Backends
 from sidecar.gateway.callout_stream import CalloutStream, Outgoing
+from sidecar.gateway.hooks import run_own
 from sidecar.gateway.levels import Levels
 from sidecar.gateway.plan import Backend
 from sidecar.gateway.upstream import retried, send_picked
@@ -288,7 +289,7 @@ class BackendCallout:
         body = request.body
         assert isinstance(body, Outgoing)
         try:
-            await self._prepare(request)
+            await run_own(self._backend.chain, request, self.label)
             try:
                 return await self._once(request, "h2")
             except UpstreamError as error:
@@ -351,14 +352,7 @@ class BackendCallout:
         self, request: Request, version: Version, limit_bytes: int | None
     ) -> Response:
         """The answer with its body read, after the destination's own policies."""
-        chain = self._backend.chain
-        for hook, is_async in chain.request_hooks:
-            answer = hook(request)
-            if is_async:
-                answer = await answer
-            if answer is not None:
-                text = f"a policy of {self.label} answered in its place"
-                raise UpstreamError(503, "UpstreamFailure", text, sent=False)
+        await run_own(self._backend.chain, request, self.label)
         response = await retried(lambda: self._once(request, version))
         try:
             response.body = await self._read(response.body, limit_bytes)
@@ -370,16 +364,6 @@ class BackendCallout:
             if is_async:
                 await answer
         return response
-
-    async def _prepare(self, request: Request) -> None:
-        """Run the destination's own policies over a request. Raises: SidecarError."""
-        for hook, is_async in self._backend.chain.request_hooks:
-            answer = hook(request)
-            if is_async:
-                answer = await answer
-            if answer is not None:
-                text = f"a policy of {self.label} answered in its place"
-                raise UpstreamError(503, "UpstreamFailure", text, sent=False)
 
     async def _read(self, body: Body, limit_bytes: int | None) -> FixedBody:
         """What of a body is kept. Raises: UpstreamError past the limit."""

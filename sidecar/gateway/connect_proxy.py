@@ -12,7 +12,8 @@ from typing import Any, final
 import orjson
 
 from sidecar.config.targets import reference_target
-from sidecar.errors import ConfigError, SidecarError, UpstreamError
+from sidecar.errors import ConfigError, SidecarError
+from sidecar.gateway.hooks import run_own
 from sidecar.gateway.plan import Backend
 from sidecar.http.headers import Headers
 from sidecar.http.message import Connection, FixedBody, Request
@@ -82,13 +83,7 @@ class ConnectProxy:
         request = Request(
             "CONNECT", "http", target, target, "HTTP/1.1", Headers(), FixedBody(), nobody, begun
         )
-        for hook, is_async in backend.chain.request_hooks:
-            answer = hook(request)
-            if is_async:
-                answer = await answer
-            if answer is not None:
-                text = f"a policy of the proxy {backend.label} answered in its place"
-                raise UpstreamError(503, "UpstreamFailure", text, sent=False)
+        await run_own(backend.chain, request, f"the proxy {backend.label}")
         headers = _to_a_proxy(request.headers)
         picked = backend.upstream.pick_nowait(request)
         if picked is None:

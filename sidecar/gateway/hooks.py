@@ -29,6 +29,20 @@ async def run_request(chain: Chain, request: Request, limit_bytes: int) -> Respo
     return None
 
 
+async def run_own(chain: Chain, request: Request, label: str) -> None:
+    """Run a destination's own request hooks, of which none may answer.
+
+    `label`: whose they are. Raises: SidecarError.
+    """
+    for hook, is_async in chain.request_hooks:
+        answer = hook(request)
+        if is_async:
+            answer = await answer
+        if answer is not None:
+            text = f"a policy of {label} answered in its place"
+            raise UpstreamError(503, "UpstreamFailure", text, sent=False)
+
+
 async def run_response(
     after: After, request: Request, response: Response, limit_bytes: int
 ) -> Response:

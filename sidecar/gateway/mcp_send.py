@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Final, final
 
 from sidecar.errors import SidecarError, UpstreamError
+from sidecar.gateway.hooks import run_own
 from sidecar.gateway.mcp_facts import STATE
 from sidecar.gateway.plan import Backend
 from sidecar.gateway.upstream import Picked, retried, send_picked
@@ -108,13 +109,7 @@ class Sender:
     async def _answered(self, request: Request, pin: str) -> tuple[Response, str]:
         chain = self._backend.chain
         if chain is not EMPTY:
-            for hook, is_async in chain.request_hooks:
-                answer = hook(request)
-                if is_async:
-                    answer = await answer
-                if answer is not None:
-                    text = f"a policy of {self._backend.label} answered in its place"
-                    raise UpstreamError(503, "UpstreamFailure", text, sent=False)
+            await run_own(chain, request, self._backend.label)
         picked = await self._picked(request, pin)
         response = await retried(lambda: self._once(request, picked))
         for hook, is_async in chain.response_hooks:

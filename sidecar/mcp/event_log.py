@@ -25,6 +25,7 @@ from sidecar.jsonrpc import INTERNAL_ERROR, Id, Json, JsonRpcError
 from sidecar.mcp.event_ids import Logged, logged
 from sidecar.mcp.upstream.base import Inbound, Messages, Refused
 from sidecar.mcp.upstream.inbox import Whole
+from sidecar.mcp.waiter import Waiter
 
 if TYPE_CHECKING:
     from sidecar.mcp.event_logs import EventLogs
@@ -81,7 +82,7 @@ class Reader:
         """What follows, unlogged: its events have ids of their server's."""
         self._log = log
         self._over = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter = Waiter()
 
     @property
     def is_full(self) -> bool:
@@ -100,9 +101,7 @@ class Reader:
 
     def wake(self) -> None:
         """Look again."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self._waiter.wake()
 
     async def next(self) -> Inbound | None:
         """See Messages."""
@@ -111,11 +110,7 @@ class Reader:
                 return await self.rest.next()
             if self._over:
                 return None
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._waiter.wait()
         inbound = self.queue.popleft()
         if len(self.queue) <= _WAITING_MAX // 2:
             self._log.room.set()

@@ -14,6 +14,7 @@ from sidecar import jsonrpc
 from sidecar.errors import SidecarError
 from sidecar.jsonrpc import INTERNAL_ERROR, Id, Json, JsonRpcError
 from sidecar.mcp.upstream.base import Inbound, Messages, Refused
+from sidecar.mcp.waiter import Waiter
 
 T = TypeVar("T")
 _WAITING_MAX: Final = 64
@@ -185,7 +186,7 @@ class Merged:
         self._sources = tuple(sources)
         self._is_fragile = is_fragile
         self._items: deque[Inbound] = deque()
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter = Waiter()
         self._room = asyncio.Event()
         self._room.set()
         self._error: SidecarError | None = None
@@ -200,7 +201,7 @@ class Merged:
                 self._items.append(inbound)
                 if len(self._items) >= _WAITING_MAX:
                     self._room.clear()
-                self._wake()
+                self._waiter.wake()
                 await self._room.wait()
         except SidecarError as error:
             # The others go on: what this server has to say is lost with it.
@@ -210,14 +211,9 @@ class Merged:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         # First: whoever reads must not wait for a task that our own bug has ended.
-        self._wake()
+        self._waiter.wake()
         if not task.cancelled():
             task.result()
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
     async def next(self) -> Inbound | None:
         """See Messages."""
@@ -227,11 +223,7 @@ class Merged:
                 raise self._error
             if not self._running:
                 return None
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._waiter.wait()
         inbound = self._items.popleft()
         if not self._room.is_set() and len(self._items) <= _WAITING_MAX // 2:
             self._room.set()
@@ -244,4 +236,4 @@ class Merged:
         self._items.clear()
         for source in self._sources:
             source.close()
-        self._wake()
+        self._waiter.wake()

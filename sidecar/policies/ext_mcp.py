@@ -13,13 +13,14 @@ from typing import Any, Final, final
 
 import orjson
 from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import Struct
 
 from sidecar.errors import UpstreamError
 from sidecar.http.headers import Field
 from sidecar.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, Json, JsonRpcError, is_deep
 from sidecar.policies import fields
 from sidecar.policies._pb import ext_mcp_pb2 as pb
+from sidecar.policies.struct_value import plain_struct
 
 REQUEST: Final = "/agentgateway.dev.ext_mcp.ExtMcp/CheckRequest"
 RESPONSE: Final = "/agentgateway.dev.ext_mcp.ExtMcp/CheckResponse"
@@ -210,7 +211,7 @@ def _field_name(text: str) -> bytes:
 
 
 def _metadata(given: Struct) -> dict[str, Any]:
-    return checked_metadata({key: _plain(value) for key, value in given.fields.items()})
+    return checked_metadata(plain_struct(given))
 
 
 def checked_metadata(told: dict[str, Any]) -> dict[str, Any]:
@@ -218,14 +219,3 @@ def checked_metadata(told: dict[str, Any]) -> dict[str, Any]:
     if len(orjson.dumps(told)) > METADATA_BYTES:
         raise BadVerdictError(f"it tells more than {METADATA_BYTES} bytes of metadata")
     return told
-
-
-def _plain(value: Value) -> Any:
-    kind = value.WhichOneof("kind")
-    if kind == "struct_value":
-        return {key: _plain(one) for key, one in value.struct_value.fields.items()}
-    if kind == "list_value":
-        return [_plain(one) for one in value.list_value.values]
-    if kind is None or kind == "null_value":
-        return None
-    return getattr(value, kind)

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import Struct
 
 from sidecar.http.headers import Field, Headers
 from sidecar.policies import fields
 from sidecar.policies._pb import envoy_pb2 as envoy
+from sidecar.policies.struct_value import plain_struct
 
 FIELDS_MAX: Final = 128
 """Fields that one answer may set or remove."""
@@ -172,18 +173,7 @@ def plain(given: Struct) -> dict[str, Any]:
     """What an answer tells of a request, in bounds. Raises: BadAnswerError."""
     if given.ByteSize() > METADATA_BYTES:
         raise BadAnswerError(f"it tells more than {METADATA_BYTES} bytes of metadata")
-    return {key: _plain(value) for key, value in given.fields.items()}
-
-
-def _plain(value: Value) -> Any:
-    kind = value.WhichOneof("kind")
-    if kind == "struct_value":
-        return {key: _plain(one) for key, one in value.struct_value.fields.items()}
-    if kind == "list_value":
-        return [_plain(one) for one in value.list_value.values]
-    if kind is None or kind == "null_value":
-        return None
-    return getattr(value, kind)
+    return plain_struct(given)
 
 
 def learn(state: dict[str, object], variable: str, told: Mapping[str, Any]) -> None:

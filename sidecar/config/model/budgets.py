@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field
+from pydantic import Field
 
-from sidecar.config.model.base import Model, branch, by_shape
-from sidecar.config.model.external import FailureMode
+from sidecar.config.model.base import Model
+from sidecar.config.model.external import FailureMode, LimitKey
 from sidecar.config.scalars import Duration, Expression
 
 
@@ -46,13 +46,7 @@ class KeyBudget(Model):
 class BudgetEntry(KeyBudget):
     """One budget of traffic."""
 
-    key: (
-        Annotated[
-            Annotated[Expression, branch("text")] | Annotated[list[Expression], branch("list")],
-            Discriminator(by_shape),
-        ]
-        | None
-    ) = None
+    key: LimitKey | None = None
     """CEL, or a list of it; requests with equal values share a budget. Default: all do."""
     on_missing_key: Literal["shared", "reject", "skip"] = "shared"
     """Requests without a key share one budget (default), get 429, or have none."""

@@ -28,6 +28,12 @@ from sidecar.config.scalars import (
     Uint,
 )
 
+LimitKey = Annotated[
+    Annotated[Expression, branch("text")] | Annotated[list[Expression], branch("list")],
+    Discriminator(by_shape),
+]
+"""CEL, or a list of it: requests with equal values share a bucket or a budget."""
+
 
 def spelled(**aliases: str) -> AfterValidator:
     """Accept other spellings of a value, and keep the canonical one."""
@@ -128,13 +134,7 @@ class RateLimit(Model):
     """Time between fills."""
     type: RateLimitType = "requests"
     """Whether requests or LLM tokens count. Default requests."""
-    key: (
-        Annotated[
-            Annotated[Expression, branch("text")] | Annotated[list[Expression], branch("list")],
-            Discriminator(by_shape),
-        ]
-        | None
-    ) = None
+    key: LimitKey | None = None
     """Ours: CEL, or a list of it; requests with equal values share a bucket. Default: all do."""
     on_missing_key: Literal["shared", "reject", "skip"] = "shared"
     """Ours: requests without a key share one bucket (default), get 429, or have no limit."""

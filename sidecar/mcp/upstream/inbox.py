@@ -13,6 +13,7 @@ from typing import Final, final
 from sidecar.errors import UpstreamError
 from sidecar.jsonrpc import Json
 from sidecar.mcp.upstream.base import Inbound
+from sidecar.mcp.waiter import Waiter
 
 FULL_BYTES: Final = 1024 * 1024
 FULL_MESSAGES: Final = 256
@@ -61,7 +62,7 @@ class Inbox:
         self._items: deque[tuple[Inbound, int]] = deque()
         self._bytes = 0
         self._error: UpstreamError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter = Waiter()
 
     @property
     def is_full(self) -> bool:
@@ -74,14 +75,14 @@ class Inbox:
             return
         self._items.append((Inbound(message, event_id), size_bytes))
         self._bytes += size_bytes
-        self._wake()
+        self._waiter.wake()
 
     def finish(self, error: UpstreamError | None = None) -> None:
         """The end; with an error, which the reader gets after what was put. Once only."""
         if not self.is_ended:
             self.is_ended = True
             self._error = error
-            self._wake()
+            self._waiter.wake()
 
     def drop(self, error: UpstreamError) -> None:
         """End it for a reader that does not read: what was put is lost."""
@@ -90,11 +91,6 @@ class Inbox:
         self.finish(error)
         self.on_room()
         self.on_close()
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
     async def next(self) -> Inbound | None:
         """See Messages. One reader at a time."""
@@ -105,15 +101,12 @@ class Inbox:
                 if self._error is not None:
                     raise self._error
                 return None
-            self._waiter = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(self._idle):
-                    await self._waiter
+                    await self._waiter.wait()
             except TimeoutError as error:
                 text = f"MCP target {self._name} sent nothing for {self._idle:g} s"
                 raise UpstreamError(504, "Timeout", text) from error
-            finally:
-                self._waiter = None
         was_full = self.is_full
         inbound, size_bytes = self._items.popleft()
         self._bytes -= size_bytes
@@ -129,7 +122,7 @@ class Inbox:
         was_full = self.is_full
         self._items.clear()
         self._bytes = 0
-        self._wake()
+        self._waiter.wake()
         if was_full:
             self.on_room()
         self.on_close()
