@@ -10,7 +10,7 @@ from typing import Final, final
 
 from sidecar.errors import RequestError
 from sidecar.llm.convert.base import Context, Json
-from sidecar.llm.convert.media import parse_data_url
+from sidecar.llm.convert.media import document_text, parse_data_url
 from sidecar.llm.shape import to_object, to_text
 
 _IMAGES: Final = {
@@ -72,11 +72,13 @@ def image_of_source(source: Json, where: str) -> Json:
 class Documents:
     """The documents of one request, whose names must differ."""
 
-    __slots__ = ("_context", "_names")
+    __slots__ = ("_context", "_names", "_numbers")
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._names: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        """Name → the last number behind it: thousands may share one."""
 
     def of_file(self, file: Json, where: str) -> Json | None:
         """OpenAI's `{filename, file_data}`; None, and told, when there are no bytes Bedrock reads.
@@ -95,9 +97,10 @@ class Documents:
         """Anthropic's document block, on the same terms. Raises: ShapeError."""
         source = to_object(block.get("source"), f"{where}.source")
         name = to_text(block.get("title"), f"{where}.title")
+        text = document_text(block, where)
+        if text is not None:
+            return self._document("txt", name, {"text": text})
         data = to_text(source.get("data"), f"{where}.source.data")
-        if source.get("type") == "text":
-            return self._document("txt", name, {"text": data})
         media_type = to_text(source.get("media_type"), f"{where}.source.media_type")
         return self._block(media_type, name, data if source.get("type") == "base64" else "")
 
@@ -117,9 +120,10 @@ class Documents:
         if dot and extension.lower() in _EXTENSIONS:
             name = stem
         base = _FOREIGN.sub(" ", name).strip()[:_MAX_NAME_CHARS] or "document"
-        unique, number = base, 1
+        unique, number = base, self._numbers.get(base, 1)
         while unique in self._names:
             number += 1
             unique = f"{base} ({number})"
         self._names.add(unique)
+        self._numbers[base] = number
         return unique

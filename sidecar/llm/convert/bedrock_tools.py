@@ -1,4 +1,4 @@
-"""Tool names for Bedrock, which takes letters, digits, `_` and `-`, at most 64 of them.
+"""Tool names for Bedrock, which takes letters, digits, `_` and `-`, at most 64 of them (as OpenAI).
 
 Source: Amazon Bedrock API reference (ToolSpecification); spec llm section 2.9.
 """

@@ -1,4 +1,4 @@
-"""Writing a stream of OpenAI chat completion chunks.
+"""Writing a stream of OpenAI chat completion chunks, and telling the calls of one apart.
 
 Source: OpenAI API reference (chat, streaming).
 """
@@ -13,6 +13,13 @@ from sidecar.http.sse import encode_event
 from sidecar.llm.convert.base import Context, Json
 
 DONE: Final = encode_event(b"[DONE]")
+
+
+def is_another_call(call: Json, function: Json, identity: object) -> bool:
+    """Whether a delta begins another call than the one of its number, whose id is `identity`:
+    Google's imitation of OpenAI gives the number 0 to all calls."""
+    own = call.get("id")
+    return bool(own and identity and function.get("name")) and own != identity
 
 
 @final

@@ -109,7 +109,7 @@ class CompletionStream:
     anywhere, and so does an end of the upstream before message_stop, which is an error.
     """
 
-    __slots__ = ("_arguments", "_calls", "_closed", "_context", "_has_role", "_head", "_usage")
+    __slots__ = ("_calls", "_closed", "_context", "_has_role", "_head", "_inputs", "_usage")
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -119,8 +119,9 @@ class CompletionStream:
         self._closed = False
         self._calls: dict[int, int] = {}
         """Block index of a tool call → its index among the calls."""
-        self._arguments: set[int] = set()
-        """Blocks whose arguments have begun."""
+        self._inputs: dict[int, object] = {}
+        """Blocks whose arguments have not begun, and the input that they began with: Anthropic's
+        is empty, others' may be whole."""
 
     def feed(self, event: StreamEvent) -> list[bytes]:
         """See StreamConversion."""
@@ -200,7 +201,7 @@ class CompletionStream:
             text = to_text(delta.get("partial_json"), "delta.partial_json")
             block = to_count(data.get("index"), "index")
             if text and block in self._calls:
-                self._arguments.add(block)
+                self._inputs.pop(block, None)
                 return [self._argument_chunk(block, text)]
         return []
 
@@ -217,15 +218,18 @@ class CompletionStream:
         block = to_object(data.get("content_block"), "content_block")
         if block.get("type") not in ("tool_use", "server_tool_use"):
             return []
-        number = self._calls[to_count(data.get("index"), "index")] = len(self._calls)
+        index = to_count(data.get("index"), "index")
+        number = self._calls[index] = len(self._calls)
+        self._inputs[index] = block.get("input")
         function = {"name": block.get("name")}
         call = {"index": number, "id": block.get("id"), "type": "function", "function": function}
         return [self._chunk({"tool_calls": [call]})]
 
     def _stop(self, data: Json) -> list[bytes]:
         block = to_count(data.get("index"), "index")
-        if block in self._calls and block not in self._arguments:
-            return [self._argument_chunk(block, "{}")]
+        if block in self._inputs:
+            given = self._inputs.pop(block) or {}
+            return [self._argument_chunk(block, orjson.dumps(given).decode())]
         return []
 
     def _finish(self, data: Json) -> list[bytes]:

@@ -12,9 +12,11 @@ from sidecar.llm.convert.base import Context, Conversion, Json
 from sidecar.llm.convert.bedrock_media import image_of_url
 from sidecar.llm.convert.cloud_error import bedrock_error
 from sidecar.llm.convert.completions_from_converse import ConverseStream, response_of
-from sidecar.llm.convert.converse_request import ConverseRequest
+from sidecar.llm.convert.completions_request import unlisted
+from sidecar.llm.convert.converse_request import ConverseRequest, result_text
 from sidecar.llm.convert.provider_error import as_openai
 from sidecar.llm.convert.thinking import budget_of
+from sidecar.llm.convert.thought_signatures import clean_id
 from sidecar.llm.shape import (
     joined_text,
     parse_object,
@@ -41,6 +43,7 @@ _UNSUPPORTED: Final = (
     "metadata",
     "store",
     "verbosity",
+    "top_k",
 )
 _MODES: Final = {"auto": "auto", "required": "any", "none": "none"}
 
@@ -57,7 +60,7 @@ class _Request:
     def __init__(self, body: Json, context: Context) -> None:
         self._body = body
         self._context = context
-        self._out = ConverseRequest(context, merges=True)
+        self._out = ConverseRequest(context)
 
     def convert(self) -> Json:
         body, out = self._body, self._out
@@ -145,7 +148,7 @@ class _Request:
             given = parse_object(arguments) or {}
         name = to_text(function.get("name"), f"{where}.function.name")
         use = {
-            "toolUseId": to_text(call.get("id"), f"{where}.id"),
+            "toolUseId": clean_id(to_text(call.get("id"), f"{where}.id")),
             "name": self._out.names.clean(name, f"{where}.function.name"),
             "input": given,
         }
@@ -163,7 +166,7 @@ class _Request:
             self._out.add_tool(name, function.get("description"), schema or None, where)
             if tool.get("cache_control"):
                 self._out.add_tool_cache_point()
-        self._choice(self._body.get("tool_choice"))
+        self._choice(unlisted(self._body.get("tool_choice"), self._context))
         if self._body.get("parallel_tool_calls") is False:
             self._context.drop("parallel_tool_calls")
 
@@ -189,8 +192,8 @@ class _Request:
 def _tool_result(message: Json, where: str) -> Json:
     text = joined_text(message.get("content"), f"{where}.content", "\n")
     result = {
-        "toolUseId": to_text(message.get("tool_call_id"), f"{where}.tool_call_id"),
-        "content": [{"text": text}],
+        "toolUseId": clean_id(to_text(message.get("tool_call_id"), f"{where}.tool_call_id")),
+        "content": [result_text(text)],
         "status": None,
     }
     return {"toolResult": result}

@@ -15,8 +15,9 @@ from sidecar.http.sse import encode_event
 from sidecar.llm.convert.base import Context, Conversion, Json, StreamEvent
 from sidecar.llm.convert.cloud_error import google_error, google_stream_status
 from sidecar.llm.convert.completion_chunks import DONE, ChunkWriter
-from sidecar.llm.convert.gemini_request import SIGNATURE_MARK, GeminiRequest
+from sidecar.llm.convert.gemini_request import GeminiRequest
 from sidecar.llm.convert.provider_error import EARLY_END, ProviderError, as_openai
+from sidecar.llm.convert.thought_signatures import signed_id
 from sidecar.llm.shape import (
     to_count,
     to_object,
@@ -111,9 +112,7 @@ def _call(part: Json, default_id: str) -> Json:
     call = to_object(part["functionCall"], "functionCall")
     identity = to_text(call.get("id"), "functionCall.id") or default_id
     signature = to_text(part.get("thoughtSignature"), "thoughtSignature")
-    if signature:
-        # Gemini wants it back with the call; a client returns nothing but the id.
-        identity += SIGNATURE_MARK + signature
+    identity = signed_id(identity, signature)
     arguments = orjson.dumps(to_object(call.get("args"), "functionCall.args")).decode()
     function = {"name": to_text(call.get("name"), "functionCall.name"), "arguments": arguments}
     return {"id": identity, "type": "function", "function": function}

@@ -13,7 +13,9 @@ import orjson
 from sidecar.llm.convert import media, provider_error
 from sidecar.llm.convert.base import Context, Conversion, Json
 from sidecar.llm.convert.completions_from_messages import CompletionStream, response_of
+from sidecar.llm.convert.completions_request import unlisted
 from sidecar.llm.convert.thinking import settle_sampling, think
+from sidecar.llm.convert.thought_signatures import clean_id
 from sidecar.llm.shape import (
     joined_text,
     to_list,
@@ -43,6 +45,7 @@ _UNSUPPORTED: Final = (
     "metadata",
     "store",
     "verbosity",
+    "top_k",
 )
 
 
@@ -98,7 +101,7 @@ def _message(
     elif role == "tool":
         result = {
             "type": "tool_result",
-            "tool_use_id": to_text(message.get("tool_call_id"), f"{where}.tool_call_id"),
+            "tool_use_id": clean_id(to_text(message.get("tool_call_id"), f"{where}.tool_call_id")),
             "content": joined_text(content, f"{where}.content", "\n"),
         }
         messages.append({"role": "user", "content": [result]})
@@ -181,7 +184,7 @@ def _tool_use(call: Json, where: str) -> Json:
         arguments = _arguments(to_text(function.get("arguments"), f"{where}.function.arguments"))
     return {
         "type": "tool_use",
-        "id": to_text(call.get("id"), f"{where}.id"),
+        "id": clean_id(to_text(call.get("id"), f"{where}.id")),
         "name": to_text(function.get("name"), f"{where}.function.name"),
         "input": arguments,
     }
@@ -220,8 +223,9 @@ def _tools(body: Json, out: Json, context: Context) -> None:
         # Anthropic refuses a choice among none, and OpenAI's clients often send one.
         return
     out["tools"] = tools
-    choice = _tool_choice(body.get("tool_choice"))
-    if body.get("parallel_tool_calls") is False:
+    choice = _tool_choice(unlisted(body.get("tool_choice"), context))
+    # Beside `none`, Anthropic refuses it.
+    if body.get("parallel_tool_calls") is False and choice != {"type": "none"}:
         choice = (choice or {"type": "auto"}) | {"disable_parallel_tool_use": True}
     if choice:
         out["tool_choice"] = choice
@@ -238,12 +242,10 @@ def _tool_choice(choice: object) -> Json | None:
 
 def _response_format(body: Json, out: Json) -> None:
     wanted = to_object(body.get("response_format"), "response_format")
-    if wanted.get("type") == "json_schema":
-        schema = to_object(wanted.get("json_schema"), "response_format.json_schema").get("schema")
-    elif wanted.get("type") == "json_object":
-        schema = {"type": "object", "additionalProperties": True}
-    else:
+    if wanted.get("type") not in ("json_schema", "json_object"):
         return
+    given = to_object(wanted.get("json_schema"), "response_format.json_schema").get("schema")
+    schema = given or {"type": "object", "additionalProperties": True}
     out["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
 
 

@@ -13,6 +13,8 @@ from typing import Final, final
 from sidecar.llm.convert import provider_error
 from sidecar.llm.convert.base import Context, Conversion, Json
 from sidecar.llm.convert.completions_from_responses import CompletionStream, response_of
+from sidecar.llm.convert.responses_limits import output_limit
+from sidecar.llm.convert.thought_signatures import own_id
 from sidecar.llm.shape import joined_text, to_object, to_objects, to_text
 
 _KEPT: Final = (
@@ -38,6 +40,7 @@ _UNSUPPORTED: Final = (
     "audio",
     "prediction",
     "web_search_options",
+    "top_k",
 )
 _MODES: Final = ("auto", "none", "required")
 
@@ -67,7 +70,7 @@ class _Request:
         }
         maximum = body.get("max_completion_tokens") or body.get("max_tokens")
         if maximum is not None:
-            out["max_output_tokens"] = maximum
+            out["max_output_tokens"] = output_limit(maximum)
         out.update((name, body[name]) for name in _KEPT if body.get(name) is not None)
         self._tools(out)
         self._text_settings(out)
@@ -147,7 +150,7 @@ class _Request:
         is_custom = call.get("type") == "custom"
         kind, key = ("custom", "input") if is_custom else ("function", "arguments")
         function = to_object(call.get(kind), f"{where}.{kind}")
-        identity = to_text(call.get("id"), f"{where}.id")
+        identity = own_id(to_text(call.get("id"), f"{where}.id"))
         if is_custom:
             self._custom_calls.add(identity)
         self._input.append(
@@ -160,7 +163,7 @@ class _Request:
         )
 
     def _result(self, message: Json, where: str) -> None:
-        identity = to_text(message.get("tool_call_id"), f"{where}.tool_call_id")
+        identity = own_id(to_text(message.get("tool_call_id"), f"{where}.tool_call_id"))
         is_custom = identity in self._custom_calls
         self._input.append(
             {

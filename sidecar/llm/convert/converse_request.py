@@ -28,13 +28,19 @@ from sidecar.llm.shape import (
 DEFAULT_MAX_TOKENS: Final = 4096
 METADATA_HEADER: Final = "x-bedrock-metadata"
 _DUMMY_TOOL: Final = "agentgateway_dummy_do_not_call"
+_NO_OUTPUT: Final = "(no output)"
+
+
+def result_text(text: str) -> Json:
+    """A text of a tool's result. Bedrock refuses blank text, and a result without any."""
+    return {"text": text if text.strip() else _NO_OUTPUT}
 
 
 @final
 class ConverseRequest:
     """One request under construction. Order of calls: tools first, since they take their names.
 
-    `merges`: neighbours of the same role become one message, which Bedrock wants of them.
+    Neighbours of the same role become one message, which Bedrock wants of them.
     """
 
     __slots__ = (
@@ -45,7 +51,6 @@ class ConverseRequest:
         "_has_tool_blocks",
         "_inference",
         "_is_adaptive",
-        "_merges",
         "_messages",
         "_points",
         "_system",
@@ -55,9 +60,8 @@ class ConverseRequest:
         "names",
     )
 
-    def __init__(self, context: Context, *, merges: bool) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._merges = merges
         self._body: Json = {}
         self._system: list[Json] = []
         self._messages: list[Json] = []
@@ -88,7 +92,7 @@ class ConverseRequest:
             return
         if not self._has_tool_blocks:
             self._has_tool_blocks = any("toolUse" in b or "toolResult" in b for b in blocks)
-        if self._merges and self._messages and self._messages[-1]["role"] == role:
+        if self._messages and self._messages[-1]["role"] == role:
             self._messages[-1]["content"] += blocks
         else:
             self._messages.append({"role": role, "content": blocks})
@@ -183,6 +187,7 @@ class ConverseRequest:
         if self._has_tool_blocks and not self._tools:
             # Bedrock refuses tool blocks in the history when no tool is declared.
             self.add_tool(_DUMMY_TOOL, None, None, "tools")
+            self._choice = None
         if self._tools:
             body["toolConfig"] = {"tools": self._tools}
             if self._choice is not None:

@@ -10,9 +10,16 @@ from typing import Any, Final, final
 
 from sidecar.errors import RequestError
 from sidecar.llm.convert.base import Context, Json
-from sidecar.llm.convert.gemini_schema import clean_schema
+from sidecar.llm.convert.completions_request import unlisted
+from sidecar.llm.convert.gemini_schema import Inlined, clean_schema, settled_schema
 from sidecar.llm.convert.media import parse_data_url
 from sidecar.llm.convert.thinking import budget_of
+from sidecar.llm.convert.thought_signatures import (
+    UNCHECKED,
+    demands_signatures,
+    signature_of,
+    split_call_id,
+)
 from sidecar.llm.shape import (
     joined_text,
     parse_object,
@@ -22,8 +29,8 @@ from sidecar.llm.shape import (
     to_text,
 )
 
-SIGNATURE_MARK: Final = "__thought__"
-"""Between a call's id and the thought signature that goes with it, in the id clients see."""
+STRICT: Final = "strictSchemas"
+"""Of `Context.settings`: schemas go to Vertex AI, which refuses more of them."""
 _FILLER: Final = {"text": " "}
 """Gemini refuses a turn without a text."""
 _CONFIG: Final = (
@@ -77,21 +84,25 @@ _MEDIA_TYPES: Final = {
 }
 
 
-def split_call_id(identity: str) -> tuple[str, str]:
-    """A call's id and its thought signature, "" when it carries none."""
-    own, _, signature = identity.partition(SIGNATURE_MARK)
-    return own, signature
-
-
 @final
 class GeminiRequest:
     """One request under conversion."""
 
-    __slots__ = ("_body", "_calls", "_contents", "_context", "_order", "_results", "_system")
+    __slots__ = (
+        "_body",
+        "_calls",
+        "_contents",
+        "_context",
+        "_inlined",
+        "_order",
+        "_results",
+        "_system",
+    )
 
     def __init__(self, body: Json, context: Context) -> None:
         self._body = body
         self._context = context
+        self._inlined = Inlined()
         self._system: list[str] = []
         self._contents: list[Json] = []
         self._calls: dict[str, str] = {}
@@ -178,10 +189,12 @@ class GeminiRequest:
         if message.get("reasoning_content"):
             self._context.drop("replayed reasoning")
         self._order = {}
-        calls = to_objects(message.get("tool_calls"), f"{where}.tool_calls")
-        return parts + [
-            self._call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)
-        ]
+        given = to_objects(message.get("tool_calls"), f"{where}.tool_calls")
+        calls = [self._call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(given)]
+        is_signed = any("thoughtSignature" in call for call in calls)
+        if calls and not is_signed and demands_signatures(self._context.model):
+            calls[0]["thoughtSignature"] = UNCHECKED
+        return parts + calls
 
     def _call(self, call: Json, where: str) -> Json:
         is_custom = call.get("type") == "custom"
@@ -196,7 +209,8 @@ class GeminiRequest:
         self._calls[identity] = name
         self._order.setdefault(identity, len(self._order))
         part: Json = {"functionCall": {"name": name, "args": given}}
-        _, signature = split_call_id(identity)
+        # Clients of Google's own imitation of OpenAI have it beside the call.
+        signature = split_call_id(identity)[1] or signature_of(call)
         if signature:
             part["thoughtSignature"] = signature
         return part
@@ -229,7 +243,7 @@ class GeminiRequest:
         declarations = self._declarations()
         if declarations:
             out["tools"] = [{"functionDeclarations": declarations}]
-        choice = self._choice(self._body.get("tool_choice"))
+        choice = self._choice(unlisted(self._body.get("tool_choice"), self._context))
         # Google refuses a choice among none.
         if choice is not None and declarations:
             out["toolConfig"] = {"functionCallingConfig": choice}
@@ -248,9 +262,13 @@ class GeminiRequest:
             if function.get("description") is not None:
                 entry["description"] = to_text(function["description"], f"{where}.description")
             if function.get("parameters"):
-                entry["parameters"] = clean_schema(function["parameters"], f"{where}.parameters")
+                entry["parameters"] = self._schema(function["parameters"], f"{where}.parameters")
             out.append(entry)
         return out
+
+    def _schema(self, schema: object, where: str) -> Json:
+        clean = clean_schema(schema, where, self._inlined)
+        return settled_schema(clean) if self._context.settings.get(STRICT) else clean
 
     def _choice(self, choice: object) -> Json | None:
         if choice is None:
@@ -290,7 +308,7 @@ class GeminiRequest:
             where = "response_format.json_schema"
             schema = to_object(wanted.get("json_schema"), where).get("schema")
             if schema:
-                config["responseSchema"] = clean_schema(schema, f"{where}.schema")
+                config["responseSchema"] = self._schema(schema, f"{where}.schema")
 
     def _thinking(self) -> Json | None:
         own = self._own("thinking_config", "thinkingConfig")

@@ -10,7 +10,7 @@ from base64 import b64decode
 from typing import Final
 
 from sidecar.llm.convert.base import Context, Json
-from sidecar.llm.shape import ShapeError, to_object, to_text
+from sidecar.llm.shape import ShapeError, to_object, to_objects, to_text
 
 _PDF: Final = "application/pdf"
 _TEXT: Final = "text/plain"
@@ -29,7 +29,9 @@ def image_source(url: str) -> Json:
     parsed = parse_data_url(url)
     if parsed is None:
         return {"type": "url", "url": url}
-    return {"type": "base64", "media_type": parsed[0], "data": parsed[1]}
+    # A name that many write and Anthropic refuses.
+    media_type = "image/jpeg" if parsed[0] == "image/jpg" else parsed[0]
+    return {"type": "base64", "media_type": media_type, "data": parsed[1]}
 
 
 def source_url(source: Json, where: str) -> str | None:
@@ -82,8 +84,14 @@ def document_file(block: Json, where: str) -> Json | None:
 
 
 def document_text(block: Json, where: str) -> str | None:
-    """The text of a document block that is plain text. Raises: ShapeError."""
+    """The text of a document block that is plain text or consists of texts. Raises: ShapeError."""
     source = to_object(block.get("source"), f"{where}.source")
-    if source.get("type") != "text":
+    if source.get("type") == "text":
+        return to_text(source.get("data"), f"{where}.source.data")
+    content = source.get("content") if source.get("type") == "content" else None
+    if isinstance(content, str):
+        return content
+    parts = to_objects(content, f"{where}.source.content")
+    if not parts or any(part.get("type") != "text" for part in parts):
         return None
-    return to_text(source.get("data"), f"{where}.source.data")
+    return "\n".join(to_text(part.get("text"), f"{where}.source.content") for part in parts)

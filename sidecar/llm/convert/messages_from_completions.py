@@ -14,6 +14,8 @@ from sidecar.errors import UpstreamError
 from sidecar.llm.convert import messages_events as events
 from sidecar.llm.convert import provider_error
 from sidecar.llm.convert.base import Context, Json, StreamEvent
+from sidecar.llm.convert.completion_chunks import is_another_call
+from sidecar.llm.convert.thought_signatures import signature_of, signed_id
 from sidecar.llm.shape import (
     joined_text,
     to_count,
@@ -32,11 +34,15 @@ _STOP: Final = {
 }
 
 
-def stop_reason(finish: object, *, has_calls: bool) -> str:
+def stop_reason(finish: object, *, has_calls: bool, has_refusal: bool) -> str:
     """Why it ended. OpenAI says `stop` for a forced call, others for any; Anthropic's clients run
-    tools for `tool_use` alone."""
+    tools for `tool_use` alone. A refusal ends with `stop` there."""
     reason = _STOP.get(str(finish), "end_turn")
-    return "tool_use" if has_calls and reason == "end_turn" else reason
+    if reason != "end_turn":
+        return reason
+    if has_calls:
+        return "tool_use"
+    return "refusal" if has_refusal else reason
 
 
 def usage_of(usage: Json, service_tier: object = None) -> Json:
@@ -65,12 +71,12 @@ def response_of(body: Json, context: Context) -> Json:
         raise UpstreamError(502, "UpstreamFailure", "the provider's answer holds no choice")
     message = to_object(choices[0].get("message"), "choices[0].message")
     content: list[Json] = []
-    text = joined_text(message.get("content"), "message.content")
-    if not text:
-        text = to_text(message.get("refusal"), "message.refusal")
+    refusal = to_text(message.get("refusal"), "message.refusal")
+    text = joined_text(message.get("content"), "message.content") or refusal
     if text:
         content.append({"type": "text", "text": text})
     calls = to_objects(message.get("tool_calls"), "message.tool_calls")
+    finish = choices[0].get("finish_reason")
     for index, call in enumerate(calls):
         function = to_object(call.get("function"), f"tool_calls[{index}].function")
         name = to_text(function.get("name"), f"tool_calls[{index}].function.name")
@@ -78,7 +84,7 @@ def response_of(body: Json, context: Context) -> Json:
         content.append(
             {
                 "type": "tool_use",
-                "id": call.get("id") or f"tool_call_{index}",
+                "id": _identity(call, index),
                 "name": context.tool_names.get(name, name),
                 "input": _input(arguments),
             }
@@ -89,10 +95,16 @@ def response_of(body: Json, context: Context) -> Json:
         "role": "assistant",
         "content": content,
         "model": body.get("model") or context.model,
-        "stop_reason": stop_reason(choices[0].get("finish_reason"), has_calls=bool(calls)),
+        "stop_reason": stop_reason(finish, has_calls=bool(calls), has_refusal=bool(refusal)),
         "stop_sequence": None,
         "usage": usage_of(to_object(body.get("usage"), "usage"), body.get("service_tier")),
     }
+
+
+def _identity(call: Json, number: int) -> str:
+    """The id that the client sends back, with the signature that Gemini wants beside it."""
+    identity = to_text(call.get("id"), "tool_calls.id") or f"tool_call_{number}"
+    return signed_id(identity, signature_of(call))
 
 
 def _input(arguments: str) -> Any:
@@ -121,6 +133,8 @@ class MessageStream:
         "_context",
         "_ended",
         "_finish",
+        "_has_refusal",
+        "_ids",
         "_next",
         "_started",
         "_text",
@@ -133,6 +147,7 @@ class MessageStream:
         self._started = False
         self._ended = False
         self._finish = ""
+        self._has_refusal = False
         self._usage: Json | None = None
         self._next = 0
         """Index of the next block."""
@@ -140,6 +155,8 @@ class MessageStream:
         """Index of the open text block."""
         self._tools: dict[int, int] = {}
         """Index of a call → index of its open block."""
+        self._ids: dict[int, object] = {}
+        """Index of a call → the provider's id of it."""
 
     def feed(self, event: StreamEvent) -> list[bytes]:
         """See StreamConversion."""
@@ -147,7 +164,7 @@ class MessageStream:
         if self._ended:
             return []
         if data is None:
-            return self._end()
+            return self._end() if self._started else self.finish()
         if data.get("error"):
             self._ended = True
             error = provider_error.of_json(data)
@@ -181,9 +198,9 @@ class MessageStream:
     def _choice(self, choice: Json) -> list[bytes]:
         delta = to_object(choice.get("delta"), "delta")
         frames: list[bytes] = []
-        text = joined_text(delta.get("content"), "delta.content") or to_text(
-            delta.get("refusal"), "delta.refusal"
-        )
+        refusal = to_text(delta.get("refusal"), "delta.refusal")
+        self._has_refusal = self._has_refusal or bool(refusal)
+        text = joined_text(delta.get("content"), "delta.content") or refusal
         if text:
             frames += self._text_delta(text)
         for call in to_objects(delta.get("tool_calls"), "delta.tool_calls"):
@@ -202,25 +219,31 @@ class MessageStream:
         return frames
 
     def _call(self, call: Json) -> list[bytes]:
-        frames: list[bytes] = []
         number = to_count(call.get("index"), "tool_calls.index")
         function = to_object(call.get("function"), "tool_calls.function")
-        if number not in self._tools:
-            frames += self._close_text()
-            self._tools[number] = self._next
-            self._next += 1
-            name = to_text(function.get("name"), "tool_calls.function.name")
-            block: Json = {
-                "type": "tool_use",
-                "id": call.get("id") or f"tool_call_{number}",
-                "name": self._context.tool_names.get(name, name),
-                "input": {},
-            }
-            frames.append(events.block_start(self._tools[number], block))
+        frames: list[bytes] = []
+        if number not in self._tools or is_another_call(call, function, self._ids[number]):
+            frames = self._open_call(number, call, function)
         arguments = to_text(function.get("arguments"), "tool_calls.function.arguments")
         if arguments:
             frames.append(events.input_delta(self._tools[number], arguments))
         return frames
+
+    def _open_call(self, number: int, call: Json, function: Json) -> list[bytes]:
+        frames = self._close_text()
+        if number in self._tools:
+            frames.append(events.block_stop(self._tools[number]))
+        self._tools[number] = self._next
+        self._ids[number] = call.get("id")
+        self._next += 1
+        name = to_text(function.get("name"), "tool_calls.function.name")
+        block: Json = {
+            "type": "tool_use",
+            "id": _identity(call, number),
+            "name": self._context.tool_names.get(name, name),
+            "input": {},
+        }
+        return [*frames, events.block_start(self._tools[number], block)]
 
     def _close_text(self) -> list[bytes]:
         if self._text < 0:
@@ -232,5 +255,6 @@ class MessageStream:
         self._ended = True
         frames = self._close_text()
         frames += [events.block_stop(block) for block in sorted(self._tools.values())]
-        reason = stop_reason(self._finish, has_calls=bool(self._tools))
+        has_calls = bool(self._tools)
+        reason = stop_reason(self._finish, has_calls=has_calls, has_refusal=self._has_refusal)
         return frames + events.message_end(reason, usage_of(self._usage or {}))

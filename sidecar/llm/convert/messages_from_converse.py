@@ -28,6 +28,7 @@ from sidecar.llm.convert.converse_answer import (
 from sidecar.llm.convert.provider_error import EARLY_END, ProviderError, as_anthropic
 from sidecar.llm.shape import to_count, to_text
 
+_KNOWN: Final = frozenset(("text", "citationsContent", "toolUse", "reasoningContent"))
 _STOP: Final = {
     "end_turn": "end_turn",
     "stop_sequence": "stop_sequence",
@@ -53,7 +54,7 @@ def response_of(body: Json, context: Context) -> Json:
         "type": "message",
         "role": "assistant",
         "model": context.model,
-        "content": [_content(block, context) for block in blocks_of(body)],
+        "content": [_content(block, context) for block in blocks_of(body) if _KNOWN & block.keys()],
         "stop_reason": _STOP.get(str(body.get("stopReason")), "end_turn"),
         "stop_sequence": None,
         "usage": _usage(tokens_of(body.get("usage"))),

@@ -13,8 +13,19 @@ import orjson
 
 from sidecar.llm.convert import media, provider_error
 from sidecar.llm.convert.base import Context, Conversion, Json
+from sidecar.llm.convert.bedrock_tools import ToolNames
+from sidecar.llm.convert.gemini_effort import effort_for
 from sidecar.llm.convert.messages_from_completions import MessageStream, response_of
-from sidecar.llm.convert.thinking import effort_of
+from sidecar.llm.convert.messages_request import (
+    choice_of,
+    found_text,
+    own_tools,
+    schema_of,
+    short_name,
+)
+from sidecar.llm.convert.openai_models import settle_sampling
+from sidecar.llm.convert.thinking import openai_effort_of
+from sidecar.llm.convert.thought_signatures import own_id, sign_calls
 from sidecar.llm.shape import to_count, to_object, to_objects, to_text
 
 _BREAKPOINT: Final = {"mode": "explicit"}
@@ -31,17 +42,23 @@ def takes_breakpoints(model: str) -> bool:
     return found is not None and (int(found[1]), int(found[2] or 0)) >= (5, 6)
 
 
+def is_unreasoning(model: str) -> bool:
+    """Whether the model refuses any effort."""
+    return _UNREASONING_MODEL.match(model) is not None
+
+
 @final
 class _Request:
     """One request under conversion."""
 
-    __slots__ = ("_body", "_context", "_messages", "_with_breakpoints")
+    __slots__ = ("_body", "_context", "_messages", "_names", "_with_breakpoints")
 
     def __init__(self, body: Json, context: Context) -> None:
         self._body = body
         self._context = context
         self._with_breakpoints = takes_breakpoints(context.model)
         self._messages: list[Json] = []
+        self._names = ToolNames(context)
 
     def convert(self) -> Json:
         body = self._body
@@ -69,6 +86,7 @@ class _Request:
                 self._context.drop(name)
         self._tools(out)
         self._reasoning(out)
+        settle_sampling(out, out.get("reasoning_effort"), self._context)
         self._metadata(out)
         return out
 
@@ -118,6 +136,10 @@ class _Request:
                 parts += self._image(to_object(block.get("source"), f"{where}.source"), where)
             elif kind == "document":
                 parts += self._document(block, where)
+            elif kind == "search_result":
+                parts.append(
+                    self._marked({"type": "text", "text": found_text(block, where)}, block)
+                )
             elif kind == "tool_result":
                 self._messages.append(self._tool_result(block, where))
             else:
@@ -149,13 +171,13 @@ class _Request:
             texts = [content or ""]
         else:
             items = to_objects(content, f"{where}.content")
-            texts = [to_text(i.get("text"), "text") for i in items if i.get("type") == "text"]
+            texts = [text for item in items for text in _result_texts(item, where)]
             is_marked = is_marked or any(item.get("cache_control") for item in items)
             if len(texts) < len(items):
                 self._context.drop("tool result that is not text")
         result: Json = {
             "role": "tool",
-            "tool_call_id": to_text(block.get("tool_use_id"), f"{where}.tool_use_id"),
+            "tool_call_id": own_id(to_text(block.get("tool_use_id"), f"{where}.tool_use_id")),
         }
         if is_marked and self._with_breakpoints:
             parts: list[Json] = [{"type": "text", "text": text} for text in texts or [""]]
@@ -177,7 +199,7 @@ class _Request:
                 parts.append(self._text(block))
             elif kind == "tool_use":
                 arguments = orjson.dumps(block.get("input") or {}).decode()
-                name = to_text(block.get("name"), "tool_use.name")
+                name = short_name(to_text(block.get("name"), "tool_use.name"), self._names)
                 function = {"name": name, "arguments": arguments}
                 identity = to_text(block.get("id"), "tool_use.id")
                 calls.append({"type": "function", "id": identity, "function": function})
@@ -186,31 +208,30 @@ class _Request:
         if parts:
             message["content"] = parts
         if calls:
+            sign_calls(calls, self._context.model)
             message["tool_calls"] = calls
         if parts or calls:
             self._messages.append(message)
 
     def _tools(self, out: Json) -> None:
         tools: list[Json] = []
-        for tool in to_objects(self._body.get("tools"), "tools"):
-            if tool.get("type", "custom") != "custom":
-                self._context.drop(f"tool {tool.get('type')}")
-                continue
-            function: Json = {"name": to_text(tool.get("name"), "tools.name")}
+        for tool in own_tools(self._body, self._context):
+            name = to_text(tool.get("name"), "tools.name")
+            function: Json = {"name": short_name(name, self._names)}
             if tool.get("description") is not None:
                 function["description"] = tool["description"]
             function["parameters"] = tool.get("input_schema")
             tools.append({"type": "function", "function": function})
         if tools:
             out["tools"] = tools
-        choice = to_object(self._body.get("tool_choice"), "tool_choice")
+        choice = choice_of(self._body, self._context)
         kind = choice.get("type")
         if kind in ("auto", "none"):
             out["tool_choice"] = kind
         elif kind == "any":
             out["tool_choice"] = "required"
         elif kind == "tool":
-            name = to_text(choice.get("name"), "tool_choice.name")
+            name = short_name(to_text(choice.get("name"), "tool_choice.name"), self._names)
             out["tool_choice"] = {"type": "function", "function": {"name": name}}
         if choice.get("disable_parallel_tool_use") is True:
             out["parallel_tool_calls"] = False
@@ -222,16 +243,17 @@ class _Request:
             self._context.drop("output_config.effort without adaptive thinking")
         if out.get("tools") and _NO_REASONING_MODEL.match(self._context.model):
             out["reasoning_effort"] = "none"
-        elif _UNREASONING_MODEL.match(self._context.model):
+        elif is_unreasoning(self._context.model):
             if thinking.get("type") in ("adaptive", "enabled"):
                 self._context.drop("thinking")
         elif thinking.get("type") == "adaptive":
-            out["reasoning_effort"] = config.get("effort") or "high"
+            effort = config.get("effort") or "high"
+            out["reasoning_effort"] = effort_for(effort, self._context.model)
         elif thinking.get("type") == "enabled":
             budget = to_count(thinking.get("budget_tokens"), "thinking.budget_tokens")
-            out["reasoning_effort"] = effort_of(budget)
-        wanted = to_object(config.get("format"), "output_config.format")
-        if wanted.get("type") == "json_schema":
+            out["reasoning_effort"] = openai_effort_of(budget)
+        wanted = schema_of(self._body)
+        if wanted is not None:
             schema = {"name": "structured_output", "schema": wanted.get("schema")}
             out["response_format"] = {"type": "json_schema", "json_schema": schema}
 
@@ -239,6 +261,17 @@ class _Request:
         metadata = to_object(self._body.get("metadata"), "metadata")
         if metadata.get("user_id") is not None:
             out["user"] = metadata["user_id"]
+
+
+def _result_texts(item: Json, where: str) -> list[str]:
+    """The text of a part of a tool's result, or none of what is no text."""
+    kind = item.get("type")
+    if kind == "text":
+        return [to_text(item.get("text"), "text")]
+    if kind == "search_result":
+        return [found_text(item, where)]
+    text = media.document_text(item, where) if kind == "document" else None
+    return [] if text is None else [text]
 
 
 @final

@@ -12,9 +12,11 @@ from sidecar.llm.convert.base import Context, Conversion, Json
 from sidecar.llm.convert.bedrock_betas import betas_of
 from sidecar.llm.convert.bedrock_media import image_of_source
 from sidecar.llm.convert.cloud_error import bedrock_error
-from sidecar.llm.convert.converse_request import ConverseRequest
+from sidecar.llm.convert.converse_request import ConverseRequest, result_text
 from sidecar.llm.convert.messages_from_converse import ConverseStream, response_of
+from sidecar.llm.convert.messages_request import choice_of, found_text, is_own, schema_of
 from sidecar.llm.convert.provider_error import as_anthropic
+from sidecar.llm.convert.thought_signatures import clean_id
 from sidecar.llm.shape import to_object, to_objects, to_text
 
 _UNSUPPORTED: Final = ("container", "context_management", "mcp_servers", "service_tier")
@@ -32,7 +34,7 @@ class _Request:
     def __init__(self, body: Json, context: Context) -> None:
         self._body = body
         self._context = context
-        self._out = ConverseRequest(context, merges=False)
+        self._out = ConverseRequest(context)
 
     def convert(self) -> Json:
         body, out = self._body, self._out
@@ -43,7 +45,7 @@ class _Request:
             self._message(message, f"messages[{index}]")
         for index, tool in enumerate(tools):
             self._tool(tool, f"tools[{index}]")
-        self._choice(to_object(body.get("tool_choice"), "tool_choice"))
+        self._choice(choice_of(body, self._context))
         out.infer(
             body.get("max_tokens"),
             body.get("temperature"),
@@ -58,7 +60,7 @@ class _Request:
 
     def _reserve_names(self, tools: list[Json]) -> None:
         for index, tool in enumerate(tools):
-            if _is_own(tool):
+            if is_own(tool):
                 where = f"tools[{index}].name"
                 self._out.names.clean(to_text(tool.get("name"), where), where)
 
@@ -107,6 +109,9 @@ class _Request:
             return {"reasoningContent": {"redactedContent": data}}
         if kind == "document":
             return self._out.documents.of_block(block, where)
+        if kind == "search_result":
+            found = found_text(block, where)
+            return {"text": found} if found else None
         self._context.drop(f"content block {kind}")
         return None
 
@@ -114,7 +119,7 @@ class _Request:
         given = block.get("input")
         name = to_text(block.get("name"), f"{where}.name")
         use = {
-            "toolUseId": to_text(block.get("id"), f"{where}.id"),
+            "toolUseId": clean_id(to_text(block.get("id"), f"{where}.id")),
             "name": self._out.names.clean(name, f"{where}.name"),
             "input": given if isinstance(given, dict) else {},
         }
@@ -123,7 +128,7 @@ class _Request:
     def _tool_result(self, block: Json, where: str) -> Json:
         is_error = block.get("is_error")
         result = {
-            "toolUseId": to_text(block.get("tool_use_id"), f"{where}.tool_use_id"),
+            "toolUseId": clean_id(to_text(block.get("tool_use_id"), f"{where}.tool_use_id")),
             "content": self._result_content(block.get("content"), f"{where}.content"),
             "status": None if is_error is None else "error" if is_error else "success",
         }
@@ -131,18 +136,18 @@ class _Request:
 
     def _result_content(self, content: object, where: str) -> list[Json]:
         if content is None or isinstance(content, str):
-            return [{"text": content}] if content else []
+            return [result_text(content or "")]
         out: list[Json] = []
         for index, part in enumerate(to_objects(content, where)):
-            if part.get("type") in ("text", "image", "document"):
+            if part.get("type") in ("text", "image", "document", "search_result"):
                 converted = self._block(part, f"{where}[{index}]")
                 out += [] if converted is None else [converted]
             else:
                 self._context.drop(f"tool result block {part.get('type')}")
-        return out
+        return out or [result_text("")]
 
     def _tool(self, tool: Json, where: str) -> None:
-        if not _is_own(tool):
+        if not is_own(tool):
             self._context.drop(f"tool {tool.get('type')}")
             return
         schema = to_object(tool.get("input_schema"), f"{where}.input_schema")
@@ -169,9 +174,9 @@ class _Request:
         if thinking:
             out.think_as(thinking)
         config = dict(to_object(body.get("output_config"), "output_config"))
-        wanted = config.pop("format", None) or _old_format(body.get("output_format"))
-        form = to_object(wanted, "output_config.format")
-        if form.get("type") == "json_schema":
+        config.pop("format", None)
+        form = schema_of(body)
+        if form is not None:
             out.answer_as(form.get("schema") or {})
         if config:
             out.set_own("output_config", config)
@@ -181,16 +186,6 @@ class _Request:
         betas = betas_of(body, self._context)
         if betas:
             out.set_own("anthropic_beta", betas)
-
-
-def _old_format(form: object) -> object:
-    """`output_format` of the beta; what is no object means nothing."""
-    return form if isinstance(form, dict) else None
-
-
-def _is_own(tool: Json) -> bool:
-    """Whether the client runs the tool itself."""
-    return tool.get("type") in (None, "custom")
 
 
 def _thinking(block: Json, where: str) -> Json | None:

@@ -12,18 +12,24 @@ import orjson
 
 from sidecar.llm.convert import media, provider_error
 from sidecar.llm.convert.base import Context, Conversion, Json
+from sidecar.llm.convert.bedrock_tools import ToolNames
 from sidecar.llm.convert.messages_from_responses import MessageStream, response_of
-from sidecar.llm.convert.messages_to_completions import takes_breakpoints
-from sidecar.llm.convert.thinking import effort_of
+from sidecar.llm.convert.messages_request import (
+    choice_of,
+    found_text,
+    own_tools,
+    schema_of,
+    short_name,
+)
+from sidecar.llm.convert.messages_to_completions import is_unreasoning, takes_breakpoints
+from sidecar.llm.convert.openai_models import settle_sampling
+from sidecar.llm.convert.responses_limits import output_limit
+from sidecar.llm.convert.thinking import openai_effort_of
+from sidecar.llm.convert.thought_signatures import own_id
 from sidecar.llm.shape import to_count, to_object, to_objects, to_text
 
 _BREAKPOINT: Final = {"mode": "explicit"}
-_KEPT: Final = (
-    ("max_tokens", "max_output_tokens"),
-    ("temperature", "temperature"),
-    ("top_p", "top_p"),
-    ("metadata", "metadata"),
-)
+_KEPT: Final = ("temperature", "top_p", "metadata")
 _UNSUPPORTED: Final = ("stop_sequences", "top_k", "container", "mcp_servers")
 
 
@@ -31,13 +37,14 @@ _UNSUPPORTED: Final = ("stop_sequences", "top_k", "container", "mcp_servers")
 class _Request:
     """One request under conversion."""
 
-    __slots__ = ("_body", "_context", "_input", "_with_breakpoints")
+    __slots__ = ("_body", "_context", "_input", "_names", "_with_breakpoints")
 
     def __init__(self, body: Json, context: Context) -> None:
         self._body = body
         self._context = context
         self._with_breakpoints = takes_breakpoints(context.model)
         self._input: list[Json] = []
+        self._names = ToolNames(context)
 
     def convert(self) -> Json:
         body = self._body
@@ -46,14 +53,18 @@ class _Request:
         for index, message in enumerate(to_objects(body.get("messages"), "messages")):
             self._message(message, f"messages[{index}]")
         out["stream"] = body.get("stream") is True
-        for name, target in _KEPT:
+        if body.get("max_tokens") is not None:
+            out["max_output_tokens"] = output_limit(body["max_tokens"])
+        for name in _KEPT:
             if body.get(name) is not None:
-                out[target] = body[name]
+                out[name] = body[name]
         for name in _UNSUPPORTED:
             if body.get(name) not in (None, []):
                 self._context.drop(name)
         self._tools(out)
         self._reasoning(out)
+        effort = to_object(out.get("reasoning"), "reasoning").get("effort")
+        settle_sampling(out, effort, self._context)
         return out
 
     def _system(self, out: Json) -> None:
@@ -112,6 +123,8 @@ class _Request:
             return self._image(source, f"{where}.source")
         if kind == "document":
             return self._document(block, where)
+        if kind == "search_result":
+            return [{"type": "input_text", "text": found_text(block, where)}]
         self._context.drop(f"content block {kind}")
         return []
 
@@ -145,7 +158,7 @@ class _Request:
         content = block.get("content")
         result: Json = {
             "type": "function_call_output",
-            "call_id": to_text(block.get("tool_use_id"), f"{where}.tool_use_id"),
+            "call_id": own_id(to_text(block.get("tool_use_id"), f"{where}.tool_use_id")),
         }
         if content is None or isinstance(content, str):
             result["output"] = content or ""
@@ -173,8 +186,8 @@ class _Request:
                 self._input.append(
                     {
                         "type": "function_call",
-                        "call_id": to_text(block.get("id"), f"{where}.id"),
-                        "name": to_text(block.get("name"), f"{where}.name"),
+                        "call_id": own_id(to_text(block.get("id"), f"{where}.id")),
+                        "name": self._name(block, where),
                         "arguments": orjson.dumps(block.get("input") or {}).decode(),
                     }
                 )
@@ -189,13 +202,10 @@ class _Request:
 
     def _tools(self, out: Json) -> None:
         tools: list[Json] = []
-        for index, tool in enumerate(to_objects(self._body.get("tools"), "tools")):
-            if tool.get("type") not in (None, "custom"):
-                self._context.drop(f"tool {tool.get('type')}")
-                continue
+        for index, tool in enumerate(own_tools(self._body, self._context)):
             entry: Json = {
                 "type": "function",
-                "name": to_text(tool.get("name"), f"tools[{index}].name"),
+                "name": self._name(tool, f"tools[{index}]"),
             }
             if tool.get("description") is not None:
                 entry["description"] = tool["description"]
@@ -207,15 +217,18 @@ class _Request:
             out["tools"] = tools
         self._tool_choice(out)
 
+    def _name(self, holder: Json, where: str) -> str:
+        return short_name(to_text(holder.get("name"), f"{where}.name"), self._names)
+
     def _tool_choice(self, out: Json) -> None:
-        choice = to_object(self._body.get("tool_choice"), "tool_choice")
+        choice = choice_of(self._body, self._context)
         kind = choice.get("type")
         if kind in ("auto", "none"):
             out["tool_choice"] = kind
         elif kind == "any":
             out["tool_choice"] = "required"
         elif kind == "tool":
-            name = to_text(choice.get("name"), "tool_choice.name")
+            name = self._name(choice, "tool_choice")
             out["tool_choice"] = {"type": "function", "name": name}
         if choice.get("disable_parallel_tool_use") is True:
             out["parallel_tool_calls"] = False
@@ -224,16 +237,19 @@ class _Request:
         config = to_object(self._body.get("output_config"), "output_config")
         thinking = to_object(self._body.get("thinking"), "thinking")
         effort = config.get("effort")
-        if thinking.get("type") == "enabled":
+        if is_unreasoning(self._context.model):
+            if thinking.get("type") in ("adaptive", "enabled"):
+                self._context.drop("thinking")
+        elif thinking.get("type") == "enabled":
             budget = to_count(thinking.get("budget_tokens"), "thinking.budget_tokens")
-            effort = effort or (effort_of(budget) if budget else "high")
+            effort = effort or (openai_effort_of(budget) if budget else "high")
             out["reasoning"] = {"effort": effort}
         elif thinking.get("type") == "adaptive":
             out["reasoning"] = {"effort": effort or "high"}
         elif effort is not None:
             self._context.drop("output_config.effort without thinking")
-        wanted = to_object(config.get("format"), "output_config.format")
-        if wanted.get("type") == "json_schema":
+        wanted = schema_of(self._body)
+        if wanted is not None:
             schema = {"name": "structured_output", "schema": wanted.get("schema")}
             out["text"] = {"format": {"type": "json_schema", **schema}}
 

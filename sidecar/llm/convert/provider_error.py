@@ -62,6 +62,16 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _detail(value: object) -> str:
+    """Text, or FastAPI's list of what is wrong where, also in an object (Mistral)."""
+    if isinstance(value, dict):
+        value = value.get("detail")
+    if not isinstance(value, list):
+        return _text(value)
+    found = [item for item in value if isinstance(item, dict)]
+    return "; ".join(_text(item.get("msg")) for item in found if _text(item.get("msg")))
+
+
 def of_json(value: object) -> ProviderError:
     """Out of decoded JSON: `{"error": {…}}`, `{"error": "…"}`, `{"message": …}`, a list of one."""
     if isinstance(value, list):  # Google's OpenAI-compatible endpoint answers `[{"error": …}]`
@@ -73,7 +83,7 @@ def of_json(value: object) -> ProviderError:
         return ProviderError(error[:MAX_MESSAGE_CHARS])
     if not isinstance(error, dict):
         error = value
-    message = _text(error.get("message")) or _text(error.get("detail"))
+    message = _detail(error.get("message")) or _detail(error.get("detail"))
     code = error.get("code")
     return ProviderError(
         message[:MAX_MESSAGE_CHARS],

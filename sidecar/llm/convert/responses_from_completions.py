@@ -10,6 +10,7 @@ from typing import Final, final
 from sidecar.errors import UpstreamError
 from sidecar.llm.convert import provider_error
 from sidecar.llm.convert.base import Context, Json, StreamEvent
+from sidecar.llm.convert.completion_chunks import is_another_call
 from sidecar.llm.convert.custom_tools import unpack
 from sidecar.llm.convert.responses_events import ResponsesWriter
 from sidecar.llm.convert.responses_output import (
@@ -19,6 +20,7 @@ from sidecar.llm.convert.responses_output import (
     text_part,
     usage_of_completions,
 )
+from sidecar.llm.convert.thought_signatures import signature_of, signed_id
 from sidecar.llm.shape import joined_text, to_count, to_object, to_objects, to_text
 
 _INCOMPLETE: Final = {"length": "max_tokens", "content_filter": "content_filter"}
@@ -65,6 +67,7 @@ def _call(call: Json, where: str, status: str, context: Context) -> Json:
     name = context.tool_names.get(name, name)
     text = to_text(function.get("arguments"), f"{where}.function.arguments") or "{}"
     call_id = to_text(call.get("id"), f"{where}.id") or context.new_id("call_")
+    call_id = signed_id(call_id, signature_of(call))
     if name in context.custom_tools:
         identity = context.new_id("ctc_")
         return call_item(identity, call_id, name, unpack(text), status, is_custom=True)
@@ -79,12 +82,14 @@ class ResponseStream:
     are both known, or at `[DONE]`, or at the end of the upstream if the finish reason is known.
     """
 
-    __slots__ = ("_context", "_finish", "_usage", "_writer")
+    __slots__ = ("_context", "_finish", "_ids", "_usage", "_writer")
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._writer = ResponsesWriter(context)
         self._finish = ""
+        self._ids: dict[int, object] = {}
+        """Number of a call → the provider's id of it."""
         self._usage: Json | None = None
 
     def feed(self, event: StreamEvent) -> list[bytes]:
@@ -137,11 +142,16 @@ class ResponseStream:
         number = to_count(call.get("index"), "tool_calls.index")
         function = to_object(call.get("function"), "tool_calls.function")
         frames: list[bytes] = []
-        if not self._writer.has_call(number):
+        has_call = self._writer.has_call(number)
+        if has_call and is_another_call(call, function, self._ids[number]):
+            frames = self._writer.close_call(number)
+            has_call = False
+        if not has_call:
             # The provider's id is kept: some refuse others when they come back in the history.
             identity = to_text(call.get("id"), "tool_calls.id") or self._context.new_id("call_")
             name = to_text(function.get("name"), "tool_calls.function.name")
-            frames = self._writer.call(number, identity, name)
+            self._ids[number] = call.get("id")
+            frames += self._writer.call(number, signed_id(identity, signature_of(call)), name)
         arguments = to_text(function.get("arguments"), "tool_calls.function.arguments")
         if arguments:
             frames += self._writer.arguments(number, arguments)

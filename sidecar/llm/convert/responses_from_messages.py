@@ -97,7 +97,7 @@ class ResponseStream:
     event, or at an end of the upstream that came too early. Blocks do not overlap.
     """
 
-    __slots__ = ("_kind", "_proof", "_reason", "_usage", "_writer")
+    __slots__ = ("_inputs", "_kind", "_proof", "_reason", "_usage", "_writer")
 
     def __init__(self, context: Context) -> None:
         self._writer = ResponsesWriter(context)
@@ -107,6 +107,9 @@ class ResponseStream:
         """The open block's type."""
         self._proof = ""
         """The open thinking block's encrypted content."""
+        self._inputs: dict[int, object] = {}
+        """Calls whose arguments have not begun, and the input that they began with: Anthropic's is
+        empty, others' may be whole."""
 
     def feed(self, event: StreamEvent) -> list[bytes]:
         """See StreamConversion."""
@@ -133,6 +136,8 @@ class ResponseStream:
             self._finish(data)
         elif kind == "message_stop":
             frames += self._writer.close_message()
+            for number in list(self._inputs):
+                frames += self._close_call(number)
             frames += self._writer.finish(self._reason, usage_of_messages(self._usage))
         return frames
 
@@ -152,9 +157,11 @@ class ResponseStream:
         if self._kind == "tool_use":
             number = to_count(data.get("index"), "index")
             if self._writer.has_call(number):
-                frames += self._writer.close_call(number)
+                frames += self._close_call(number)
             identity = to_text(block.get("id"), "content_block.id")
             name = to_text(block.get("name"), "content_block.name")
+            if block.get("input"):
+                self._inputs[number] = block["input"]
             return frames + self._writer.call(number, identity, name)
         if self._kind == "redacted_thinking":
             data_text = to_text(block.get("data"), "content_block.data")
@@ -180,6 +187,7 @@ class ResponseStream:
             number = to_count(data.get("index"), "index")
             text = to_text(delta.get("partial_json"), "delta.partial_json")
             if text and self._writer.has_call(number):
+                self._inputs.pop(number, None)
                 return self._writer.arguments(number, text)
         return []
 
@@ -187,7 +195,14 @@ class ResponseStream:
         number = to_count(data.get("index"), "index")
         if self._kind in ("thinking", "redacted_thinking"):
             return self._writer.close_reasoning(self._proof)
-        return self._writer.close_call(number) if self._writer.has_call(number) else []
+        return self._close_call(number) if self._writer.has_call(number) else []
+
+    def _close_call(self, number: int) -> list[bytes]:
+        given = self._inputs.pop(number, None)
+        frames: list[bytes] = []
+        if given:
+            frames = self._writer.arguments(number, orjson.dumps(given).decode())
+        return frames + self._writer.close_call(number)
 
     def _finish(self, data: Json) -> None:
         delta = to_object(data.get("delta"), "delta")

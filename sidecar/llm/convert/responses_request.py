@@ -11,17 +11,16 @@ from typing import Final
 
 from sidecar.llm.convert.base import Context, Json
 from sidecar.llm.convert.custom_tools import as_function, custom_names
-from sidecar.llm.shape import joined_text, to_object, to_objects, to_text
+from sidecar.llm.shape import joined_text, to_list, to_object, to_objects, to_text
 
-_STATE: Final = ("previous_response_id", "conversation", "prompt", "include", "context_management")
+_STATE: Final = ("previous_response_id", "conversation", "prompt", "context_management")
+_UNASKED: Final = "reasoning.encrypted_content"
+"""Of `include`: what there is of it is in every answer."""
 _UNSUPPORTED: Final = (
     "background",
     "max_tool_calls",
-    "prompt_cache_key",
-    "prompt_cache_retention",
     "safety_identifier",
     "store",
-    "stream_options",
     "top_logprobs",
 )
 CALLS: Final = ("function_call", "custom_tool_call")
@@ -43,7 +42,10 @@ def is_message(item: Json) -> bool:
 
 
 def drop_unsupported(body: Json, context: Context) -> None:
-    """Say what neither chat completions nor messages can do. `store: false` is what they do."""
+    """Say what neither chat completions nor messages can do. `store: false` is what they do, and
+    hints that change no answer (`prompt_cache_key`, obfuscation) are left out without a word."""
+    if any(name != _UNASKED for name in to_list(body.get("include"), "include")):
+        context.drop("include")
     for name in _STATE + _UNSUPPORTED:
         if body.get(name) not in (None, False, [], {}, 0):
             context.drop(name)
@@ -102,6 +104,11 @@ def part_kind(part: object) -> object:
     """The type of a content part; texts in results may be of either direction."""
     kind = part.get("type") if isinstance(part, dict) else None
     return "input_text" if kind in ("input_text", "output_text", "text") else kind
+
+
+def refusal_text(part: Json, where: str) -> str:
+    """What a refusal says; some keep it where texts are. Raises: ShapeError."""
+    return to_text(part.get("refusal") or part.get("text"), f"{where}.refusal")
 
 
 def schema_format(body: Json) -> Json | None:

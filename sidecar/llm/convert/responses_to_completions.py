@@ -11,7 +11,9 @@ from sidecar.llm.convert import provider_error
 from sidecar.llm.convert import responses_request as source
 from sidecar.llm.convert.base import Context, Conversion, Json
 from sidecar.llm.convert.custom_tools import pack
+from sidecar.llm.convert.gemini_effort import effort_for
 from sidecar.llm.convert.responses_from_completions import ResponseStream, response_of
+from sidecar.llm.convert.thought_signatures import own_id, sign_calls
 from sidecar.llm.shape import to_object, to_objects, to_text
 
 _KEPT: Final = (
@@ -45,6 +47,8 @@ class _Request:
             self._messages.append({"role": "developer", "content": instructions})
         for index, item in enumerate(source.input_items(body)):
             self._item(item, f"input[{index}]")
+        for message in self._messages:
+            sign_calls(message.get("tool_calls", []), self._context.model)
         out["stream"] = body.get("stream") is True
         if out["stream"]:
             out["stream_options"] = {"include_usage": True}
@@ -54,7 +58,7 @@ class _Request:
         self._tools(out)
         effort = source.effort(body)
         if effort is not None:
-            out["reasoning_effort"] = effort
+            out["reasoning_effort"] = effort_for(effort, self._context.model)
         self._format(out)
         source.drop_unsupported(body, self._context)
         return out
@@ -69,7 +73,7 @@ class _Request:
             result = {
                 "role": "tool",
                 "content": source.output_text(item, where, self._context),
-                "tool_call_id": to_text(item.get("call_id"), f"{where}.call_id"),
+                "tool_call_id": own_id(to_text(item.get("call_id"), f"{where}.call_id")),
             }
             self._messages.append(result)
         else:
@@ -95,7 +99,7 @@ class _Request:
         if source.part_kind(part) == "input_text":
             out = {"type": "text", "text": to_text(part.get("text"), f"{where}.text")}
         elif kind == "refusal":
-            out = {"type": "refusal", "refusal": to_text(part.get("refusal"), f"{where}.refusal")}
+            out = {"type": "refusal", "refusal": source.refusal_text(part, where)}
         elif kind == "input_image" and part.get("image_url") is not None:
             image = {"url": to_text(part["image_url"], f"{where}.image_url")}
             if part.get("detail") is not None:
@@ -136,7 +140,12 @@ class _Request:
         functions = source.functions(self._body, self._context)
         if functions:
             out["tools"] = [{"type": "function", "function": each} for each in functions]
+        else:
+            # Without tools, OpenAI and others refuse whatever is said of them.
+            out.pop("parallel_tool_calls", None)
         mode, name = source.tool_choice(self._body, self._context)
+        if not functions:
+            return
         if mode == "named":
             out["tool_choice"] = {"type": "function", "function": {"name": name}}
         elif mode:

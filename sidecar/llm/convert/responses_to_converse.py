@@ -13,10 +13,11 @@ from sidecar.llm.convert import signatures
 from sidecar.llm.convert.base import Context, Conversion, Json
 from sidecar.llm.convert.bedrock_media import image_of_url
 from sidecar.llm.convert.cloud_error import bedrock_error
-from sidecar.llm.convert.converse_request import ConverseRequest
+from sidecar.llm.convert.converse_request import ConverseRequest, result_text
 from sidecar.llm.convert.provider_error import as_openai
 from sidecar.llm.convert.responses_from_converse import ConverseStream, response_of
 from sidecar.llm.convert.thinking import budget_of
+from sidecar.llm.convert.thought_signatures import clean_id
 from sidecar.llm.shape import (
     parse_object,
     to_object,
@@ -40,7 +41,7 @@ class _Request:
     def __init__(self, body: Json, context: Context) -> None:
         self._body = body
         self._context = context
-        self._out = ConverseRequest(context, merges=True)
+        self._out = ConverseRequest(context)
 
     def convert(self) -> Json:
         body, out = self._body, self._out
@@ -79,7 +80,10 @@ class _Request:
         elif kind in source.RESULTS:
             self._out.add("user", [self._result(item, where)])
         elif kind == "reasoning":
-            self._out.add("assistant", _replayed(item, where))
+            replayed = _replayed(item, where)
+            if not replayed:
+                self._context.drop("reasoning of another provider")
+            self._out.add("assistant", replayed)
         else:
             self._context.drop(f"input item {kind}")
 
@@ -102,7 +106,8 @@ class _Request:
     def _part(self, part: Json, where: str) -> Json | None:
         kind = source.part_kind(part)
         if kind in ("input_text", "refusal"):
-            text = to_text(part.get("refusal" if kind == "refusal" else "text"), where)
+            refused = source.refusal_text(part, where) if kind == "refusal" else ""
+            text = refused or to_text(part.get("text"), where)
             return {"text": text} if text.strip() else None
         if kind == "input_image" and part.get("image_url") is not None:
             return image_of_url(to_text(part["image_url"], f"{where}.image_url"), where)
@@ -118,7 +123,7 @@ class _Request:
             given = parse_object(to_text(item.get("arguments"), f"{where}.arguments")) or {}
         name = to_text(item.get("name"), f"{where}.name")
         use = {
-            "toolUseId": to_text(item.get("call_id"), f"{where}.call_id"),
+            "toolUseId": clean_id(to_text(item.get("call_id"), f"{where}.call_id")),
             "name": self._out.names.clean(name, f"{where}.name"),
             "input": given,
         }
@@ -127,12 +132,12 @@ class _Request:
     def _result(self, item: Json, where: str) -> Json:
         output = item.get("output")
         if output is None or isinstance(output, str):
-            content: list[Json] = [{"text": output or ""}]
+            content: list[Json] = [result_text(output or "")]
         else:
             parts = enumerate(to_objects(output, f"{where}.output"))
             blocks = [self._part(part, f"{where}.output[{index}]") for index, part in parts]
-            content = [block for block in blocks if block is not None]
-        call_id = to_text(item.get("call_id"), f"{where}.call_id")
+            content = [block for block in blocks if block is not None] or [result_text("")]
+        call_id = clean_id(to_text(item.get("call_id"), f"{where}.call_id"))
         return {"toolResult": {"toolUseId": call_id, "content": content, "status": None}}
 
     def _tools(self) -> None:

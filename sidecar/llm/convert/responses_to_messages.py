@@ -18,6 +18,7 @@ from sidecar.llm.convert.base import Context, Conversion, Json
 from sidecar.llm.convert.completions_to_messages import DEFAULT_MAX_TOKENS, system_of, text_block
 from sidecar.llm.convert.responses_from_messages import ResponseStream, response_of
 from sidecar.llm.convert.thinking import budget_of, settle_sampling, think
+from sidecar.llm.convert.thought_signatures import clean_id
 from sidecar.llm.shape import joined_text, to_objects, to_optional_count, to_text
 
 MAX_CACHE_MARKS: Final = 4
@@ -127,7 +128,7 @@ class _Request:
         if source.part_kind(part) == "input_text":
             return text_block(to_text(part.get("text"), f"{where}.text"))
         if kind == "refusal":
-            return text_block(to_text(part.get("refusal"), f"{where}.refusal"))
+            return text_block(source.refusal_text(part, where))
         if kind == "input_image" and part.get("image_url") is not None:
             url = to_text(part["image_url"], f"{where}.image_url")
             return [{"type": "image", "source": media.image_source(url)}]
@@ -144,7 +145,7 @@ class _Request:
             arguments = _arguments(to_text(item.get("arguments"), f"{where}.arguments"))
         return {
             "type": "tool_use",
-            "id": to_text(item.get("call_id"), f"{where}.call_id"),
+            "id": clean_id(to_text(item.get("call_id"), f"{where}.call_id")),
             "name": to_text(item.get("name"), f"{where}.name"),
             "input": arguments,
         }
@@ -153,7 +154,7 @@ class _Request:
         output = item.get("output")
         result: Json = {
             "type": "tool_result",
-            "tool_use_id": to_text(item.get("call_id"), f"{where}.call_id"),
+            "tool_use_id": clean_id(to_text(item.get("call_id"), f"{where}.call_id")),
         }
         if output is None or isinstance(output, str):
             result["content"] = output or ""

@@ -23,6 +23,8 @@ _ADAPTIVE: Final = {"minimal": "low"}
 """Efforts that models which think adaptively do not know; they know all others."""
 MIN_BUDGET: Final = 1024
 """The least that Anthropic accepts."""
+MAX_TEMPERATURE: Final = 1
+"""The most that Anthropic and Bedrock accept; OpenAI's scale ends at 2."""
 _MIN_TOP_P: Final = 0.95
 """The least that Anthropic accepts beside thinking."""
 
@@ -38,6 +40,11 @@ def effort_of(budget_tokens: int) -> str:
         return "low"
     efforts = ("medium", "high", "xhigh", "max")
     return max((e for e in efforts if BUDGETS[e] <= budget_tokens), key=BUDGETS.__getitem__)
+
+
+def openai_effort_of(budget_tokens: int) -> str:
+    """The same for OpenAI's models: `high` at most, since many refuse what is above it."""
+    return effort_of(min(budget_tokens, BUDGETS["high"]))
 
 
 def thinking_of(effort: object, max_tokens: int) -> Json | None:
@@ -68,7 +75,8 @@ def think(out: Json, effort: object, context: Context) -> None:
 
 
 def settle_sampling(holder: Json, context: Context, top_p: str = "top_p") -> None:
-    """Edit where sampling settings are: leave out those that the model refuses.
+    """Edit where sampling settings are: leave out those that the model refuses, and a temperature
+    above the most that it takes becomes that.
 
     `top_p`: its key there; `temperature` and `top_k` have one name everywhere.
     """
@@ -77,7 +85,12 @@ def settle_sampling(holder: Json, context: Context, top_p: str = "top_p") -> Non
             # 1 is what they do anyway.
             if holder.pop(key, None) not in (None, 1):
                 context.drop("top_p" if key == top_p else key)
-    elif takes_one_sampler(context.known_as) and "temperature" in holder and top_p in holder:
+        return
+    temperature = holder.get("temperature")
+    if isinstance(temperature, int | float) and temperature > MAX_TEMPERATURE:
+        context.drop("temperature above 1")
+        holder["temperature"] = MAX_TEMPERATURE
+    if takes_one_sampler(context.known_as) and "temperature" in holder and top_p in holder:
         # Whoever sets both hardly means the one that does nothing.
         if holder["temperature"] == 1:
             del holder["temperature"]

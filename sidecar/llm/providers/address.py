@@ -78,6 +78,12 @@ class Site:
             return _joined(call.path, "", call.query, drop)
         return _joined(prefix + path, query, call.query, drop)
 
+    def foreign(self, call: Call, path: str, query: str = "") -> bytes:
+        """As `prepended`, for providers that refuse parameters they do not know: the client's
+        query (`beta=true` of Anthropic's SDK) is for the API that the client speaks."""
+        keeps = self.keeps_path and call.format == call.client_format
+        return self.prepended(call if keeps else replace(call, query=""), path, query)
+
     def verbatim(self, call: Call, path: str) -> bytes:
         """A path from the configuration, which no prefix stands before."""
         if self.override is not None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from sidecar.llm.chat import loose
+from sidecar.llm.convert.thought_signatures import SIGNATURE_MARK, clean_id
 from sidecar.llm.providers.address import Site, unsupported
 from sidecar.llm.providers.base import (
     COUNT,
@@ -21,9 +23,11 @@ from sidecar.llm.providers.base import (
     Target,
 )
 
+_HOST: Final = "api.anthropic.com"
 _BASE: Final = "/v1"
 _PATHS: Final = {MESSAGES: "/messages", COUNT: "/messages/count_tokens"}
 _FORMATS: Final = frozenset(_PATHS)
+_IDS: Final = {"tool_use": "id", "tool_result": "tool_use_id"}
 _HEADERS: Final = ((b"anthropic-version", b"2023-06-01"),)
 _BROWSER: Final = frozenset(
     (
@@ -54,7 +58,9 @@ class Anthropic:
     def __init__(self, site: Site, model: str | None = None) -> None:
         self.model = model
         self._site = site
-        self._authority = site.at("api.anthropic.com")
+        self._authority = site.at(_HOST)
+        # Another gateway there may want the signatures that ids carry.
+        self._checks_ids = self._authority.host == _HOST
 
     def authorities(self) -> tuple[Authority, ...]:
         """See Provider."""
@@ -77,7 +83,14 @@ class Anthropic:
         return Target(self._authority, path, _HEADERS, _BROWSER, _KEYS)
 
     def edit(self, body: Json, call: Call) -> None:
-        """See Provider."""
+        """See Provider. What a conversation brings from Gemini is no id here."""
+        if not self._checks_ids or call.client_format != call.format:
+            return  # converters see to it
+        for message in loose.objects(body.get("messages")):
+            for block in loose.objects(message.get("content")):
+                key = _IDS.get(loose.text(block.get("type")))
+                if key is not None and SIGNATURE_MARK in loose.text(block.get(key)):
+                    block[key] = clean_id(block[key])
 
     def error_family(self, format: str, model: str) -> ErrorFamily:
         """See Provider."""

@@ -30,6 +30,7 @@ from sidecar.llm.providers.base import (
     Tags,
     Target,
 )
+from sidecar.llm.providers.openai_tools import complete_schemas
 
 _OPENAI: Final = {
     COMPLETIONS: "chat/completions",
@@ -48,6 +49,7 @@ _KEYS: Final = KeyPlace(b"api-key", never=(b"eyJ",))
 """Tokens of Microsoft Entra are JWTs and stay bearer tokens."""
 _CLAUDE_KEYS: Final = KeyPlace(b"x-api-key", never=(b"eyJ",))
 _OURS: Final = frozenset(("api-version",))
+"""It goes with the path: where the path has none, Azure refuses one."""
 _CLAUDE_NAME: Final = re.compile(r"(?<![a-z])claude(?![a-z])", re.IGNORECASE)
 """`claude-opus-4-5`, also `team-a_Claude`."""
 _CLAUDE_TAG: Final = "anthropic_messages"
@@ -120,7 +122,8 @@ class Azure:
             path = site.prepended(call, _CLAUDE[call.format])
             return Target(self._authority, path, _ANTHROPIC, key_place=_CLAUDE_KEYS)
         where, query = self._openai(call, _OPENAI[call.format])
-        path = site.prepended(call, where, query, _OURS if query else frozenset())
+        drop = _OURS if query or not site.keeps_path else frozenset[str]()
+        path = site.prepended(call, where, query, drop)
         return Target(self._authority, path, key_place=_KEYS)
 
     def _untouched(self, call: Call) -> Target:
@@ -144,6 +147,7 @@ class Azure:
 
     def edit(self, body: Json, call: Call) -> None:
         """See Provider."""
+        complete_schemas(body, call)
 
     def error_family(self, format: str, model: str) -> ErrorFamily:
         """See Provider."""

@@ -79,7 +79,7 @@ class Bedrock:
     def target(self, call: Call) -> Target:
         """See Provider."""
         if call.format == RERANK:
-            return Target(self._agent, self._site.prepended(call, "/rerank"))
+            return Target(self._agent, self._site.foreign(call, "/rerank"))
         if call.format in UNTOUCHED:
             return Target(self._authority, self._site.prepended(call, ""))
         if call.format not in self.formats(call.model):
@@ -90,7 +90,7 @@ class Bedrock:
             action = _ACTIONS[call.format]
         path = f"/model/{_model(call.model)}/{action}"
         gone = _SESSION if call.client_format == RESPONSES else frozenset[bytes]()
-        return Target(self._authority, self._site.prepended(call, path), headers_remove=gone)
+        return Target(self._authority, self._site.foreign(call, path), headers_remove=gone)
 
     def edit(self, body: Json, call: Call) -> None:
         """See Provider."""

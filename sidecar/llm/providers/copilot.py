@@ -23,6 +23,7 @@ from sidecar.llm.providers.base import (
     Tags,
     Target,
 )
+from sidecar.llm.providers.openai_tools import complete_schemas
 
 _PATHS: Final = {
     MESSAGES: "/v1/messages",
@@ -101,6 +102,7 @@ class Copilot:
 
     def edit(self, body: Json, call: Call) -> None:
         """See Provider."""
+        complete_schemas(body, call)
 
     def repair(self, body: dict[str, Any], call: Call) -> bool:
         """Fill in what embedding answers lack, in place; False when that is nothing."""

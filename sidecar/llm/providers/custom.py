@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple, final
 
 from sidecar.errors import ConfigError
+from sidecar.llm.chat import loose
 from sidecar.llm.providers.address import Site, segment, unsupported
 from sidecar.llm.providers.base import (
     COMPLETIONS,
@@ -93,6 +94,24 @@ PRESETS: Final[Mapping[str, Preset]] = {
 }
 
 
+_MAX_TOKENS: Final = frozenset(
+    (
+        "baseten",
+        "cohere",
+        "deepinfra",
+        "deepseek",
+        "huggingface",
+        "mistral",
+        "ollama",
+        "togetherai",
+    )
+)
+"""Presets that know the limit by its old name only: others ignore the new one, Mistral refuses
+it."""
+_REFUSED: Final = {"mistral": ("metadata", "service_tier", "user")}
+"""Fields that a preset answers with 422."""
+
+
 @final
 class Custom:
     """`formats`: each with its path, None for the usual one; a path given is used verbatim, no
@@ -154,7 +173,19 @@ class Custom:
         return Target(self._authority, path, set_)
 
     def edit(self, body: Json, call: Call) -> None:
-        """See Provider."""
+        """See Provider. A client of another format could not know what this one takes; who speaks
+        it is taken at his word."""
+        if call.format != COMPLETIONS or call.client_format == COMPLETIONS:
+            return
+        if self.name in _MAX_TOKENS and "max_completion_tokens" in body:
+            body["max_tokens"] = body.pop("max_completion_tokens")
+        for key in _REFUSED.get(self.name, ()):
+            body.pop(key, None)
+        if self.name in PRESETS:
+            for message in loose.objects(body.get("messages")):
+                # Only OpenAI's own models know more than one such role: others refuse it.
+                if message.get("role") == "developer":
+                    message["role"] = "system"
 
     def error_family(self, format: str, model: str) -> ErrorFamily:
         """See Provider."""

@@ -31,7 +31,8 @@ _SHIM: Final = {
 }
 _NATIVE: Final = frozenset((GENERATE, GEMINI_COUNT))
 _FORMATS: Final = _NATIVE | _SHIM.keys()
-_KEYS: Final = KeyPlace(b"x-goog-api-key", only=(b"AIza",))
+_KEYS: Final = KeyPlace(b"x-goog-api-key", only=(b"AIza", b"AQ."))
+"""As keys begin, old and new; OAuth tokens do not."""
 _BEARER: Final = KeyPlace()
 _OURS: Final = frozenset(("alt",))
 """The gateway decides whether a stream is asked for as SSE."""
@@ -67,7 +68,10 @@ class Gemini:
         site = self._site
         if call.format in _NATIVE:
             path, query = _native(call)
-            raw = site.prepended(call, path, query, _OURS)
+            if call.client_format in _NATIVE:
+                raw = site.prepended(call, path, query, _OURS)
+            else:
+                raw = site.foreign(call, path, query)
             return Target(self._authority, raw, key_place=_KEYS)
         if call.format in UNTOUCHED:
             # Their path is the client's: whether it is native decides where its key belongs.
@@ -77,7 +81,7 @@ class Gemini:
         shim = _SHIM.get(call.format)
         if shim is None:
             raise unsupported("Gemini", call.format)
-        return Target(self._authority, site.prepended(call, shim, drop=_OURS))
+        return Target(self._authority, site.foreign(call, shim))
 
     def edit(self, body: Json, call: Call) -> None:
         """See Provider."""

@@ -22,6 +22,7 @@ from sidecar.llm.providers.base import (
     Json,
     Target,
 )
+from sidecar.llm.providers.openai_tools import complete_schemas
 
 _BASE: Final = "/v1"
 _PATHS: Final = {
@@ -73,6 +74,7 @@ class OpenAI:
         """See Provider."""
         if self._moderation is not None and call.format in (COMPLETIONS, RESPONSES):
             body["moderation"] = self._moderation
+        complete_schemas(body, call)
 
     def error_family(self, format: str, model: str) -> ErrorFamily:
         """See Provider."""

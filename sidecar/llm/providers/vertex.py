@@ -36,7 +36,9 @@ _FORMATS: Final = {
     "other": frozenset((COMPLETIONS, EMBEDDINGS, RERANK)),
 }
 _DIALECTS: Final = frozenset((EMBEDDINGS, RERANK, COUNT, MESSAGES))
-_KEYS: Final = KeyPlace(b"x-goog-api-key", only=(b"AIza",))
+_KEYS: Final = KeyPlace(b"x-goog-api-key", only=(b"AIza", b"AQ."))
+"""As keys begin, old and new; OAuth tokens do not."""
+_GOOGLE: Final = frozenset((GENERATE, GEMINI_COUNT))
 _OURS: Final = frozenset(("alt",))
 
 
@@ -110,11 +112,15 @@ class Vertex:
     def target(self, call: Call) -> Target:
         """See Provider."""
         if call.format == RERANK:
-            return Target(self._ranking, self._site.prepended(call, self._rank_path))
+            return Target(self._ranking, self._site.foreign(call, self._rank_path))
         if call.format in UNTOUCHED:
             return Target(self._authority, self._site.prepended(call, ""), key_place=_KEYS)
         path, query = self._path(call)
-        raw = self._site.prepended(call, self._base + path, query, _OURS)
+        path = self._base + path
+        if call.client_format in _GOOGLE:
+            raw = self._site.prepended(call, path, query, _OURS)
+        else:
+            raw = self._site.foreign(call, path, query)
         return Target(self._authority, raw, key_place=_KEYS)
 
     def _path(self, call: Call) -> tuple[str, str]:
@@ -140,6 +146,10 @@ class Vertex:
 
     def edit(self, body: Json, call: Call) -> None:
         """See Provider."""
+        family, model = vertex_model(call.model)
+        if call.format == COMPLETIONS and family == "gemini":
+            # The imitation of OpenAI knows models by `publisher/model`.
+            body["model"] = f"google/{model}"
 
     def error_family(self, format: str, model: str) -> ErrorFamily:
         """See Provider."""
@@ -151,7 +161,7 @@ class Vertex:
 
     def settings(self, model: str) -> Json:
         """See Provider."""
-        return {}
+        return {"strictSchemas": True}
 
 
 def _host(region: str) -> str:

@@ -94,6 +94,14 @@ def test_bedrock_count() -> None:
     assert error == {"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}
 
 
+def test_bedrock_counts_with_a_limit_above_the_thinking() -> None:
+    thinking = {"type": "enabled", "budget_tokens": 2048}
+    body = {"messages": [{"role": "user", "content": "Hi"}], "thinking": thinking}
+    out = count_tokens_to_bedrock.CONVERSION.request(body, context())
+    sent = base64.b64decode(out["input"]["invokeModel"]["body"])
+    assert orjson.loads(sent)["max_tokens"] == 2049
+
+
 def test_vertex_count() -> None:
     conversion = count_tokens_to_vertex.CONVERSION
     out = conversion.request(COUNT, context("claude-x"))

@@ -73,6 +73,30 @@ FIELDS: Final[dict[str, tuple[Json, str, Any]]] = {
         "tool_choice",
         None,
     ),
+    "one of some": (
+        {
+            "tools": [TOOL],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required"}},
+        },
+        "tool_choice",
+        {"type": "any"},
+    ),
+    "hotter than Anthropic's scale": ({"temperature": 1.7}, "temperature", 1),
+    "schema unsaid": (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+        "output_config",
+        {
+            "format": {
+                "type": "json_schema",
+                "schema": {"type": "object", "additionalProperties": True},
+            }
+        },
+    ),
+    "none of one call at a time": (
+        {"parallel_tool_calls": False, "tools": [TOOL], "tool_choice": "none"},
+        "tool_choice",
+        {"type": "none"},
+    ),
     "one call at a time": (
         {
             "parallel_tool_calls": False,
@@ -104,6 +128,15 @@ def test_field(body: Json, name: str, wanted: Any) -> None:
 
 
 PARTS: Final[dict[str, tuple[Json, list[Json]]]] = {
+    "jpg": (
+        {"type": "image_url", "image_url": {"url": "data:image/jpg;base64,AA=="}},
+        [
+            {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/jpeg", "data": "AA=="},
+            }
+        ],
+    ),
     "blank text": ({"type": "text", "text": " \n"}, []),
     "remote image": (
         {"type": "image_url", "image_url": {"url": "https://a.test/b"}},

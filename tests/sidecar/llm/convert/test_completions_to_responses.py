@@ -24,7 +24,7 @@ FIELDS: Final[dict[str, tuple[Json, str, Any]]] = {
     "text": ({}, "input", [{"type": "message", "role": "user", "content": "Hi"}]),
     "nothing is stored": ({}, "store", False),
     "unless asked for": ({"store": True}, "store", True),
-    "limit": ({"max_tokens": 5}, "max_output_tokens", 5),
+    "limit": ({"max_tokens": 5}, "max_output_tokens", 16),
     "effort": ({"reasoning_effort": "low"}, "reasoning", {"effort": "low"}),
     "verbosity": ({"verbosity": "low"}, "text", {"verbosity": "low"}),
     "json object": (

@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import RequestError
-from sidecar.llm.convert.gemini_schema import clean_schema
+from sidecar.llm.convert.completions_to_gemini import CONVERSION
+from sidecar.llm.convert.gemini_schema import clean_schema, settled_schema
 from sidecar.llm.shape import ShapeError
+from tests.sidecar.llm.convert.calls import context
 from tests.sidecar.llm.convert.test_robust import JSON_VALUES, spoil
 
 Json = dict[str, Any]
@@ -168,3 +170,92 @@ def test_spoilt_schemas(data: st.DataObject) -> None:
     except (ShapeError, RequestError):
         return
     orjson.dumps(out)
+
+
+SETTLED: Final[dict[str, tuple[Json, Json]]] = {
+    "nothing stands beside anyOf": (
+        {
+            "anyOf": [{"type": "string"}, {"type": "integer", "description": "i"}],
+            "description": "d",
+            "title": "T",
+            "nullable": True,
+        },
+        {
+            "anyOf": [
+                {"type": "string", "description": "d", "nullable": True},
+                {"type": "integer", "description": "i", "nullable": True},
+            ]
+        },
+    ),
+    "all have a type": (
+        {"properties": {"a": {"description": "any"}, "b": {"type": "array", "items": {}}}},
+        {
+            "type": "object",
+            "properties": {
+                "a": {"type": "string", "description": "any"},
+                "b": {"type": "array", "items": {"type": "string"}},
+            },
+        },
+    ),
+}
+
+
+SETTLED["a choice of required names"] = (
+    {
+        "type": "object",
+        "properties": {"a": STRING, "b": STRING},
+        "anyOf": [{}, {}],
+    },
+    {"type": "object", "properties": {"a": STRING, "b": STRING}},
+)
+SETTLED["options have the type that stands beside them"] = (
+    {"type": "integer", "anyOf": [{"minimum": 1}, {"maximum": -1}]},
+    {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "integer", "maximum": -1}]},
+)
+SETTLED["a choice of types, and what one of them holds"] = (
+    {"anyOf": [{"type": "array"}, STRING], "items": {"type": "integer"}},
+    {"anyOf": [{"type": "array", "items": {"type": "integer"}}, STRING]},
+)
+
+
+def test_texts_are_not_multiplied() -> None:
+    """Else a request of 25 kB would grow to 50 MB."""
+    long: Json = {"description": "d" * 10_000}
+    choice = {"anyOf": [{"anyOf": [STRING, STRING]}, *[STRING] * 1000], **long, "nullable": True}
+    out = settled_schema(choice)
+    assert len(orjson.dumps(out)) < 100_000
+    assert out["anyOf"][0]["anyOf"][0] == {**STRING, **long, "nullable": True}
+    assert out["anyOf"][1] == {**STRING, "nullable": True}
+    many = {str(number): {"$ref": "#/$defs/D"} for number in range(1000)}
+    schema = {"type": "object", "properties": many, "$defs": {"D": long}}
+    with pytest.raises(RequestError, match="tools: the schema is too large"):
+        clean_schema(schema, "tools")
+    # Of all schemas together.
+    few = {**schema, "properties": {"0": {"$ref": "#/$defs/D"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": few}}
+    body: Json = {"messages": [], "tools": [tool] * 500}
+    with pytest.raises(RequestError, match="the schema is too large"):
+        CONVERSION.request(body, context("gemini-2.5-pro"))
+    assert CONVERSION.request({**body, "tools": [tool] * 50}, context("gemini-2.5-pro"))
+
+
+@pytest.mark.parametrize(("schema", "wanted"), SETTLED.values(), ids=SETTLED)
+def test_vertex_refuses_more(schema: Json, wanted: Json) -> None:
+    assert settled_schema(schema) == wanted
+
+
+def test_a_choice_of_several_types() -> None:
+    schema = {"type": ["string", "integer", "null"], "enum": ["a", 1, None]}
+    wanted = {"nullable": True, "anyOf": [{"type": "string"}, {"type": "integer"}]}
+    assert clean_schema(schema, "s") == wanted
+    assert clean_schema({"const": 3}, "s") == {"type": "integer"}
+
+
+def test_only_vertex_gets_settled_schemas() -> None:
+    parameters = {"type": "object", "properties": {"a": {"description": "any"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [tool]}
+    for made, is_typed in (({}, False), ({"strictSchemas": True}, True)):
+        out = CONVERSION.request(body, context("gemini-2.5-pro", settings=made))
+        sent = out["tools"][0]["functionDeclarations"][0]["parameters"]
+        assert ("type" in sent["properties"]["a"]) is is_typed

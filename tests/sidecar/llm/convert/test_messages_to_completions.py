@@ -13,6 +13,8 @@ from tests.sidecar.llm.convert.calls import context, of_type, stream
 
 Json = dict[str, Any]
 CACHED: Final = {"type": "ephemeral"}
+TOOLS: Final = [{"name": "f", "input_schema": {}}]
+SEARCH: Final = {"type": "web_search_20250305", "name": "web_search"}
 
 
 def request(body: Json, model: str = "model-1") -> Json:
@@ -42,18 +44,38 @@ FIELDS: Final[dict[str, tuple[Json, str, Any]]] = {
         "reasoning_effort",
         "high",
     ),
+    "big budget": (
+        {"thinking": {"type": "enabled", "budget_tokens": 31999}},
+        "reasoning_effort",
+        "high",
+    ),
     "disabled": ({"thinking": {"type": "disabled"}}, "reasoning_effort", None),
-    "any": ({"tool_choice": {"type": "any"}}, "tool_choice", "required"),
-    "none": ({"tool_choice": {"type": "none"}}, "tool_choice", "none"),
+    "any": ({"tools": TOOLS, "tool_choice": {"type": "any"}}, "tool_choice", "required"),
+    "none": ({"tools": TOOLS, "tool_choice": {"type": "none"}}, "tool_choice", "none"),
     "named": (
-        {"tool_choice": {"type": "tool", "name": "f"}},
+        {"tools": TOOLS, "tool_choice": {"type": "tool", "name": "f"}},
         "tool_choice",
         {"type": "function", "function": {"name": "f"}},
     ),
+    "named server tool": (
+        {"tools": [SEARCH], "tool_choice": {"type": "tool", "name": "web_search"}},
+        "tool_choice",
+        None,
+    ),
+    "named server tool beside others": (
+        {"tools": [SEARCH, *TOOLS], "tool_choice": {"type": "tool", "name": "web_search"}},
+        "tool_choice",
+        "auto",
+    ),
     "one call": (
-        {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
+        {"tools": TOOLS, "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
         "parallel_tool_calls",
         False,
+    ),
+    "one call of no tools": (
+        {"tools": [SEARCH], "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
+        "parallel_tool_calls",
+        None,
     ),
     "server tool": ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools", None),
 }

@@ -86,7 +86,13 @@ BLOCKS: Final[dict[str, tuple[Json, Any]]] = {
     ),
     "good result": (
         {"type": "tool_result", "tool_use_id": "1", "is_error": False},
-        {"toolResult": {"toolUseId": "1", "content": [], "status": "success"}},
+        {
+            "toolResult": {
+                "toolUseId": "1",
+                "content": [{"text": "(no output)"}],
+                "status": "success",
+            }
+        },
     ),
     "server tool": ({"type": "web_search_tool_result", "content": []}, None),
 }
@@ -103,9 +109,9 @@ def test_an_image_by_url_is_refused() -> None:
     assert caught.value.status == 400
 
 
-def test_messages_are_not_merged() -> None:
+def test_what_one_side_says_in_a_row_is_one_message() -> None:
     out = request({"messages": [{"role": "user", "content": text} for text in "ab"]})
-    assert [message["content"] for message in out["messages"]] == [[{"text": "a"}], [{"text": "b"}]]
+    assert [message["content"] for message in out["messages"]] == [[{"text": "a"}, {"text": "b"}]]
 
 
 def test_cache_points_go_to_system_then_messages_then_tools() -> None:

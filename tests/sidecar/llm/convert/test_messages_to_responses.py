@@ -14,13 +14,21 @@ from tests.sidecar.llm.convert.calls import context, of_type, stream
 Json = dict[str, Any]
 
 
+TOOLS: Final = [{"name": "f", "input_schema": {}}]
+
+
 def request(body: Json, model: str = "model-1") -> Json:
     base = {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
     return CONVERSION.request(base | body, context(model))
 
 
+def test_thinking_of_a_model_that_does_not_reason() -> None:
+    assert "reasoning" not in request({"thinking": {"type": "adaptive"}}, "gpt-4o")
+
+
 FIELDS: Final[dict[str, tuple[Json, str, Any]]] = {
-    "limit": ({}, "max_output_tokens", 9),
+    "limit": ({"max_tokens": 17}, "max_output_tokens", 17),
+    "limit below OpenAI's least": ({}, "max_output_tokens", 16),
     "instructions": ({"system": "A"}, "instructions", "A"),
     "instruction blocks": (
         {"system": [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]},
@@ -39,9 +47,9 @@ FIELDS: Final[dict[str, tuple[Json, str, Any]]] = {
         "reasoning",
         {"effort": "low"},
     ),
-    "any": ({"tool_choice": {"type": "any"}}, "tool_choice", "required"),
+    "any": ({"tools": TOOLS, "tool_choice": {"type": "any"}}, "tool_choice", "required"),
     "named": (
-        {"tool_choice": {"type": "tool", "name": "f"}},
+        {"tools": TOOLS, "tool_choice": {"type": "tool", "name": "f"}},
         "tool_choice",
         {"type": "function", "name": "f"},
     ),

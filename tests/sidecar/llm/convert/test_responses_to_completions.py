@@ -15,6 +15,9 @@ from tests.sidecar.llm.convert.calls import context, of_type, stream
 Json = dict[str, Any]
 
 
+TOOLS: Final = [{"type": "function", "name": "f", "parameters": {}}]
+
+
 def request(body: Json) -> Json:
     return CONVERSION.request({"input": "Hi"} | body, context())
 
@@ -42,7 +45,18 @@ FIELDS: Final[dict[str, tuple[Json, str, Any]]] = {
     ),
     "limit": ({"max_output_tokens": 5}, "max_completion_tokens", 5),
     "effort": ({"reasoning": {"effort": "low"}}, "reasoning_effort", "low"),
-    "required": ({"tool_choice": "required"}, "tool_choice", "required"),
+    "required": ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice", "required"),
+    "choice of no tools": (
+        {"tools": [{"type": "web_search"}], "tool_choice": "auto"},
+        "tool_choice",
+        None,
+    ),
+    "one call of no tools": ({"parallel_tool_calls": False}, "parallel_tool_calls", None),
+    "refusal in the place of a text": (
+        {"input": [{"role": "assistant", "content": [{"type": "refusal", "text": "No."}]}]},
+        "messages",
+        [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}],
+    ),
     "hosted choice": ({"tool_choice": {"type": "web_search"}}, "tool_choice", None),
     "json object": (
         {"text": {"format": {"type": "json_object"}}},

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from sidecar.errors import UpstreamError
+from sidecar.errors import RequestError, UpstreamError
 from sidecar.llm.convert.responses_to_messages import CONVERSION
 from tests.sidecar.llm.convert import samples
 from tests.sidecar.llm.convert.calls import context, of_type, stream, text_of
@@ -193,3 +193,16 @@ def test_free_form_tool_comes_back_as_one() -> None:
 def test_answer_that_is_an_error() -> None:
     with pytest.raises(UpstreamError):
         CONVERSION.response({"type": "error", "error": {}}, context())
+
+
+def test_hints_are_left_out_without_a_word() -> None:
+    call = context(rejects_loss=True)
+    hints = {
+        "include": ["reasoning.encrypted_content"],
+        "prompt_cache_key": "k",
+        "store": False,
+        "stream_options": {"include_obfuscation": False},
+    }
+    assert CONVERSION.request({"input": "Hi"} | hints, call)["messages"]
+    with pytest.raises(RequestError):
+        CONVERSION.request({"input": "Hi", "include": ["file_search_call.results"]}, call)

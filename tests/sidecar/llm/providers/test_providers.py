@@ -1,4 +1,4 @@
-"""Every provider: hosts, paths, headers, formats and what its answers mean."""
+"""Every provider: formats, keys, headers, and what its bodies mean."""
 
 from __future__ import annotations
 
@@ -6,284 +6,22 @@ from typing import Any
 
 import pytest
 
-from sidecar.errors import ConfigError, RequestError
 from sidecar.http.headers import Headers
-from sidecar.llm.providers.base import Call, KeyPlace, Provider, Target
-from sidecar.llm.providers.custom import PRESETS
-from sidecar.llm.providers.table import backend_provider, model_provider
-from sidecar.llm.providers.vertex import vertex_model
-
-OPENAI: dict[str, Any] = {"openAI": {}}
-ANTHROPIC: dict[str, Any] = {"anthropic": {}}
-GEMINI: dict[str, Any] = {"gemini": {}}
-VERTEX: dict[str, Any] = {"vertex": {"projectId": "p1", "region": "us-central1"}}
-GLOBAL: dict[str, Any] = {"vertex": {"projectId": "p1"}}
-BEDROCK: dict[str, Any] = {"bedrock": {"region": "us-west-2"}}
-AZURE: dict[str, Any] = {"azure": {"resourceName": "res", "resourceType": "openAI"}}
-FOUNDRY: dict[str, Any] = {"azure": {"resourceName": "res", "resourceType": "foundry"}}
-COPILOT: dict[str, Any] = {"copilot": {}}
-
-
-def dated(version: str) -> dict[str, Any]:
-    return {"azure": {**AZURE["azure"], "apiVersion": version}}
-
-
-def provider(config: dict[str, Any], **keys: str) -> Provider:
-    return backend_provider({"provider": config, **keys})
-
-
-def target(
-    config: dict[str, Any],
-    format: str,
-    model: str = "m",
-    *,
-    streaming: bool = False,
-    path: str = "/v1/x",
-    query: str = "",
-    client: str = "completions",
-) -> Target:
-    call = Call(client, format, model, is_streaming=streaming, path=path, query=query)
-    return provider(config).target(call)
-
-
-CLAUDE = "claude-sonnet-4-5-20250929"
-V = "/v1/projects/p1/locations/us-central1"
-
-
-@pytest.mark.parametrize(
-    ("config", "format", "model", "streaming", "host", "path"),
-    [
-        (OPENAI, "completions", "gpt", False, "api.openai.com", "/v1/chat/completions"),
-        (OPENAI, "responses", "gpt", True, "api.openai.com", "/v1/responses"),
-        (OPENAI, "embeddings", "e", False, "api.openai.com", "/v1/embeddings"),
-        (OPENAI, "rerank", "r", False, "api.openai.com", "/v1/rerank"),
-        (OPENAI, "realtime", "r", False, "api.openai.com", "/v1/realtime"),
-        (ANTHROPIC, "messages", CLAUDE, True, "api.anthropic.com", "/v1/messages"),
-        (
-            ANTHROPIC,
-            "anthropicTokenCount",
-            CLAUDE,
-            False,
-            "api.anthropic.com",
-            "/v1/messages/count_tokens",
-        ),
-        (
-            GEMINI,
-            "generateContent",
-            "gemini-2.5-pro",
-            False,
-            "generativelanguage.googleapis.com",
-            "/v1beta/models/gemini-2.5-pro:generateContent",
-        ),
-        (
-            GEMINI,
-            "generateContent",
-            "models/gemini-2.5-pro",
-            True,
-            "generativelanguage.googleapis.com",
-            "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
-        ),
-        (
-            GEMINI,
-            "geminiCountTokens",
-            "tunedModels/mine",
-            False,
-            "generativelanguage.googleapis.com",
-            "/v1beta/tunedModels/mine:countTokens",
-        ),
-        (
-            GEMINI,
-            "completions",
-            "gemini",
-            True,
-            "generativelanguage.googleapis.com",
-            "/v1beta/openai/chat/completions",
-        ),
-        (
-            GEMINI,
-            "embeddings",
-            "e",
-            False,
-            "generativelanguage.googleapis.com",
-            "/v1beta/openai/embeddings",
-        ),
-        (
-            VERTEX,
-            "messages",
-            CLAUDE,
-            False,
-            "us-central1-aiplatform.googleapis.com",
-            f"{V}/publishers/anthropic/models/claude-sonnet-4-5@20250929:rawPredict",
-        ),
-        (
-            VERTEX,
-            "messages",
-            "anthropic/claude-sonnet-4-5",
-            True,
-            "us-central1-aiplatform.googleapis.com",
-            f"{V}/publishers/anthropic/models/claude-sonnet-4-5:streamRawPredict",
-        ),
-        (
-            VERTEX,
-            "anthropicTokenCount",
-            CLAUDE,
-            False,
-            "us-central1-aiplatform.googleapis.com",
-            f"{V}/publishers/anthropic/models/count-tokens:rawPredict",
-        ),
-        (
-            VERTEX,
-            "generateContent",
-            "google/gemini-2.5-pro",
-            True,
-            "us-central1-aiplatform.googleapis.com",
-            f"{V}/publishers/google/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
-        ),
-        (
-            VERTEX,
-            "completions",
-            "meta/llama",
-            False,
-            "us-central1-aiplatform.googleapis.com",
-            f"{V}/endpoints/openapi/chat/completions",
-        ),
-        (
-            VERTEX,
-            "embeddings",
-            "text-embedding-004",
-            False,
-            "us-central1-aiplatform.googleapis.com",
-            f"{V}/publishers/google/models/text-embedding-004:predict",
-        ),
-        (
-            GLOBAL,
-            "rerank",
-            "semantic-ranker-default@latest",
-            False,
-            "discoveryengine.googleapis.com",
-            "/v1/projects/p1/locations/global/rankingConfigs/default_ranking_config:rank",
-        ),
-        (
-            BEDROCK,
-            "converse",
-            "anthropic.claude-3-5-sonnet-20241022-v2:0",
-            True,
-            "bedrock-runtime.us-west-2.amazonaws.com",
-            "/model/anthropic.claude-3-5-sonnet-20241022-v2:0/converse-stream",
-        ),
-        (
-            BEDROCK,
-            "converse",
-            "arn:aws:bedrock:us-west-2:1:inference-profile/x%",
-            False,
-            "bedrock-runtime.us-west-2.amazonaws.com",
-            "/model/arn:aws:bedrock:us-west-2:1:inference-profile%2Fx%25/converse",
-        ),
-        (
-            BEDROCK,
-            "embeddings",
-            "amazon.titan",
-            False,
-            "bedrock-runtime.us-west-2.amazonaws.com",
-            "/model/amazon.titan/invoke",
-        ),
-        (
-            BEDROCK,
-            "anthropicTokenCount",
-            "anthropic.claude-x",
-            False,
-            "bedrock-runtime.us-west-2.amazonaws.com",
-            "/model/anthropic.claude-x/count-tokens",
-        ),
-        (
-            BEDROCK,
-            "rerank",
-            "cohere.rerank",
-            False,
-            "bedrock-agent-runtime.us-west-2.amazonaws.com",
-            "/rerank",
-        ),
-        (AZURE, "completions", "g", False, "res.openai.azure.com", "/openai/v1/chat/completions"),
-        (
-            dated("preview"),
-            "responses",
-            "g",
-            False,
-            "res.openai.azure.com",
-            "/openai/v1/responses?api-version=preview",
-        ),
-        (
-            dated("2024-10-21"),
-            "completions",
-            "g",
-            False,
-            "res.openai.azure.com",
-            "/openai/deployments/g/chat/completions?api-version=2024-10-21",
-        ),
-        (
-            dated("2024-10-21"),
-            "responses",
-            "g",
-            False,
-            "res.openai.azure.com",
-            "/openai/responses?api-version=2024-10-21",
-        ),
-        (
-            FOUNDRY,
-            "completions",
-            "g",
-            False,
-            "res.services.ai.azure.com",
-            "/api/projects/res/openai/v1/chat/completions",
-        ),
-        (
-            FOUNDRY,
-            "messages",
-            "claude-x",
-            False,
-            "res.services.ai.azure.com",
-            "/anthropic/v1/messages",
-        ),
-        (COPILOT, "messages", "claude-x", False, "api.githubcopilot.com", "/v1/messages"),
-        (COPILOT, "responses", "gpt-5", False, "api.githubcopilot.com", "/responses"),
-        (COPILOT, "models", "", False, "api.githubcopilot.com", "/v1/x"),
-    ],
+from sidecar.llm.providers.base import Call, KeyPlace
+from sidecar.llm.providers.table import backend_provider
+from tests.sidecar.llm.providers.calls import (
+    ANTHROPIC,
+    AZURE,
+    BEDROCK,
+    CLAUDE,
+    COPILOT,
+    FOUNDRY,
+    GEMINI,
+    OPENAI,
+    VERTEX,
+    provider,
+    target,
 )
-def test_targets(
-    config: dict[str, Any], format: str, model: str, streaming: bool, host: str, path: str
-) -> None:
-    made = target(config, format, model, streaming=streaming)
-    assert (made.authority.host, made.authority.port, made.authority.tls) == (host, 443, True)
-    assert made.path == path.encode()
-    assert made.authority in provider(config).authorities()
-
-
-@pytest.mark.parametrize(
-    ("region", "host"),
-    [
-        (None, "aiplatform.googleapis.com"),
-        ("us", "aiplatform.us.rep.googleapis.com"),
-        ("europe-west4", "europe-west4-aiplatform.googleapis.com"),
-    ],
-)
-def test_vertex_hosts(region: str | None, host: str) -> None:
-    made = provider({"vertex": {"projectId": "p", "region": region}})
-    assert made.authorities()[0].host == host
-
-
-@pytest.mark.parametrize(
-    ("model", "expected"),
-    [
-        ("publishers/anthropic/models/claude-x-20250101", ("claude", "claude-x@20250101")),
-        ("claude-x@20250101", ("claude", "claude-x@20250101")),
-        ("models/gemini-2.5-pro", ("gemini", "gemini-2.5-pro")),
-        ("gemini-embedding-001", ("other", "gemini-embedding-001")),
-        ("gemini-../../x", ("other", "gemini-../../x")),
-        ("meta/llama-4", ("other", "meta/llama-4")),
-    ],
-)
-def test_vertex_models(model: str, expected: tuple[str, str]) -> None:
-    assert vertex_model(model) == expected
 
 
 @pytest.mark.parametrize(
@@ -416,6 +154,25 @@ def test_openai_moderation_takes_the_place_of_the_clients() -> None:
     assert body == {}
 
 
+def test_googles_imitation_of_openai_names_the_publisher() -> None:
+    for model, wanted in (
+        ("gemini-2.5-pro", "google/gemini-2.5-pro"),
+        ("publishers/google/models/gemini-2.5-pro", "google/gemini-2.5-pro"),
+        ("google/gemini-2.5-pro", "google/gemini-2.5-pro"),
+        ("meta/llama-4", "meta/llama-4"),
+    ):
+        body: dict[str, Any] = {"model": model}
+        provider(VERTEX).edit(
+            body, Call("messages", "completions", model, is_streaming=False, path="/")
+        )
+        assert body == {"model": wanted}
+
+
+def test_vertex_is_stricter_with_schemas_than_gemini() -> None:
+    assert provider(VERTEX).settings("gemini-2.5-pro") == {"strictSchemas": True}
+    assert provider({"gemini": {}}).settings("gemini-2.5-pro") == {}
+
+
 def test_bedrock_guardrails_are_settings_of_conversions() -> None:
     config = {"region": "eu-west-1", "guardrailIdentifier": "g", "guardrailVersion": "1"}
     assert provider({"bedrock": config}).settings("m")["guardrailConfig"] == {
@@ -443,6 +200,7 @@ def test_header_changes() -> None:
         (ANTHROPIC, "messages", b"sk-ant-1", (b"x-api-key", b"sk-ant-1")),
         (ANTHROPIC, "messages", b"sk-ant-oat01", (b"authorization", b"Bearer sk-ant-oat01")),
         (GEMINI, "generateContent", b"AIza1", (b"x-goog-api-key", b"AIza1")),
+        (GEMINI, "generateContent", b"AQ.Ab1", (b"x-goog-api-key", b"AQ.Ab1")),
         (GEMINI, "generateContent", b"ya29.x", (b"authorization", b"Bearer ya29.x")),
         (GEMINI, "completions", b"AIza1", (b"authorization", b"Bearer AIza1")),
         (AZURE, "completions", b"0f0f", (b"api-key", b"0f0f")),
@@ -469,150 +227,30 @@ def test_a_key_replaces_the_clients_own_and_other_schemes_stay() -> None:
     assert headers == [(b"authorization", b"Bearer sk-ant-oat1")]
 
 
-@pytest.mark.parametrize(
-    ("config", "format", "model"),
-    [
-        (OPENAI, "messages", "m"),
-        (OPENAI, "generateContent", "m"),
-        (ANTHROPIC, "completions", "m"),
-        (GEMINI, "messages", "m"),
-        (VERTEX, "completions", CLAUDE),
-        (VERTEX, "messages", "gemini-2"),
-        (BEDROCK, "messages", "m"),
-        (BEDROCK, "anthropicTokenCount", "amazon.nova"),
-        (AZURE, "messages", "claude-x"),
-        (FOUNDRY, "completions", "claude-x"),
-        (COPILOT, "realtime", "m"),
-        (GEMINI, "generateContent", ".."),
-        (BEDROCK, "converse", ""),
-    ],
-)
-def test_calls_that_are_refused(config: dict[str, Any], format: str, model: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        target(config, format, model)
-    assert caught.value.status == 400
-
-
-def test_clients_paths_are_kept_where_nothing_is_converted() -> None:
-    for config in (OPENAI, ANTHROPIC, GEMINI, VERTEX, BEDROCK, AZURE, COPILOT):
-        made = target(config, "passthrough", "", path="/v1/files", query="a=b")
-        assert made.path == b"/v1/files?a=b"
-
-
-def test_the_clients_alt_parameter_is_the_gateways() -> None:
-    made = target(GEMINI, "generateContent", "g", query="alt=sse&x=1")
-    assert made.path == b"/v1beta/models/g:generateContent?x=1"
-
-
-PRESET_PATHS = {
-    "cohere": ("api.cohere.ai", "/compatibility/v1/chat/completions"),
-    "ollama": ("localhost", "/v1/chat/completions"),
-    "baseten": ("inference.baseten.co", "/v1/chat/completions"),
-    "cerebras": ("api.cerebras.ai", "/v1/chat/completions"),
-    "deepinfra": ("api.deepinfra.com", "/v1/openai/chat/completions"),
-    "deepseek": ("api.deepseek.com", "/v1/chat/completions"),
-    "groq": ("api.groq.com", "/openai/v1/chat/completions"),
-    "huggingface": ("router.huggingface.co", "/v1/chat/completions"),
-    "mistral": ("api.mistral.ai", "/v1/chat/completions"),
-    "openrouter": ("openrouter.ai", "/api/v1/chat/completions"),
-    "togetherai": ("api.together.xyz", "/v1/chat/completions"),
-    "xai": ("api.x.ai", "/v1/chat/completions"),
-    "fireworks": ("api.fireworks.ai", "/inference/v1/chat/completions"),
-}
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_presets(name: str) -> None:
-    made = model_provider(name, {})
-    call = Call("completions", "completions", "m", is_streaming=False, path="/v1/chat/completions")
-    found = made.target(call)
-    assert (found.authority.host, found.path.decode()) == PRESET_PATHS[name]
-    assert found.authority.tls is (name != "ollama")
-    assert (made.kind, made.name) == ("custom", name)
-
-
-def test_a_preset_elsewhere() -> None:
-    made = model_provider("deepinfra", {"baseUrl": "http://proxy:9/x"})
-    call = Call("messages", "messages", "m", is_streaming=False, path="/v1/messages")
-    assert made.target(call).authority.host == "proxy"
-    assert made.target(call).path == b"/anthropic/v1/messages"
-    call = Call("completions", "completions", "m", is_streaming=False, path="/v1/messages")
-    assert made.target(call).path == b"/x/chat/completions"
-
-
-def test_custom_providers() -> None:
-    formats = [
-        {"type": "completions", "path": "/exact"},
-        {"type": "messages"},
-        {"type": "generateContent"},
+@pytest.mark.parametrize("config", [OPENAI, AZURE, COPILOT])
+def test_openais_schemas_list_their_properties(config: dict[str, Any]) -> None:
+    own = {"type": "object", "title": "T"}
+    schemas: list[Any] = [own, None, {"properties": {"a": {}}}, {"type": "string"}]
+    wanted = [
+        {"type": "object", "title": "T", "properties": {}},
+        {"type": "object", "properties": {}},
+        {"type": "object", "properties": {"a": {}}},
+        {"type": "string"},
     ]
-    made = backend_provider(
-        {
-            "provider": {"custom": {"formats": formats, "providerOverride": "mine"}},
-            "hostOverride": "h:1",
-        }
+    for format in ("completions", "responses"):
+        functions = [{"name": "f", "parameters": schema} for schema in schemas]
+        is_flat = format == "responses"
+        tools: list[Any] = [
+            {"type": "function", **(one if is_flat else {"function": one})} for one in functions
+        ]
+        tools.append({"type": "custom", "name": "c"})
+        call = Call("messages", format, "gpt-5", is_streaming=False, path="/")
+        provider(config).edit({"tools": tools}, call)
+        inner = [tool if is_flat else tool["function"] for tool in tools[:-1]]
+        assert [function["parameters"] for function in inner] == wanted
+    assert own == {"type": "object", "title": "T"}
+    same = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+    provider(config).edit(
+        same, Call("completions", "completions", "m", is_streaming=False, path="")
     )
-    assert made.name == "mine"
-    assert made.formats("m") == {"completions", "messages", "generateContent"}
-
-    def path(format: str, *, streaming: bool = False) -> bytes:
-        call = Call("x", format, "m", is_streaming=streaming, path="/client")
-        return made.target(call).path
-
-    assert path("completions") == b"/exact"
-    assert path("messages") == b"/v1/messages"
-    assert path("generateContent", streaming=True) == (
-        b"/v1beta/models/m:streamGenerateContent?alt=sse"
-    )
-    assert [made.error_family(name, "m") for name in ("completions", "messages")] == [
-        "openai",
-        "anthropic",
-    ]
-    assert made.excludes_cache("messages", "m")
-    with pytest.raises(RequestError):
-        path("responses")
-
-
-def test_params_of_a_model_become_settings() -> None:
-    params = {
-        "model": "gpt-x",
-        "azureResourceName": "res",
-        "azureResourceType": "foundry",
-        "azureProjectName": "proj",
-    }
-    made = model_provider("azure", params)
-    assert made.model == "gpt-x"
-    call = Call("completions", "completions", "m", is_streaming=False, path="/")
-    assert made.target(call).path == b"/api/projects/proj/openai/v1/chat/completions"
-    assert model_provider("bedrock", {"awsRegion": "cn-north-1"}).authorities()[0].host == (
-        "bedrock-runtime.cn-north-1.amazonaws.com.cn"
-    )
-    assert model_provider("openai", {}).kind == "openai"
-
-
-@pytest.mark.parametrize(
-    ("provider", "params", "path", "word"),
-    [
-        ("vertex", {}, "m.params", "vertexProject"),
-        ("bedrock", {}, "m.params", "awsRegion"),
-        ("azure", {"azureResourceType": "openAI"}, "m.params", "azureResourceName"),
-        ("azure", {"azureResourceName": "r"}, "m.params", "azureResourceType"),
-        ("bedrock", {"awsRegion": "evil.example/"}, "m.params", "awsRegion"),
-        ({"custom": {"formats": [{"type": "completions"}]}}, {}, "m.params", "baseUrl"),
-        ({"custom": {"formats": []}}, {"baseUrl": "http://h"}, "m.params", "format"),
-        ("nobody", {}, "m.params", "nobody"),
-        (
-            "openai",
-            {"baseUrl": "http://h", "hostOverride": "h:1"},
-            "m.params.baseUrl",
-            "hostOverride",
-        ),
-    ],
-)
-def test_configuration_that_is_refused(
-    provider: str | dict[str, Any], params: dict[str, str], path: str, word: str
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        model_provider(provider, params, place="m")
-    assert caught.value.path == path
-    assert word in caught.value.message
+    assert "parameters" not in same["tools"][0]["function"]
