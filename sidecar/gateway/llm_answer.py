@@ -18,6 +18,7 @@ from sidecar.gateway.llm_facts import Record
 from sidecar.gateway.llm_guard_stream import GuardedStream
 from sidecar.gateway.llm_guards import Guards
 from sidecar.gateway.llm_stream import ConvertedStream, PassedStream, Usable, first_chunk
+from sidecar.gateway.llm_watched import bounded
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.http.sse import MAX_EVENT_BYTES
 from sidecar.llm.chat.base import Json
@@ -28,7 +29,12 @@ from sidecar.llm.chat.produced import Produced, text_chars
 from sidecar.llm.convert.base import StreamEvent
 from sidecar.llm.convert.cloud_error import google_error
 from sidecar.llm.convert.embeddings_to_bedrock import TOKENS_HEADER
-from sidecar.llm.convert.provider_error import as_anthropic, as_openai
+from sidecar.llm.convert.provider_error import (
+    as_anthropic,
+    as_openai,
+    of_body,
+    of_json,
+)
 from sidecar.llm.guard.stream_texts import STREAM_TEXTS
 from sidecar.llm.providers.copilot import Copilot
 from sidecar.llm.shape import ShapeError, nests_too_deeply, parse_object, to_json
@@ -38,6 +44,9 @@ _EVENTS: Final = b"text/event-stream"
 _STREAMS: Final = (_EVENTS, b"application/vnd.amazon.eventstream")
 _GOOGLE: Final = frozenset(("generateContent", "geminiCountTokens"))
 _ANTHROPIC: Final = frozenset(("messages", "anthropicTokenCount"))
+_ANSWERS: Final = frozenset(("choices", "content", "output", "candidates", "data", "results"))
+"""One of them is in every answer that came about."""
+_FAILED: Final = "the provider's answer is an error"
 _PRELUDE: Final = struct.Struct(">I")
 _TOKENS_HEADER: Final = TOKENS_HEADER.encode()
 
@@ -109,6 +118,7 @@ class Answers:
     async def _whole(
         self, response: Response, call: Prepared, record: Record, request: Request
     ) -> Response:
+        bounded(response, self._idle)
         raw = await read_answer(response, self._limit)
         made, is_mended = self._converted(raw, call, record)
         guards = _guards_of(call)
@@ -138,7 +148,7 @@ class Answers:
             return None
         if call.conversion is not None:
             _read_head(response, call)
-        raw = body.peek()
+        raw = body.unread
         try:
             made, is_mended = self._converted(raw, call, record)
             # Fast path: the provider's answer, as it came.
@@ -157,6 +167,9 @@ class Answers:
         if body is None:
             text = "the provider's answer is not a JSON object"
             raise UpstreamError(502, "UpstreamFailure", text)
+        # Some say 200 and then that they failed.
+        if body.get("error") and _ANSWERS.isdisjoint(body):
+            raise UpstreamError(502, "UpstreamFailure", of_json(body).message or _FAILED)
         # What is passed on as it came, and read for its counts alone, is nobody's to write again.
         is_plain = call.conversion is None and call.member.guards is None
         reads_all = not is_plain or self._cel.reads_completion
@@ -184,6 +197,7 @@ class Answers:
         record.price()
 
     async def _error(self, response: Response, call: Prepared) -> Response:
+        bounded(response, self._idle)
         raw = await read_answer(response, self._limit)
         made = _error_body(response.status, raw, call)
         if made is None:
@@ -200,7 +214,7 @@ class Answers:
         framing = framing_of(kind)
         source = plain_body(response)
         is_whole = _has_event if framing == "sse" else _has_frame
-        first = await first_chunk(source, is_whole, MAX_EVENT_BYTES)
+        first = await first_chunk(source, is_whole, MAX_EVENT_BYTES, self._idle)
         if may_move:
             _refuse_error(first, framing)
         body: Usable
@@ -285,8 +299,9 @@ def _error_body(status: int, raw: bytes, call: Prepared) -> Json | None:
             shape = as_anthropic if name in _ANTHROPIC else as_openai
             return shape(status, google_error(raw))
         return None
-    # HTML of some proxy on the way, or nothing at all: a client would choke on it.
-    text = f"the provider answered {status} without an error object"
+    # Google's list of one error, HTML of some proxy on the way, or nothing at all: a client would
+    # choke on it.
+    text = of_body(raw).message or f"the provider answered {status} without an error object"
     return call.client.error(status, text)
 
 
@@ -299,12 +314,14 @@ def _has_frame(data: bytes) -> bool:
 
 
 def _refuse_error(first: bytes, framing: Framing) -> None:
-    """Raises: StreamRefused when a stream's first event is an error."""
+    """Raises: StreamRefused when there is an error in the beginning of a stream."""
     try:
         events = EventDecoder(framing).feed(first)
-    except SidecarError:
-        return
-    if events and _is_error(events[0]):
+    except SidecarError as error:
+        text = "the provider's stream began with what makes no sense"
+        raise StreamRefused(502, "UpstreamFailure", text) from error
+    # Nothing of what came so far was sent: whatever stands before an error can still be left out.
+    if any(map(_is_error, events)):
         raise StreamRefused(502, "UpstreamFailure", "the provider's stream began with an error")
 
 

@@ -223,6 +223,7 @@ def failover_of(policy: Data) -> Failover:
     return Failover(
         int(given.get("maxAttempts", 3)) if given.get("enabled", True) else 1,
         None if seconds is None else duration_seconds(seconds) or None,
+        idle_seconds(policy),
     )
 
 

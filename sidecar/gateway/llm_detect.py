@@ -33,6 +33,7 @@ from sidecar.gateway.llm_outgoing import finish, head_of, sent
 from sidecar.gateway.llm_realtime import EXTENSIONS, guarded, session_guards
 from sidecar.gateway.llm_session import metered
 from sidecar.gateway.llm_source import Source, hold
+from sidecar.gateway.llm_watched import bounded, told
 from sidecar.gateway.plan import Attempt, Route
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, Ending, FixedBody, Request, Response
@@ -89,7 +90,9 @@ async def opaque(
             guarded(response, guards, request)
         return response
 
-    return await _first_that_serves(ranks, failover, exchange, ask, source)
+    response = await _first_that_serves(ranks, failover, exchange, ask, source)
+    told(response)
+    return response
 
 
 def _under_way(request: Request) -> UnderWay:
@@ -194,6 +197,7 @@ async def sniffed(
         kind = response.headers.get(b"content-type") or b""
         pieces = asked_pieces(request.path, body)
         response.body = _WatchedBody(plain_body(response), kind, record, limit_bytes, pieces)
+    told(response)
     return response
 
 
@@ -251,6 +255,7 @@ async def _first_that_serves(
                 raise
         else:
             if is_last or not source.is_whole or not is_worth_moving(response.status):
+                bounded(response, failover.idle_seconds)
                 return response
             response.body.close()
         following = ranks.next(tried)
@@ -261,7 +266,7 @@ async def _first_that_serves(
 
 def _octets(body: Body) -> bytes:
     assert type(body) is FixedBody
-    return body.peek()
+    return body.unread
 
 
 def _renamed(
@@ -336,11 +341,11 @@ class _WatchedBody(WrappedBody):
     def _see(self, data: bytes) -> None:
         self._size += len(data)
         if self._tap is not None:
-            # Of a body of known length nobody reads on to its end.
-            if not data or self._size == self.length:
-                self._produced.is_whole = True
             if data and self._tap.feed(data):
                 self._record.first_text()
+            # Of a body of known length nobody reads on to its end.
+            if not data or self._size == self.length:
+                self._produced.is_whole = self._tap.is_ended or not self._tap.is_begun
             return
         if self._size <= self._limit:
             self._kept.append(data)

@@ -19,6 +19,7 @@ from sidecar.http.headers import Headers
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.llm.chat.base import Json, TextPart, WireFormat
 from sidecar.llm.guard.answer_calls import ANSWER_CALLS
+from sidecar.llm.guard.echoes import answer_echoes, without_logprobs
 from sidecar.llm.guard.masked import Masked, Span
 from sidecar.llm.guard.subject import CallTexts, Subject, Texts
 from sidecar.llm.guard.verdict import GuardError, Phase
@@ -173,7 +174,11 @@ class Guards:
         calls = ANSWER_CALLS.get(wire_format.name)
         if calls is not None:
             parts += calls(body)
-        return await self._whole("Response", self._response, wire_format, parts, request)
+        parts += answer_echoes(body)
+        judged = await self._whole("Response", self._response, wire_format, parts, request)
+        if judged is True:
+            without_logprobs(body)
+        return judged
 
     async def _whole(
         self,

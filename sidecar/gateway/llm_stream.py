@@ -9,6 +9,9 @@ leaves, `close` ends the provider's stream at once.
 
 from __future__ import annotations
 
+import asyncio
+import re
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol, final
 
@@ -16,7 +19,8 @@ from sidecar.errors import SidecarError, UpstreamError
 from sidecar.gateway.llm_idle import IdleWatch
 from sidecar.http.headers import Headers
 from sidecar.http.message import Body, Response
-from sidecar.llm.chat.base import UsageReader, WireFormat
+from sidecar.llm.chat.base import Json, UsageReader, WireFormat
+from sidecar.llm.chat.ending import is_end
 from sidecar.llm.chat.framing import EventDecoder
 from sidecar.llm.chat.passthrough import StreamTap
 from sidecar.llm.chat.produced import Produced
@@ -25,6 +29,17 @@ from sidecar.llm.convert.base import StreamConversion, StreamEvent
 IDLE_SECONDS: Final = 300.0
 _DONE: Final = b"data: [DONE]"
 _EARLY: Final = "the provider's stream ended early"
+_TAIL_BYTES: Final = 1024
+_RECENT: Final = 4
+"""Events among which is the one that ends an answer: usage, metadata and [DONE] may follow it."""
+_ENDS: Final = {
+    "completions": re.compile(rb'data: ?\[DONE\]|"finish_reason"\s*:\s*"'),
+    "messages": re.compile(rb'"message_stop"'),
+    "responses": re.compile(rb'"response\.(?:completed|incomplete|failed|cancelled)"'),
+}
+"""What the last octets of a whole stream have. Google's streams end with whatever comes last."""
+_BLANK: Final = re.compile(rb"\n\r?\n")
+_FAILED: Final = re.compile(rb'"error"\s*:\s*[{"]|"type"\s*:\s*"error"')
 
 
 class Watcher(Protocol):
@@ -57,7 +72,8 @@ class _Pulled:
         self._watch = IdleWatch(idle_seconds)
         self._client = client
         self._watcher = watcher
-        self._produced = produced
+        self.produced = produced
+        """What has come, and whether it was all."""
         self._ended = False
 
     def _through(self, data: bytes) -> bytes:
@@ -66,6 +82,10 @@ class _Pulled:
 
     def _last(self) -> bytes:
         """What is due at the end. Raises: SidecarError."""
+        raise NotImplementedError
+
+    def _is_whole(self) -> bool:
+        """Whether what came up to the end is all of the answer, so that its usage is final."""
         raise NotImplementedError
 
     def _before_error(self) -> bytes:
@@ -114,7 +134,7 @@ class _Pulled:
                 return self._through(data)
             self._ended = True
             last = self._last()
-            self._produced.is_whole = True
+            self.produced.is_whole = self._is_whole()
             return last
         except SidecarError as error:
             return self._failed(error)
@@ -131,7 +151,7 @@ class _Pulled:
     def close(self) -> None:
         """See Body."""
         if not self._ended:
-            self._ended = self._produced.is_left = True
+            self._ended = self.produced.is_left = True
         self._first = b""
         self._watch.close()
         self._source.close()
@@ -152,21 +172,37 @@ class PassedStream(_Pulled):
     ) -> None:
         super().__init__(source, first, idle_seconds, client, watcher, tap.produced)
         self._tap = tap
-        self._tail = b""
+        self._tail = bytearray()
 
     def _through(self, data: bytes) -> bytes:
         if self._tap.feed(data):
             self._watcher.first_text()
-        kept = len(_DONE)
-        self._tail = data[-kept:] if len(data) >= kept else (self._tail + data)[-kept:]
+        tail = self._tail
+        if len(data) >= _TAIL_BYTES:
+            tail[:] = data[-_TAIL_BYTES:]
+        else:
+            # Grown in place and cut now and then: a copy of it for each chunk would cost more than
+            # all else that is done with one.
+            tail += data
+            if len(tail) > 2 * _TAIL_BYTES:
+                del tail[:-_TAIL_BYTES]
         return data
 
     def _last(self) -> bytes:
         self._tap.finish()
+        tail = self._tail
         # Some leave out the empty line behind the last event, but half a line is a cut.
-        if self._tail.endswith((b"\n", b"\r", _DONE)):
-            return b""
-        raise UpstreamError(502, "UpstreamFailure", _EARLY)
+        is_cut = not tail.endswith((b"\n", b"\r", _DONE))
+        # Of an event that is longer than what was kept nobody can tell.
+        is_short = len(tail) < _TAIL_BYTES or _BLANK.search(tail.rstrip()) is not None
+        has_end = is_short and self._client.name in _ENDS and not _FAILED.search(tail)
+        if is_cut or (has_end and not self._is_whole()):
+            raise UpstreamError(502, "UpstreamFailure", _EARLY)
+        return b""
+
+    def _is_whole(self) -> bool:
+        end = _ENDS.get(self._client.name)
+        return self._tap.is_ended or (end is not None and end.search(self._tail) is not None)
 
     def _before_error(self) -> bytes:
         # An event that was cut must not swallow the one that says so.
@@ -194,6 +230,7 @@ class ConvertedStream(_Pulled):
         self._reader = reader
         self._conversion = conversion
         self._has_text = False
+        self._recent: deque[Json | None] = deque(maxlen=_RECENT)
 
     def _through(self, data: bytes) -> bytes:
         return self._converted(self._decoder.feed(data))
@@ -202,12 +239,17 @@ class ConvertedStream(_Pulled):
         frames: list[bytes] = []
         for event in events:
             if self._reader.feed(event.name, event.data):
-                self._produced.add(event.data)
+                self.produced.add(event.data)
                 if not self._has_text:
                     self._has_text = True
                     self._watcher.first_text()
             frames += self._conversion.feed(event)
+        # Looked at when the stream ends, not at each of its events.
+        self._recent.extend([event.data for event in events[-_RECENT:]])
         return b"".join(frames)
+
+    def _is_whole(self) -> bool:
+        return any(map(is_end, self._recent))
 
     def _last(self) -> bytes:
         return self._converted(self._decoder.finish()) + b"".join(self._conversion.finish())
@@ -217,17 +259,27 @@ Usable = PassedStream | ConvertedStream
 """What a streamed answer's body is."""
 
 
-async def first_chunk(source: Body, is_whole: Callable[[bytes], bool], limit_bytes: int) -> bytes:
+async def first_chunk(
+    source: Body,
+    is_whole: Callable[[bytes], bool],
+    limit_bytes: int,
+    idle_seconds: float = IDLE_SECONDS,
+) -> bytes:
     """The beginning of a stream, up to its first event at least, or its end.
 
-    Raises: UpstreamError, also for an event past the limit.
+    Raises: UpstreamError, also for an event past the limit, or silence.
     """
     parts: list[bytes] = []
     size = 0
     while True:
         data = source.read_nowait()
         if data is None:
-            data = await source.read()
+            try:
+                async with asyncio.timeout(idle_seconds):
+                    data = await source.read()
+            except TimeoutError as error:
+                text = f"the provider sent nothing for {idle_seconds:g} s"
+                raise UpstreamError(504, "Timeout", text, retryable=True) from error
         parts.append(data)
         size += len(data)
         joined = parts[0] if len(parts) == 1 else b"".join(parts)

@@ -32,6 +32,7 @@ _CACHED_KEY_BYTES: Final = 256
 _BODY: Final = orjson.dumps(
     {"error": {"message": MESSAGE, "type": "rate_limit_error", "code": "budget_exceeded"}}
 )
+_OPENAI: Final = b'{"error":{"message":'
 _DEFAULT_COST: Final = {"USD": "llm.cost.total", "Tokens": "llm.totalTokens"}
 
 
@@ -156,7 +157,7 @@ class Counter:
         if kind is not None and kind.startswith(b"application/grpc"):
             raise RequestError(429, REASON, MESSAGE, headers=(again,))
         headers = Headers(((b"content-type", b"application/json"), again))
-        response = Response(429, headers, FixedBody(_BODY), reason=REASON)
+        response = Response(429, headers, FixedBody(_body(request)), reason=REASON)
         response.error = f"{MESSAGE}: {self.name}"
         return response
 
@@ -173,6 +174,13 @@ class Counter:
             shown(standing.limit, self.unit),
             "true" if standing.exceeded else "false",
         )
+
+
+def _body(request: Request) -> bytes:
+    """The reference's, which is OpenAI's shape; that of the client's API where it is another."""
+    shape = getattr(request.route, "error_shape", None)
+    made: bytes | None = shape and shape(request, 429, MESSAGE, "budget_exceeded")
+    return _BODY if made is None or made.startswith(_OPENAI) else made
 
 
 def _limit(budget: Budget, unit: int) -> BudgetLimit:

@@ -214,6 +214,11 @@ def test_a_budget_is_one_over_all_ports(gateway: GatewayProcess) -> None:
     for port in (PORT, ROUTED):
         got = ask(port, "gpt-one", "k-eve")
         assert (got.status, orjson.loads(got.body)["error"]["code"]) == (429, "budget_exceeded")
+    # Anthropic's clients are told so in their own shape.
+    body = orjson.dumps({"model": "gpt-one", "messages": []})
+    got = fetch(PORT, "/v1/messages", "POST", headers=bearer("k-eve"), body=body)
+    told = {"type": "rate_limit_error", "message": "Budget exceeded"}
+    assert (got.status, orjson.loads(got.body)) == (429, {"type": "error", "error": told})
     assert ask(PORT, "gpt-one", "k-ada").status == 200
 
 

@@ -233,6 +233,7 @@ def gateway(upstream: Upstream) -> Iterator[GatewayProcess]:
                 {**model("silent-detected", model="silent"), "passthrough": "detect"},
                 {**model("mute-detected", model="mute"), "passthrough": "detect"},
                 {**model("sized"), "passthrough": "detect"},
+                {**model("claude-detected", "anthropic", model="claude"), "passthrough": "detect"},
                 model("counted-fail", tokenize=True, model="fail-500"),
                 model("counted-count", "anthropic", tokenize=True, model="count"),
                 model("counted-short", tokenize=True, model="short"),
@@ -504,6 +505,18 @@ def test_a_stream_that_never_says_what_it_used_is_estimated(gateway: GatewayProc
     # Half of it is said: that half is taken at its word.
     assert ask("half", stream=True, headers={"x-user": "half"}).status == 200
     wait_used(gateway, "half", 3 + 5)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions", "/v1/other"])
+def test_a_count_from_the_beginning_of_a_cut_stream_is_not_the_last(
+    gateway: GatewayProcess, path: str
+) -> None:
+    is_seen = path == "/v1/other"
+    user = f"cut{len(path)}"
+    model = "claude-detected" if is_seen else "claude"
+    got = ask(model, path, stream=True, max_tokens=9, headers={"x-user": user})
+    assert (b"ended early" in got.body) != is_seen
+    wait_used(gateway, user, 17 + 3)
 
 
 def test_a_stream_of_known_length_that_came_whole_was_not_left(gateway: GatewayProcess) -> None:

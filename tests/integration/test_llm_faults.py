@@ -52,6 +52,10 @@ def hostile(seen: Seen) -> Answer:
         return Answer(200, EVENTS, iter(STREAMS[model]))
     if model in WHOLE:
         return WHOLE[model]
+    if seen.target == "/v1/other":
+        return Answer(200, EVENTS, _broken())
+    if model == "listed":
+        return Answer(400, JSON, b'[{"error":{"code":400,"message":"too long"}}]')
     if model == "drop":
         return Answer(drop=True)
     if model == "forged":
@@ -66,6 +70,11 @@ def hostile(seen: Seen) -> Answer:
 def text_frame(text: str) -> bytes:
     """A piece of an answer in AWS's framing."""
     return frames.aws("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": text}})
+
+
+def _broken() -> Iterator[bytes]:
+    yield FIRST
+    raise ConnectionAbortedError  # which ends the connection
 
 
 def _endless() -> Iterator[bytes]:
@@ -85,12 +94,15 @@ WHOLE = {
     "number": Answer(200, JSON, b'{"choices":[],"x":1e999'),
     "deep": Answer(200, JSON, DEEP),
     "html": Answer(200, [("content-type", "text/html")], b"<html>no</html>"),
+    "error": Answer(200, JSON, b'{"error":{"message":"out of order","code":502}}'),
     "bomb": Answer(200, [*JSON, ("content-encoding", "gzip")], BOMB),
     "coding": Answer(200, [*JSON, ("content-encoding", "lzma")], b"{}"),
     "damaged": Answer(200, [*JSON, ("content-encoding", "gzip")], b"\x1f\x8b broken"),
     "large": Answer(200, JSON, b'{"x":"' + b"a" * (LIMIT + 1) + b'"}'),
     "html-502": Answer(502, [("content-type", "text/html")], b"<html>no</html>"),
 }
+AFTER = ("fail-500", "fail-429", "drop", "html", "error", "late-error", "nonsense", "bomb")
+"""Before a provider that serves."""
 FIRST = chunk({"role": "assistant", "content": "he"})
 STREAMS = {
     "no-json": [FIRST, b"data: {nonsense\n\n"],
@@ -98,6 +110,8 @@ STREAMS = {
     "wrong-shape": [FIRST, b'data: {"choices":{"a":1}}\n\n'],
     "cut": [FIRST, b'data: {"choices":[{"del'],
     "no-done": [FIRST],
+    "late-error": [FIRST + b'data: {"error":{"message":"out of order"}}\n\n'],
+    "nonsense": [b"data: {nonsense\n\n"],
     "huge-event": [FIRST, b"data: " + b"a" * 17_000_000],
 }
 
@@ -159,20 +173,19 @@ def gateway(provider: Upstream, claude: Upstream, simulated: Models) -> Iterator
             "models": [
                 *(
                     model(name, "openAI", provider.address)
-                    for name in ("plain", "slow", "drop", "forged")
+                    for name in ("plain", "slow", "drop", "forged", "listed")
                 ),
                 *(model(name, "openAI", provider.address) for name in (*WHOLE, *STREAMS)),
                 *(model(f"fail-{n}", "openAI", provider.address) for n in (429, 500, 529)),
+                {**model("seen", "openAI", provider.address), "passthrough": "detect"},
+                model("unseen", "openAI", provider.address),
                 model("claude", "anthropic", claude.address),
                 model("google", "gemini", "", baseUrl=simulator),
                 model("sim", "openAI", simulated.address, model="gpt-4o"),
                 bedrock("bedrock", simulator),
                 bedrock("damaged-frames", f"http://{provider.address}"),
             ],
-            "virtualModels": [
-                failover(f"after-{name}", name, "claude")
-                for name in ("fail-500", "fail-429", "drop", "html", "bomb")
-            ],
+            "virtualModels": [failover(f"after-{name}", name, "claude") for name in AFTER],
         },
     }
     with GatewayProcess(config) as made:
@@ -309,6 +322,13 @@ def test_refusals_are_not_charged(gateway: GatewayProcess, client: str, status: 
     wait_used(gateway, user, "0")
 
 
+@pytest.mark.parametrize("client", ["completions", "messages"])
+def test_an_error_in_a_list(gateway: GatewayProcess, client: str) -> None:
+    got = ask("listed", client)
+    assert_error(client, got, 400)
+    assert b"too long" in got.body
+
+
 @pytest.mark.parametrize("client", ["completions", "messages", "responses"])
 def test_a_provider_that_drops_the_connection(gateway: GatewayProcess, client: str) -> None:
     got = ask("drop", client, f"{client}-drop")
@@ -359,6 +379,13 @@ def test_streams_that_break_off(
     got = ask(model, client, stream=True, headers=headers)
     assert (got.status, got.get("content-type")) == (200, "text/event-stream")
     assert is_error(last_event(got)), got.body[-500:]
+
+
+@pytest.mark.parametrize("model", ["seen", "unseen"])
+def test_a_stream_that_nobody_converts_breaks_off(gateway: GatewayProcess, model: str) -> None:
+    got = post("/v1/other", orjson.dumps({"model": model, "stream": True}))
+    assert got.body.startswith(FIRST)
+    assert is_error(last_event(got)), got.body
 
 
 @pytest.mark.parametrize("client", ["completions", "messages"])
@@ -425,7 +452,7 @@ def test_a_client_that_leaves_pays_for_what_was_reported(gateway: GatewayProcess
 # --- failover ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["fail-500", "fail-429", "drop", "html", "bomb"])
+@pytest.mark.parametrize("fault", AFTER)
 @pytest.mark.parametrize("stream", [False, True])
 def test_failover_is_charged_once(gateway: GatewayProcess, fault: str, stream: bool) -> None:
     user = f"after-{fault}-{stream}"

@@ -91,7 +91,9 @@ def extra_chars(body: Json) -> int:
         if isinstance(item, list):
             waiting.extend(item)
         elif isinstance(item, dict):
-            if item.get("type") in _MEDIA_TYPES or not _MEDIA_KEYS.isdisjoint(item):
+            kind = item.get("type")  # in a schema it may be a list, or a schema itself
+            is_media = isinstance(kind, str) and kind in _MEDIA_TYPES
+            if is_media or not _MEDIA_KEYS.isdisjoint(item):
                 chars += _MEDIA_CHARS
             else:
                 waiting.extend(item.values())

@@ -48,5 +48,5 @@ def realtime_texts(data: Json) -> Iterator[StreamText | StreamEnd]:
     items = [data["item"]] if isinstance(data.get("item"), dict) else []
     items += loose.objects(loose.obj(data.get("response")).get("output"))
     for item in items:
-        if item.get("role") not in _OTHERS:
+        if loose.text(item.get("role")) not in _OTHERS:
             yield from item_texts(item)

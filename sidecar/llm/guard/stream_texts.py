@@ -11,6 +11,7 @@ from typing import Final, final
 
 from sidecar.llm.chat import loose
 from sidecar.llm.chat.base import Json
+from sidecar.llm.guard.echoes import block_echoes, candidate_echoes
 
 
 @final
@@ -39,6 +40,7 @@ class StreamEnd:
 Channel = tuple[Hashable, ...]
 StreamTexts = Callable[[Json], Iterator[StreamText | StreamEnd]]
 _DELTA_KEYS: Final = ("content", "refusal", "reasoning_content", "reasoning")
+_DETAIL_KEYS: Final = ("text", "summary")
 _BLOCK_KEYS: Final = ("text", "thinking")
 _DONE_KEYS: Final = ("text", "refusal", "transcript")
 _TEXT_DELTAS: Final = frozenset(
@@ -80,6 +82,11 @@ def _completions(data: Json) -> Iterator[StreamText | StreamEnd]:
         delta = loose.obj(choice.get("delta"))
         index = loose.count(choice.get("index")) or 0
         yield from held((index,), delta, _DELTA_KEYS)
+        for number, detail in enumerate(loose.objects(delta.get("reasoning_details"))):
+            given = loose.count(detail.get("index"))
+            at = number if given is None else given
+            yield from held((index, "details", at), detail, _DETAIL_KEYS)
+        yield from held((index, "audio"), loose.obj(delta.get("audio")), ("transcript",))
         for part in loose.objects(delta.get("content")):
             yield from held((index, "content"), part, ("text",))
         for call in loose.objects(delta.get("tool_calls")):
@@ -97,6 +104,8 @@ def _messages(data: Json) -> Iterator[StreamText | StreamEnd]:
     block = loose.obj(data.get("content_block"))
     yield from held((index,), loose.obj(data.get("delta")), _BLOCK_KEYS)
     yield from held((index,), block, _BLOCK_KEYS)
+    for holder, key in block_echoes(loose.obj(data.get("delta"))):
+        yield StreamText(None, holder, key)
     yield from called(("call", index), loose.obj(data.get("delta")), ("partial_json",))
     yield from called(None, block, ("input",))
     if data.get("type") == "content_block_stop":
@@ -104,7 +113,7 @@ def _messages(data: Json) -> Iterator[StreamText | StreamEnd]:
 
 
 def _responses(data: Json) -> Iterator[StreamText | StreamEnd]:
-    kind = data.get("type")
+    kind = loose.text(data.get("type"))
     if kind in _TEXT_DELTAS:
         place = [
             loose.count(data.get(key)) for key in ("output_index", "content_index", "summary_index")
@@ -139,6 +148,8 @@ def _gemini(data: Json) -> Iterator[StreamText | StreamEnd]:
     for at, candidate in enumerate(loose.objects(data.get("candidates"))):
         given = loose.count(candidate.get("index"))
         index = at if given is None else given
+        for holder, key in candidate_echoes(candidate):
+            yield StreamText(None, holder, key)
         for part in loose.objects(loose.obj(candidate.get("content")).get("parts")):
             yield from held((index, part.get("thought") is True), part, ("text",))
             call = loose.obj(part.get("functionCall", part.get("function_call")))

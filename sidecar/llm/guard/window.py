@@ -25,6 +25,7 @@ import orjson
 from sidecar.http.sse import SseEvent, encode_event
 from sidecar.llm.chat import loose
 from sidecar.llm.chat.base import Json
+from sidecar.llm.guard.echoes import without_logprobs
 from sidecar.llm.guard.masked import Span
 from sidecar.llm.guard.stream_texts import Channel as Key
 from sidecar.llm.guard.stream_texts import StreamEnd, StreamText, StreamTexts
@@ -191,7 +192,7 @@ class Window:
 
     def add(self, event: SseEvent, data: Json | None) -> None:
         """One more event; `data`: what its data says, None for `[DONE]`."""
-        frame = _Frame(event, data)
+        frame = _Frame(event, data, is_edited=data is not None and without_logprobs(data))
         self._frames.append(frame)
         self._held += len(event.data)
         for text in self._texts(data) if data is not None else ():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
 
@@ -15,7 +17,7 @@ from sidecar.llm.chat.passthrough import StreamTap
 from sidecar.llm.chat.produced import Produced
 from sidecar.llm.convert import messages_to_completions
 from sidecar.llm.convert.base import Context
-from tests.support.models import COMPLETION_STREAM
+from tests.support.models import COMPLETION_STREAM, MESSAGE_STREAM, event
 
 WHOLE = b"".join(COMPLETION_STREAM)
 COMPLETIONS, MESSAGES = FORMATS["completions"], FORMATS["messages"]
@@ -136,6 +138,18 @@ async def test_first_chunk() -> None:
         await first_chunk(Source([b"a" * 60, b"b" * 60]), is_whole, 100)
 
 
+class Silent(Source):
+    async def read(self) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_stream_that_does_not_begin() -> None:
+    with pytest.raises(UpstreamError) as caught:
+        await first_chunk(Silent([]), lambda data: True, 100, 0.01)
+    assert (caught.value.status, caught.value.retryable) == (504, True)
+
+
 def test_who_leaves_closes_the_source() -> None:
     source = Source([b"x"])
     passed(source, Watch()).close()
@@ -164,3 +178,61 @@ async def test_a_passed_stream_that_ends_within_a_line_says_so(
     assert got.startswith(sent)
     assert (b"ended early" in got) == is_cut
     assert (got == sent) != is_cut
+
+
+FAILED = b'data: {"error":{"message":"no","type":"x"}}\n\n'
+MESSAGE = b"".join(MESSAGE_STREAM)
+LONG_LAST = b'data: {"choices":[{"finish_reason":"stop"}],"citations":["%b"]}\n\n' % (b"x" * 3000)
+RESPONSE = event({"type": "response.created", "response": {"id": "r", "error": None}})
+RESPONSE_END = event({"type": "response.completed", "response": {"error": None}})
+
+
+@pytest.mark.parametrize(
+    ("format_name", "sent", "is_cut", "is_whole"),
+    [
+        ("completions", WHOLE, False, True),
+        # Neither the usage nor [DONE] must come.
+        ("completions", b"".join(COMPLETION_STREAM[:3]), False, True),
+        ("completions", b"".join(COMPLETION_STREAM[:2]), True, False),
+        # Whoever was told so once need not be told twice.
+        ("completions", COMPLETION_STREAM[0] + FAILED, False, False),
+        ("messages", MESSAGE, False, True),
+        ("messages", b"".join(MESSAGE_STREAM[:3]), True, False),
+        ("messages", MESSAGE_STREAM[0] + b"event: error\n" + FAILED, False, False),
+        ("responses", RESPONSE + RESPONSE_END, False, True),
+        ("responses", RESPONSE, True, False),
+        # Longer than what is kept of a stream: nobody can tell what it began with.
+        ("completions", b"".join((*COMPLETION_STREAM[:2], LONG_LAST)), False, False),
+        # Nothing says that this one is over.
+        ("generateContent", b'data: {"candidates":[{"content":{}}]}\n\n', False, False),
+    ],
+)
+async def test_a_passed_stream_that_ends_between_events(
+    format_name: str, sent: bytes, is_cut: bool, is_whole: bool
+) -> None:
+    wire_format = FORMATS[format_name]
+    tap = StreamTap(wire_format, "sse")
+    body = PassedStream(Source([sent]), b"", 5.0, wire_format, Watch(), tap)
+    got = await drained(body)
+    assert got == sent or (is_cut and got.startswith(sent))
+    assert (b"ended early" in got) == is_cut
+    assert tap.produced.is_whole == is_whole
+
+
+@pytest.mark.parametrize("size", [1, 700, 1500, 10_000])
+async def test_the_end_is_found_however_it_comes(size: int) -> None:
+    sent = COMPLETION_STREAM[0] + COMPLETION_STREAM[1] * 40 + b"".join(COMPLETION_STREAM[2:])
+    for whole, text in ((True, sent), (False, sent.partition(COMPLETION_STREAM[2])[0])):
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        tap = StreamTap(FORMATS["completions"], "sse")
+        body = PassedStream(Source(pieces), b"", 5.0, FORMATS["completions"], Watch(), tap)
+        got = await drained(body)
+        assert got == text if whole else got.startswith(text)
+        assert ((b"ended early" in got), tap.produced.is_whole) == (not whole, whole)
+
+
+async def test_a_converted_stream_is_whole_when_it_says_so() -> None:
+    for pieces, is_whole in (([WHOLE], True), (COMPLETION_STREAM[:2], False)):
+        body = converted(Source(list(pieces)), Watch())
+        assert (b"ended early" in await drained(body)) != is_whole
+        assert body.produced.is_whole == is_whole

@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.llm.chat.formats import FORMATS
 from sidecar.llm.chat.passthrough import StreamTap
-from sidecar.llm.chat.produced import text_chars, tokens_of_chars
+from sidecar.llm.chat.produced import extra_chars, text_chars, tokens_of_chars
 from tests.support.models import COMPLETION_STREAM, MESSAGE_STREAM, chunk
 
 Json = dict[str, Any]
@@ -75,3 +75,9 @@ def test_texts_that_are_repeated_count_once() -> None:
     deltas = [event("response.output_text.delta", delta="ab") for _ in range(6)]
     done = event("response.output_text.done", text="ab" * 2000)
     assert _tokens("responses", b"".join([*deltas, done]), 10_000) == 6
+
+
+def test_a_schema_may_have_any_type() -> None:
+    schema = {"type": ["object", "null"], "properties": {"type": {"type": "string"}}}
+    picture = {"type": "image_url", "image_url": {"url": "https://a/b"}}
+    assert extra_chars({"response_format": {"schema": schema}, "messages": [picture]}) == 4 * 85

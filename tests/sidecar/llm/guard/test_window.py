@@ -207,3 +207,32 @@ def test_calls_of_gemini_are_values() -> None:
     parts = [{"functionCall": {"partialArgs": [partial]}}]
     (made,) = run_calls("generateContent", [{"candidates": [{"content": {"parts": parts}}]}])
     assert partial["stringValue"] == "<SSN>"
+
+
+def test_what_tells_the_text_again_is_masked_or_dropped() -> None:
+    token = {"token": SSN[:6], "logprob": 0.0, "bytes": [49]}
+    deltas: list[dict[str, Any]] = [
+        {"content": text, "reasoning_details": [{"type": "reasoning.text", "text": text}]}
+        for text in (SSN[:6], SSN[6:])
+    ]
+    events = [{"choices": [{"delta": one, "logprobs": {"content": [token]}}]} for one in deltas]
+    out, _ = run("completions", events)
+    details = [one["choices"][0]["delta"]["reasoning_details"][0]["text"] for one in out]
+    assert [one["choices"][0]["delta"]["content"] for one in out] == details
+    assert "".join(details) == "<SSN>"
+    assert [one["choices"][0]["logprobs"] for one in out] == [None, None]
+    segment = {"segment": {"text": f"a {SSN}"}}
+    grounded = {"content": {}, "groundingMetadata": {"groundingSupports": [segment]}}
+    out, _ = run("generateContent", [{"candidates": [grounded | {"logprobsResult": {"a": 1}}]}])
+    assert b"a <SSN>" in orjson.dumps(out)
+    assert b"logprobs" not in orjson.dumps(out)
+    citation = {"type": "citations_delta", "citation": {"cited_text": SSN}}
+    out, _ = run("messages", [{"type": "content_block_delta", "index": 0, "delta": citation}])
+    assert out[0]["delta"]["citation"]["cited_text"] == "<SSN>"
+
+
+@pytest.mark.parametrize("name", STREAM_TEXTS)
+@pytest.mark.parametrize("kind", [None, 7, ["x"], {"type": "x"}])
+def test_a_type_that_is_none(name: str, kind: object) -> None:
+    event = {"type": kind, "delta": kind, "item": {"type": kind}, "index": kind}
+    assert run(name, [event])[0] == [event]
