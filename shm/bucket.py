@@ -2,7 +2,7 @@
 
 Source: spec config section 3.10 (discrete refills); invariants R1 to R4 are in `shm.rates`.
 
-Slot, 96 bytes; `shm.rates` reads and writes it under its stripe's lock:
+Slot, 96 bytes; `shm.rates` reads and writes it under its stripe's lock (but for R5):
 
     offset size type  field      unit
     0      16   -     key        keyed hash
@@ -90,8 +90,6 @@ class Verdict(NamedTuple):
     """Refused: until `cost` tokens are there, or all that the bucket can hold. Allowed: 0."""
     next_ns: int
     """Until the next refill adds tokens; 0: the bucket is full."""
-    full_ns: int
-    """Until the bucket is full again."""
     known: bool
     """False: no room for a new key. Nothing was taken; the caller's failure mode decides."""
 
@@ -110,7 +108,7 @@ class Row:
     """The last change, seconds of CLOCK_MONOTONIC."""
 
 
-UNKNOWN: Final = Verdict(allowed=False, remaining=0, retry_ns=0, next_ns=0, full_ns=0, known=False)
+UNKNOWN: Final = Verdict(allowed=False, remaining=0, retry_ns=0, next_ns=0, known=False)
 
 
 def seconds(now_ns: int) -> int:
@@ -151,19 +149,15 @@ def advanced(raw: bytes, limit: Limit, now_ns: int) -> tuple[int, int]:
 def judged(ask: Ask, level: int, since: int, now_ns: int, allowed: bool) -> Verdict:
     """The verdict on a bucket of this level and `since`, both as of now."""
     limit = ask.limit
-    refill, interval_ns, capacity = limit.refill, limit.interval_ns, limit.capacity
+    interval_ns, capacity = limit.interval_ns, limit.capacity
     due_ns = since + interval_ns - now_ns
-    if level >= capacity:
-        full_ns = next_ns = 0
-    else:
-        full_ns = due_ns + (capacity - level - 1) // refill * interval_ns
-        next_ns = due_ns
+    next_ns = 0 if level >= capacity else due_ns
     # What Verdict(...) does, without its own function, which takes longer than all the rest.
     if allowed:
-        return _new(Verdict, (True, level if level > 0 else 0, 0, next_ns, full_ns, True))
+        return _new(Verdict, (True, level if level > 0 else 0, 0, next_ns, True))
     lacking = min(max(ask.cost, 1), capacity) - level
-    retry_ns = due_ns + (lacking - 1) // refill * interval_ns if lacking > 0 else 0
-    return _new(Verdict, (False, level if level > 0 else 0, retry_ns, next_ns, full_ns, True))
+    retry_ns = due_ns + (lacking - 1) // limit.refill * interval_ns if lacking > 0 else 0
+    return _new(Verdict, (False, level if level > 0 else 0, retry_ns, next_ns, True))
 
 
 def row_of(raw: bytes, now_ns: int) -> Row:

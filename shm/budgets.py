@@ -194,8 +194,8 @@ class BudgetTable(KeptTable):
             self._return_overdue(wall_ns)
         # Fast path: most policies have one budget.
         if len(asks) == 1:
-            if asks[0].amount <= 0 and not allowances and self._has_some(asks[0], wall_ns):
-                return [Reservation(asks[0], 0, None)]
+            if not allowances and (free := self.without_hold(asks[0], wall_ns)) is not None:
+                return [free]
             return self._reserve_one(
                 asks[0], wall_ns, ttl_ns, allowances[0] if allowances else None
             )
@@ -261,16 +261,26 @@ class BudgetTable(KeptTable):
             self._holder.settled(reservation)
         reservation.is_settled = True
 
-    def _has_some(self, ask: Ask, wall_ns: int) -> bool:
-        """Whether a request that holds nothing may go on for certain."""
+    def without_hold(self, ask: Ask, wall_ns: int) -> Reservation | None:
+        """`reserve` of nothing where something is left for certain; None: reserve it."""
+        if ask.amount > 0:
+            return None
         budget = self._budgets[ask.key]
+        # Fast path: nobody has charged it since, so there is nothing to lock (R5 in `shm.rates`).
+        if not (
+            budget.stripe.file[budget.where] == budget.raw and budget.has_some(ask.limit, wall_ns)
+        ) and not self._has_some(budget, ask, wall_ns):
+            return None
+        return Reservation(ask, 0, None)
+
+    def _has_some(self, budget: SeenBudget, ask: Ask, wall_ns: int) -> bool:
         stripe = budget.stripe
         code = trylock(stripe.mutex)
         if code:
             stripe.settle(code)
         try:
             has_some = (
-                stripe.holds(budget.where, budget.raw) or budget.look()
+                stripe.file[budget.where] == budget.raw or budget.look()
             ) and budget.has_some(ask.limit, wall_ns)
         except BaseException:
             stripe.leave()
@@ -284,10 +294,10 @@ class BudgetTable(KeptTable):
         stripe = budget.stripe
         code = trylock(stripe.mutex)
         if code:
-            stripe.settle(code)
+            budget.settle(code)
         try:
             standing = None
-            if stripe.holds(budget.where, budget.raw) or budget.look():
+            if stripe.file[budget.where] == budget.raw or budget.look():
                 standing = budget.charge(actual, wall_ns, stripe.step_own_word())
         except BaseException:
             stripe.leave()

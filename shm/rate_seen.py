@@ -7,13 +7,23 @@ from __future__ import annotations
 
 from typing import final
 
-from shm.bucket import FIELDS, LIMIT, MAX_TOKENS, SECOND_NS, Limit, refilled
+from shm.bucket import (
+    FIELDS,
+    LIMIT,
+    MAX_TOKENS,
+    SECOND_NS,
+    Ask,
+    Limit,
+    Verdict,
+    judged,
+    refilled,
+)
 from shm.seen import Seen
 
 
 @final
 class SeenBucket(Seen):
-    """A bucket as this process last saw it; read and stored with its stripe locked."""
+    """A bucket as this process last saw it; all but `offered` needs its stripe locked."""
 
     __slots__ = ("label", "level", "limit", "since")
 
@@ -39,6 +49,18 @@ class SeenBucket(Seen):
         capacity, refill, interval_ns, _ = LIMIT.unpack(self.limit)
         level, since = refilled(self.level, self.since, capacity, refill, interval_ns, now_ns)
         return min(max(level - delta, lowest(limit)), capacity), since
+
+    def offered(self, ask: Ask, now_ns: int) -> Verdict | None:
+        """The verdict of a bucket that has tokens and gives none, its stripe not locked (R5).
+
+        None: it holds something else by now, or has to be counted anew.
+        """
+        if self.stripe.file[self.where] != self.raw:
+            return None
+        limit, level, since = ask.limit, self.level, self.since
+        if self.limit != limit.encoded or level <= 0 or not 0 <= now_ns - since < limit.interval_ns:
+            return None
+        return judged(ask, level, since, now_ns, True)
 
     def says(self, limit: bytes, level: int, since: int) -> bool:
         """Whether that is what it holds already."""

@@ -19,8 +19,11 @@ each of them whole. Invariants:
         the new limit: a full bucket stays full, another keeps its level, at most the new capacity.
         Another interval anchors the bucket anew. `settle` goes by the slot's limit: the answer to
         an old request does not bring the old limit back.
-    R5  `take_all` locks stripes by rising index. A stripe's changes happen whole or not at all; who
-        dies between two stripes has taken from the first only: its own request, and nothing else.
+    R5  `take_all` locks stripes by rising index, but for a bucket that gives nothing: where its
+        octets are those that this process last saw, it is judged by them without its lock, since
+        that is what it held at some moment of the call. A stripe's changes happen whole or not at
+        all; who dies between two stripes has taken from the first only: its own request, and
+        nothing else.
 """
 
 from __future__ import annotations
@@ -107,7 +110,7 @@ class RateTable(KeptTable):
         if code:
             stripe.settle(code)
         try:
-            if stripe.holds(bucket.where, bucket.raw) or bucket.look():
+            if stripe.file[bucket.where] == bucket.raw or bucket.look():
                 level, since = bucket.level, bucket.since
                 is_same = bucket.limit == limit.encoded
                 # Fast path: nothing to count but the cost.
@@ -137,7 +140,17 @@ class RateTable(KeptTable):
             return [self.take(asks[0], now_ns)]
         # Fast path: a request and its tokens, or a client and all of them.
         if len(asks) == 2 and asks[0].key != asks[1].key:
-            return self._take_two(asks[0], asks[1], now_ns)
+            one, two = asks
+            # Tokens are charged later, beside the request.
+            if not two.cost:
+                verdict = self._buckets[two.key].offered(two, now_ns)
+                if verdict is not None:
+                    return [self.take(one, now_ns), verdict]
+            elif not one.cost:
+                verdict = self._buckets[one.key].offered(one, now_ns)
+                if verdict is not None:
+                    return [verdict, self.take(two, now_ns)]
+            return self._take_two(one, two, now_ns)
         with locked([self._stripe(ask.key) for ask in asks]):
             return self._taken(asks, now_ns)
 
@@ -175,9 +188,9 @@ class RateTable(KeptTable):
         """`_taken` of two different keys, without what only more need."""
         (one, two), (bucket, other) = asks, buckets
         stripe, beside = bucket.stripe, other.stripe
-        if not (stripe.holds(bucket.where, bucket.raw) or bucket.look()):
+        if not (stripe.file[bucket.where] == bucket.raw or bucket.look()):
             return self._taken(asks, now_ns)
-        if not (beside.holds(other.where, other.raw) or other.look()):
+        if not (beside.file[other.where] == other.raw or other.look()):
             return self._taken(asks, now_ns)
         limit, cost, beside_limit, beside_cost = one.limit, one.cost, two.limit, two.cost
         level, since = bucket.level, bucket.since
@@ -239,9 +252,9 @@ class RateTable(KeptTable):
         stripe = bucket.stripe
         code = trylock(stripe.mutex)
         if code:
-            stripe.settle(code)
+            bucket.settle(code)
         try:
-            if stripe.holds(bucket.where, bucket.raw) or bucket.look():
+            if stripe.file[bucket.where] == bucket.raw or bucket.look():
                 level, since = bucket.level - delta, bucket.since
                 # Fast path: nothing to count but the charge, and nothing to bound it.
                 if (

@@ -2,8 +2,9 @@
 
 A slot whose octets are, one by one, those that this process has checked or written itself says what
 they said then: comparing them takes a tenth of what the checksum (T4) and the cutting take. Nothing
-is believed that was not compared under the stripe's lock (T1), so that whatever others do with a
-slot (change it, free it, put another key in its place, damage it) is found before it is used.
+is changed that was not compared under the stripe's lock (T1), so that whatever others do with a
+slot (change it, free it, put another key in its place, damage it) is found before it is used. What
+only judges may compare without it (R5 in `shm.rates`), until the lock was not to be had (`settle`).
 
 Source: design section 5. Invariants T1 and T4 are those of `shm.stripe`.
 """
@@ -47,6 +48,15 @@ class Seen:
         if raw and at != self.where.start:
             self.where, self.offset = stripe.place_at(at)
         return raw
+
+    def settle(self, code: int) -> None:
+        """As `Stripe.settle`, for who charges. Raises: LockBrokenError, LockTimeoutError.
+
+        What cannot be charged must not be given by what was seen either: it is not seen then.
+        """
+        raw, self.raw = self.raw, _UNSEEN
+        self.stripe.settle(code)
+        self.raw = raw
 
 
 S = TypeVar("S", bound=Seen)

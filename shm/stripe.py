@@ -33,7 +33,9 @@ stripes at 94 %; tables are made so that their stripes stay below (`shm.table`).
 
 Invariants:
     T1  Whoever reads or changes a stripe holds its lock. Only the count of those who gave up is
-        written without it: two of them within 0.1 µs may count as one.
+        written without it: two of them within 0.1 µs may count as one. And who only compares a
+        slot with what it once was may look without it (R5 in `shm.rates`): octets that are equal
+        were written by nobody in between, or not yet.
     T2  A change of slots is a transaction: the old images are stored, then the count of them, then
         the slots, then the count is 0 again: that store is the commit. A holder that dies in
         between leaves a count, and the next locker puts the images back. So a change of up to 3
@@ -92,7 +94,6 @@ class Stripe:
     """
 
     __slots__ = (
-        "_file",
         "_first",
         "_group_bytes",
         "_groups",
@@ -105,6 +106,7 @@ class Stripe:
         "_undo",
         "_words",
         "_zeros",
+        "file",
         "index",
         "lock",
         "mutex",
@@ -123,7 +125,7 @@ class Stripe:
         _, self._groups, slot_bytes, _ = segment.header.parameters
         self.index = index
         """Who takes several stripes takes them by rising index."""
-        self._file = segment.file
+        self.file = segment.file
         self._slot_bytes = slot_bytes
         self._zeros = bytes(slot_bytes)
         self._pair = struct.Struct(f"=Q{slot_bytes}sQ{slot_bytes}s")
@@ -188,7 +190,7 @@ class Stripe:
 
     def find(self, key: bytes) -> int:
         """Where the key's slot is; -1 when it has none."""
-        file = self._file
+        file = self.file
         # Fast path: it is where this process last saw it.
         at = self._hints.get(key, -1)
         if at >= 0 and file[at : at + KEY_BYTES] == key:
@@ -206,7 +208,7 @@ class Stripe:
 
     def read(self, at: int) -> bytes:
         """The slot's bytes; b"" when it was damaged, and then it is free (T4)."""
-        raw = self._file[at : at + self._slot_bytes]
+        raw = self.file[at : at + self._slot_bytes]
         if _crc(raw) == _RESIDUE:
             return raw
         self._words[_DAMAGED] += 1
@@ -219,7 +221,7 @@ class Stripe:
         # Fast path: where this process last saw it, looked at once instead of found, then read.
         at = self._hints.get(key, -1)
         if at >= 0:
-            raw = self._file[at : at + self._slot_bytes]
+            raw = self.file[at : at + self._slot_bytes]
             if raw[:KEY_BYTES] == key and _crc(raw) == _RESIDUE:
                 return at, raw
         at = self.find(key)
@@ -227,23 +229,19 @@ class Stripe:
 
     def write(self, at: int, raw: bytes, fields: bytes) -> None:
         """Replace the slot `raw`, as read, by `fields`: the key and all else but the CRC."""
-        file, words = self._file, self._words
+        file, words = self.file, self._words
         file[self._image] = _offset_bytes(at) + raw
         words[_UNDO] = 1
         file[at : at + self._slot_bytes] = fields + _crc_bytes(_crc(fields))
         words[_UNDO] = 0  # the commit (T2)
 
     def place_at(self, at: int) -> tuple[slice, bytes]:
-        """Where a slot is, as `holds` and `rewrite` want it."""
+        """Where a slot is, as `rewrite` wants it."""
         return slice(at, at + self._slot_bytes), _offset_bytes(at)
-
-    def holds(self, where: slice, raw: bytes) -> bool:
-        """Whether these are the octets there; see `shm.seen`."""
-        return self._file[where] == raw
 
     def rewrite(self, where: slice, offset: bytes, raw: bytes, fields: bytes) -> bytes:
         """`write` at a place that `place_at` gave; what the slot holds from now on."""
-        file, words = self._file, self._words
+        file, words = self.file, self._words
         file[self._image] = offset + raw
         words[_UNDO] = 1
         file[where] = fresh = fields + _crc_bytes(_crc(fields))
@@ -254,7 +252,7 @@ class Stripe:
         self, at: int, raw: bytes, fields: bytes, other_at: int, other_raw: bytes, other: bytes
     ) -> None:
         """`write` of two different slots at once (T2)."""
-        file, undo, words = self._file, self._undo, self._words
+        file, undo, words = self.file, self._undo, self._words
         size = len(raw)
         # Both images in one store, and no loop: half as long as `change` of the two.
         images = self._pair.pack(at, raw, other_at, other_raw)
@@ -270,7 +268,7 @@ class Stripe:
         Nothing has changed yet. `now_ns` is what the table's `is_expired` compares with.
         """
         groups = self._candidates(key)
-        file = self._file
+        file = self.file
         group, other = groups
         tags, others = file[group : group + GROUP_SLOTS], file[other : other + GROUP_SLOTS]
         # The emptier of the two: this is what keeps both from being full early.
@@ -292,7 +290,7 @@ class Stripe:
 
         They are different slots.
         """
-        file, words, size = self._file, self._words, self._slot_bytes
+        file, words, size = self.file, self._words, self._slot_bytes
         assert len(changes) <= MAX_IMAGES, "T2"
         undo = b"".join([_OFFSET.pack(at) + file[at : at + size] for at, _ in changes])
         file[self._undo : self._undo + len(undo)] = undo
@@ -349,7 +347,7 @@ class Stripe:
 
     def copy(self) -> bytes:
         """All groups as they are now, for `raws`; 0.1 ms for 4,000 slots."""
-        return self._file[self._first : self._first + self._groups * self._group_bytes]
+        return self.file[self._first : self._first + self._groups * self._group_bytes]
 
     def raws(self) -> Iterator[bytes]:
         """Every slot in use, as of one moment. The lock is taken for the copy, not for the checks.
@@ -382,7 +380,7 @@ class Stripe:
 
     def _portion(self, first: int) -> Iterator[int]:
         """The slots in use of some groups."""
-        file = self._file
+        file = self.file
         for number in range(first, min(first + _PORTION, self._groups)):
             group = self._first + number * self._group_bytes
             tags = file[group : group + GROUP_SLOTS]
@@ -394,7 +392,7 @@ class Stripe:
     def _check(self, at: int) -> None:
         """Look at a slot again, whose copy was damaged."""
         with self:
-            if self._file[self._tag_offset(at)]:
+            if self.file[self._tag_offset(at)]:
                 self.read(at)
 
     def _misplaced(self, key: bytes, now_ns: int) -> int:
@@ -426,8 +424,8 @@ class Stripe:
 
     def _release(self, at: int) -> None:
         """Free a damaged slot: outside of a transaction, since there is nothing to go back to."""
-        self._file[at : at + KEY_BYTES] = _FREE
-        self._file[self._tag_offset(at)] = 0
+        self.file[at : at + KEY_BYTES] = _FREE
+        self.file[self._tag_offset(at)] = 0
         self._words[_USED] = max(self._words[_USED] - 1, 0)
 
     def _tag_offset(self, at: int) -> int:
@@ -445,7 +443,7 @@ class Stripe:
                 self._words[_EVICTED] += 1
                 return at
             # Damaged, and free by now, unless `repaired` has filled it again.
-            if not raw and self._file[at : at + KEY_BYTES] == _FREE:
+            if not raw and self.file[at : at + KEY_BYTES] == _FREE:
                 return at
         return -1
 
@@ -454,7 +452,7 @@ class Stripe:
 
     def _repair(self) -> None:
         """Undo the transaction of a dead holder (T2), then make the index anew (T3, T4)."""
-        file, size = self._file, self._slot_bytes
+        file, size = self.file, self._slot_bytes
         images = self._words[_UNDO]
         if images > MAX_IMAGES:
             raise SegmentRefusedError(f"{images} undo images (T2)")
@@ -474,7 +472,7 @@ class Stripe:
         return 0 <= group < self._groups and inside >= GROUP_SLOTS and aligned_slot
 
     def _index(self) -> None:
-        file, size, used = self._file, self._slot_bytes, 0
+        file, size, used = self.file, self._slot_bytes, 0
         for number in range(self._groups):
             group = self._first + number * self._group_bytes
             tags = bytearray(GROUP_SLOTS)

@@ -181,7 +181,7 @@ def _json_object(request: Request) -> object:
     if type(body) is not FixedBody or request.headers.has(b"content-encoding"):
         return MISSING
     try:
-        value = orjson.loads(body.peek())
+        value = orjson.loads(body.unread)
     except orjson.JSONDecodeError:
         return MISSING
     return value if isinstance(value, dict) else MISSING

@@ -126,7 +126,7 @@ def _is_unchanged(call: Call, request: Request) -> bool:
     if call.raw is None:
         return True
     body = request.body
-    return type(body) is FixedBody and body.peek() == call.raw
+    return type(body) is FixedBody and body.unread == call.raw
 
 
 def _watch(request: Request, call: Call, response: Response) -> None:

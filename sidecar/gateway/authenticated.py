@@ -97,7 +97,7 @@ async def _show(credentials: Sequence[Credential], request: Request, backend: Ba
         _authority(request, backend),
         request.target,
         request.headers,
-        body.peek() if type(body) is FixedBody else b"",
+        body.unread if type(body) is FixedBody else b"",
         request,
     )
     for credential in credentials:

@@ -130,7 +130,7 @@ class Exchange:
         label = self.backend.label if self.backend is not None else ""
         metrics = route.metrics if route is not None else self.labels.metrics
         access_log = gateway.access_log
-        logs = access_log is not None and access_log.enabled
+        logs = access_log is not None and access_log.is_wanted(logging.INFO)
         if started:
             is_model = self.backend is not None and self.backend.kind == "llm"
             seconds = gateway.model_call_seconds if is_model else gateway.call_seconds

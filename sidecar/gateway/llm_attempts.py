@@ -24,11 +24,13 @@ from sidecar.gateway.llm_count import counted
 from sidecar.gateway.llm_edits import REQUEST
 from sidecar.gateway.llm_facts import Prices, Record
 from sidecar.gateway.llm_outgoing import outgoing_of, sent
+from sidecar.gateway.llm_stream import IDLE_SECONDS
 from sidecar.gateway.plan import Attempt, Route
 from sidecar.http.message import FixedBody, Request, Response
 from sidecar.llm.chat.base import Json
 from sidecar.llm.chat.formats import CHAT
 from sidecar.llm.providers.base import Tags
+from sidecar.llm.shape import ShapeError
 from sidecar.llm.tokens import count_prompt
 from sidecar.policies.base import Anticipating
 from sidecar.telemetry.clock import Clock
@@ -63,6 +65,8 @@ class Failover:
     max_attempts: int = 3
     """1: never."""
     attempt_seconds: float | None = None
+    idle_seconds: float = IDLE_SECONDS
+    """How long an answer that nobody converts may be silent."""
 
 
 @final
@@ -150,7 +154,10 @@ class Asker:
         # Limits and budgets that hold something wait for the end of the exchange, as the record.
         needs_usage = len(request.endings) > 1
         now = self.shared.clock.time_ns() // 1_000_000_000
-        call = prepare(client, body, member, request, now, needs_usage=needs_usage)
+        try:
+            call = prepare(client, body, member, request, now, needs_usage=needs_usage)
+        except ShapeError as error:
+            raise RequestError(400, "InvalidRequest", str(error)) from error
         model = call.call.model
         record.begin(
             provider=member.provider.name,

@@ -20,7 +20,7 @@ async def read_request(request: Request, limit_bytes: int) -> bytes:
     """
     body = request.body
     if type(body) is FixedBody and (body.length or 0) <= limit_bytes:
-        raw = body.peek()
+        raw = body.unread
     else:
         raw, rest = await read_up_to(body, limit_bytes)
         if rest is not None:
@@ -40,7 +40,7 @@ def request_at_hand(request: Request, limit_bytes: int) -> bytes | None:
     body = request.body
     if type(body) is not FixedBody or (body.length or 0) > limit_bytes:
         return None
-    return None if request.headers.has(CODING) else body.peek()
+    return None if request.headers.has(CODING) else body.unread
 
 
 def _too_large() -> RequestError:

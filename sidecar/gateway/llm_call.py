@@ -34,7 +34,7 @@ from sidecar.llm.convert.base import Context, Conversion
 from sidecar.llm.convert.select import select
 from sidecar.llm.credentials.base import Credential
 from sidecar.llm.providers.base import COUNT, Authority, Call, Provider, Target
-from sidecar.llm.shape import ShapeError, nests_too_deeply, to_json
+from sidecar.llm.shape import nests_too_deeply, to_json
 from sidecar.policies.chain import EMPTY, Chain
 from sidecar.routing.balance import Endpoint
 from sidecar.routing.outlier import Outliers
@@ -234,26 +234,11 @@ def prepare(
     *,
     needs_usage: bool,
 ) -> Prepared:
-    """The call of a provider for a client's request. Raises: RequestError 400.
+    """The call of a provider for a client's request. Raises: RequestError 400, ShapeError.
 
     `body`: what `edited` gave, after the guards; it is changed. `needs_usage`: somebody counts
     tokens, so a stream must report them.
     """
-    try:
-        return _prepared(client, body, member, request, now_seconds, needs_usage=needs_usage)
-    except ShapeError as error:
-        raise RequestError(400, "InvalidRequest", str(error)) from error
-
-
-def _prepared(
-    client: ClientCall,
-    body: Json,
-    member: Member,
-    request: Request,
-    now_seconds: int,
-    *,
-    needs_usage: bool,
-) -> Prepared:
     provider = member.provider
     wire_format = client.wire_format
     model = body.get("model")
@@ -278,7 +263,8 @@ def _prepared(
     if plan.dialect == "vertex" and upstream == "messages":
         # The format is Anthropic's own, and so are the answers: only some keys are not.
         body = vertex_claude.adjusted(body)
-    member.edits.finish(body, request)
+    if member.edits.changes_last:
+        member.edits.finish(body, request)
     provider.edit(body, call)
     if upstream in _GOOGLE:
         body.pop("model", None)
@@ -308,7 +294,8 @@ def edited(client: ClientCall, member: Member, request: Request) -> Json:
     pinned = member.provider.model
     if pinned:
         body["model"] = pinned
-    member.edits.apply(body, request)
+    if not member.edits.is_idle:
+        member.edits.apply(body, request)
     return body
 
 

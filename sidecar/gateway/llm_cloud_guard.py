@@ -131,7 +131,7 @@ def _body_of(answer: Response) -> bytes:
     if not 200 <= answer.status < 300:
         raise GuardError(f"it answered {answer.status}")
     body = answer.body
-    return body.peek() if isinstance(body, FixedBody) else b""
+    return body.unread if isinstance(body, FixedBody) else b""
 
 
 def _service(kind: str, config: Data, phase: Phase) -> CloudService:

@@ -31,12 +31,13 @@ class Edits:
         "_append",
         "_defaults",
         "_final",
-        "_is_idle",
         "_overrides",
         "_prepend",
         "_transformations",
         "alias",
+        "changes_last",
         "has_prompts",
+        "is_idle",
     )
 
     def __init__(self, policy: Data, services: Services) -> None:
@@ -44,7 +45,10 @@ class Edits:
         self._overrides: Data = policy.get("overrides") or {}
         self._transformations = _compiled(policy, "transformations", services)
         self._final = _compiled(policy, "finalTransformations", services)
-        self._is_idle = not (self._overrides or self._transformations or self._defaults)
+        self.is_idle = not (self._overrides or self._transformations or self._defaults)
+        """Whether `apply` changes nothing."""
+        self.changes_last = bool(self._final)
+        """Whether `finish` changes anything."""
         prompts = policy.get("prompts") or {}
         self._prepend: list[Json] = [dict(one) for one in prompts.get("prepend") or ()]
         self._append: list[Json] = [dict(one) for one in prompts.get("append") or ()]
@@ -55,8 +59,6 @@ class Edits:
 
     def apply(self, body: Json, request: Request) -> None:
         """Overrides, transformations, defaults. `request.state` has the original as llmRequest."""
-        if self._is_idle:
-            return
         # Computed first: they see what the client sent.
         computed = [(key, _value(one, request)) for key, one in self._transformations]
         if self._overrides:
@@ -72,8 +74,6 @@ class Edits:
 
     def finish(self, body: Json, request: Request) -> None:
         """The last changes, of the body as the provider gets it."""
-        if not self._final:
-            return
         before = request.state.get(REQUEST)
         request.state[REQUEST] = body
         try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any, Final, Protocol, final
 
 from sidecar.gateway.llm_load import UnderWay
@@ -26,24 +25,12 @@ from sidecar.telemetry.fields import RouteFacts
 from sidecar.telemetry.genai import GenAiMetrics
 
 STATE: Final = "llm"
-_NAMES: Final = (
-    ("input_text_tokens", "inputTextTokens"),
-    ("input_image_tokens", "inputImageTokens"),
-    ("input_audio_tokens", "inputAudioTokens"),
-    ("cached_input_tokens", "cachedInputTokens"),
-    ("cache_creation_input_tokens", "cacheCreationInputTokens"),
-    ("output_tokens", "outputTokens"),
-    ("output_text_tokens", "outputTextTokens"),
-    ("output_image_tokens", "outputImageTokens"),
-    ("output_audio_tokens", "outputAudioTokens"),
-    ("reasoning_tokens", "reasoningTokens"),
-    ("total_tokens", "providerTotalTokens"),
-    ("count_tokens", "countTokens"),
-    ("service_tier", "serviceTier"),
-    ("provider_model", "responseModel"),
+_KEYS: Final = (
+    *("inputTextTokens", "inputImageTokens", "inputAudioTokens"),
+    *("cachedInputTokens", "cacheCreationInputTokens"),
+    *("outputTokens", "outputTextTokens", "outputImageTokens", "outputAudioTokens"),
+    *("reasoningTokens", "providerTotalTokens", "countTokens", "serviceTier", "responseModel"),
 )
-_values: Final = attrgetter(*(name for name, _ in _NAMES))
-_KEYS: Final = tuple(key for _, key in _NAMES)
 _CONTENT: Final = ("prompt", "completion", "toolCalls")
 _NOTHING_YET: Final = Usage()
 """What a provider has told before it answered; never written to."""
@@ -58,7 +45,7 @@ _LEARNT: Final = (
 class Prices(Protocol):
     """What tokens cost."""
 
-    def __call__(
+    def look_up(
         self, provider: str, asked: str, usage: Usage, *, excludes_cache: bool
     ) -> tuple[str, Json | None, Mapping[str, float] | None]:
         """`(status, cost, rates)`: status of the look-up; USD by class, `total` among them, and
@@ -69,34 +56,36 @@ class Prices(Protocol):
 class LlmState(dict[str, object]):
     """The variable `llm`. The prompt is put together only when an expression asks for it."""
 
-    __slots__ = ("_prompt", "_size", "hides_completion")
+    __slots__ = ("_asked", "_within", "hides_completion")
 
     def __init__(self) -> None:
         self.hides_completion = False
         """Whether the answer's words are not for keeping: a guard masked or refused it, or may
         have, since what is noted are the provider's words."""
-        self._prompt: Callable[[], list[dict[str, str]]] | None = None
-        self._size: Callable[[], int] = int
+        self._asked: tuple[WireFormat, Json] | None = None
+        self._within: Json | None = None
 
     def prompt_chars(self) -> int:
         """Characters of what a model was given to read; 0 where nobody could tell."""
-        return self._size()
+        if self._asked is not None:
+            return _prompt_chars(*self._asked)
+        return 0 if self._within is None else asked_chars(self._within)
 
     def prompt_from(self, wire_format: WireFormat, body: Json) -> None:
         """Where the prompt would come from."""
-        self._prompt = lambda: wire_format.prompt(body)
-        self._size = lambda: _prompt_chars(wire_format, body)
+        self._asked = (wire_format, body)
 
     def prompt_within(self, body: Json) -> None:
         """The prompt is somewhere in there."""
-        self._size = lambda: asked_chars(body)
+        self._within = body
 
     def cel(self, wanted: frozenset[str] | None) -> Mapping[str, object]:
         """See sidecar.cel.variables.Fields."""
-        make = self._prompt
-        if make is None or (wanted is not None and "prompt" not in wanted):
+        asked = self._asked
+        if asked is None or (wanted is not None and "prompt" not in wanted):
             return self
-        return {**self, "prompt": make()}
+        wire_format, body = asked
+        return {**self, "prompt": wire_format.prompt(body)}
 
 
 @final
@@ -110,9 +99,11 @@ class Record:
         "_first_ns",
         "_is_over",
         "_metrics",
+        "_model",
         "_priced",
         "_prices",
         "_produced",
+        "_provider",
         "_reader",
         "_route",
         "_started_ns",
@@ -149,6 +140,7 @@ class Record:
         self._priced: Usage | None = None
         """What `_status` is of. A reader goes on filling its own, which is priced at the end."""
         self._status = ""
+        self._provider = self._model = ""
         others = request.endings
         if STATE in request.state:
             others = _without_record(others)
@@ -169,8 +161,8 @@ class Record:
         state = self.state
         if self.has_answer or self._estimate is not None:
             self._forget()
-        state["provider"] = provider
-        state["requestModel"] = model
+        state["provider"] = self._provider = provider
+        state["requestModel"] = self._model = model
         state["operationName"] = operation
         state["streaming"] = is_streaming
         state["params"] = params
@@ -218,9 +210,10 @@ class Record:
     def note(self, usage: Usage) -> None:
         """What an answer reports, whole or so far; the estimate of a prompt that it does not."""
         state = self.state
-        unsaid = 0 if self._excludes_cache else _unsaid(usage)
-        if unsaid:
-            usage = replace(usage, output_tokens=(usage.output_tokens or 0) + unsaid)
+        if not self._excludes_cache and usage.total_tokens:
+            unsaid = _unsaid(usage)
+            if unsaid:
+                usage = replace(usage, output_tokens=(usage.output_tokens or 0) + unsaid)
         if usage.input_tokens is None and self._estimate is not None:
             usage = replace(usage, input_tokens=self._estimate)
             state["estimated"] = True
@@ -229,9 +222,7 @@ class Record:
             self._estimate = None
         self.usage = usage
         self.has_answer = True
-        for key, value in zip(_KEYS, _values(usage), strict=True):
-            if value is not None:
-                state[key] = value
+        _write(usage, state)
         self._totals(usage)
         if usage.pieces:
             state["pieces"] = {name: amount / MILLI for name, amount in usage.pieces.items()}
@@ -276,12 +267,9 @@ class Record:
 
     def _looked_up(self, usage: Usage) -> tuple[str, Json | None, Mapping[str, float] | None]:
         assert self._prices is not None
-        state = self.state
-        return self._prices(
-            str(state.get("provider", "")),
-            str(state.get("requestModel", "")),
-            usage,
-            excludes_cache=self._excludes_cache,
+        excludes_cache = self._excludes_cache
+        return self._prices.look_up(
+            self._provider, self._model, usage, excludes_cache=excludes_cache
         )
 
     def note_chat(self, usage: Usage, answer_chars: int) -> None:
@@ -323,7 +311,8 @@ class Record:
         if self._is_over:
             return
         self._is_over = True
-        self.under_way.end()
+        if self.under_way.state is not None:
+            self.under_way.end()
         if self._reader is not None:
             self._finish_stream(self._reader())
         elif not self.has_answer:
@@ -335,7 +324,8 @@ class Record:
         tokens = self.usage.output_tokens
         if self._first_ns and tokens:
             self.state["timePerOutputToken"] = (now - self._first_ns) / 1e9 / tokens
-        status = self.price()
+        # Fast path: it was priced when it was noted.
+        status = self._status if self._priced is self.usage else self.price()
         seconds = (now - self._started_ns) / 1e9
         self._metrics.finish(self._route, self.state, seconds, status)
 
@@ -349,6 +339,39 @@ def _without_record(endings: Iterable[Ending]) -> tuple[Ending, ...]:
         else:
             others.append(end)
     return tuple(others)
+
+
+def _write(usage: Usage, state: LlmState) -> None:  # noqa: C901 - one branch a field
+    """What was said, by its name in expressions (`_KEYS`)."""
+    # A loop over names would take three times as long: each call comes through here.
+    if (said := usage.output_tokens) is not None:
+        state["outputTokens"] = said
+    if (said := usage.cached_input_tokens) is not None:
+        state["cachedInputTokens"] = said
+    if (said := usage.cache_creation_input_tokens) is not None:
+        state["cacheCreationInputTokens"] = said
+    if (said := usage.reasoning_tokens) is not None:
+        state["reasoningTokens"] = said
+    if (said := usage.total_tokens) is not None:
+        state["providerTotalTokens"] = said
+    if (said := usage.count_tokens) is not None:
+        state["countTokens"] = said
+    if (said := usage.input_audio_tokens) is not None:
+        state["inputAudioTokens"] = said
+    if (said := usage.output_audio_tokens) is not None:
+        state["outputAudioTokens"] = said
+    if (said := usage.input_text_tokens) is not None:
+        state["inputTextTokens"] = said
+    if (said := usage.output_text_tokens) is not None:
+        state["outputTextTokens"] = said
+    if (said := usage.input_image_tokens) is not None:
+        state["inputImageTokens"] = said
+    if (said := usage.output_image_tokens) is not None:
+        state["outputImageTokens"] = said
+    if (name := usage.service_tier) is not None:
+        state["serviceTier"] = name
+    if (name := usage.provider_model) is not None:
+        state["responseModel"] = name
 
 
 def _unsaid(usage: Usage) -> int:

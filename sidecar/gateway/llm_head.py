@@ -41,7 +41,7 @@ class FixedHead:
     def with_fields(self, headers: Headers) -> bytes:
         """The head for a client that sent these, without its framing. Raises: UpstreamError."""
         gone = self._gone
-        kept = Headers([field for field in headers if field[0] not in gone])
+        kept = [field for field in headers if field[0] not in gone]
         return self._line + (field_lines(kept) if kept else b"") + self._fields
 
 

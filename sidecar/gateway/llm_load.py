@@ -15,21 +15,23 @@ from sidecar.routing.balance import EndpointState
 class UnderWay:
     """The call that one request has under way, of one provider after the other."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("state",)
 
     def __init__(self) -> None:
-        self._state: EndpointState | None = None
+        self.state: EndpointState | None = None
+        """Of the provider that is busy; None: nobody is."""
 
     def begin(self, state: EndpointState) -> None:
         """A provider is asked; the one before, if there was one, has nothing to do any more."""
-        self.end()
+        if self.state is not None:
+            self.end()
         state.begin()
         # That of the beginning: a reload may put another in its endpoint's place.
-        self._state = state
+        self.state = state
 
     def end(self) -> None:
         """The provider is done, or has failed."""
-        state, self._state = self._state, None
+        state, self.state = self.state, None
         if state is not None:
             state.end()
 

@@ -37,7 +37,7 @@ class CatalogPrices:
         """What the operator's sources say that a model can do."""
         return self._catalog.tags(provider, model)
 
-    def __call__(
+    def look_up(
         self, provider: str, asked: str, usage: Usage, *, excludes_cache: bool
     ) -> tuple[str, Json | None, Mapping[str, float] | None]:
         """See llm_facts.Prices."""

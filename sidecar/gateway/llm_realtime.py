@@ -141,7 +141,7 @@ class GuardedSession:
             await self._pass(message.opcode, orjson.dumps(event))
             return
         body = refusal.body
-        text = body.peek().decode(errors="replace") if isinstance(body, FixedBody) else ""
+        text = body.unread.decode(errors="replace") if isinstance(body, FixedBody) else ""
         self._tell_error(403, text, BLOCKED, CODE)
         await self._pass(TEXT, CANCEL)
 

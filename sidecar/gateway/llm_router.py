@@ -114,7 +114,8 @@ class LlmRouter:
             return await self._session(request, exchange, route, attempt)
         shared = self._asker.shared
         raw = await read_request(request, shared.limit_bytes)
-        resolution, body = self._resolved(kind, path, raw, request)
+        name, body = self._named(kind, path, raw, request)
+        resolution = self._found(name, kind, request, raw)
         ranks = self._ranks_of(resolution)
         if kind == "passthrough":
             detects = resolution.groups[0][0].model.data.get("passthrough") == "detect"
@@ -168,25 +169,23 @@ class LlmRouter:
         raw = request_at_hand(request, self._asker.shared.limit_bytes)
         if raw is None:
             return None
-        resolution, body = self._resolved(kind, path, raw, request)
+        name, body = self._named(kind, path, raw, request)
+        resolution = self._found(name, kind, request, raw)
         ranks = self._ranks_of(resolution)
         client = client_call(kind, raw, request, body)
         return llm_direct.start(self._asker, client, ranks, request, route, handover)
 
-    def _resolved(
-        self, kind: str, path: str, raw: bytes, request: Request
-    ) -> tuple[Resolution, Json | None]:
-        """Who may serve a request; its body, if that was read as JSON. Raises: ModelError."""
-        name, body = self._named(kind, path, raw, request)
-        return self._found(name, kind, request, raw), body
-
     def _found(self, name: str, kind: str, request: Request, raw: bytes) -> Resolution:
         """Who may serve a request for the model. Raises: ModelError."""
-        request.state["metadata"] = _metadata(request, name)
+        state = request.state
+        known = state.get("metadata")
+        told = {_USER_MODEL: name}
+        state["metadata"] = {**known, **told} if isinstance(known, Mapping) else told
         allowed = allowed_of(request)
         if allowed is not None:
             check_allowed(allowed, kind, request, raw)
-        return self._router.resolve(name, request, allowed, self._allowance(request))
+        may_use = self._allowance(request) if self._has_rules else None
+        return self._router.resolve(name, request, allowed, may_use)
 
     # --- names ----------------------------------------------------------------------------
 
@@ -273,14 +272,6 @@ def _json(request: Request, value: object) -> Response:
         raise RequestError(405, "InvalidRequest", "method not allowed")
     headers = Headers(((b"content-type", b"application/json"),))
     return Response(200, headers, FixedBody(orjson.dumps(value)), reason="DirectResponse")
-
-
-def _metadata(request: Request, model: str) -> Mapping[str, object]:
-    """What policies told, and the model's name as the client wrote it."""
-    known = request.state.get("metadata")
-    if known is None or not isinstance(known, Mapping):
-        return {_USER_MODEL: model}
-    return {**known, _USER_MODEL: model}
 
 
 def _rules(data: Data, index: int, services: Services) -> Authorization | None:

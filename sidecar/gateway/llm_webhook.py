@@ -78,7 +78,7 @@ class Webhook:
         if not 200 <= answer.status < 300:
             raise WebhookError(f"it answered {answer.status}")
         body = answer.body
-        raw = body.peek() if isinstance(body, FixedBody) else b""
+        raw = body.unread if isinstance(body, FixedBody) else b""
         return decode(phase, raw, len(texts))
 
 

@@ -27,7 +27,7 @@ from sidecar.state.tables import Tables
 from sidecar.telemetry.access import AccessLog, OtlpLog
 from sidecar.telemetry.bodies import Recorder, Room
 from sidecar.telemetry.clock import Clock
-from sidecar.telemetry.export import OtlpTarget, SpanExport, resource_attributes
+from sidecar.telemetry.export import SpanExport, resource_attributes
 from sidecar.telemetry.exports import Exports
 from sidecar.telemetry.expressions import Compiler
 from sidecar.telemetry.fields import AccessEntry
@@ -35,6 +35,7 @@ from sidecar.telemetry.log_export import LogExport
 from sidecar.telemetry.logs import Logs
 from sidecar.telemetry.metrics import RequestMetrics, UpstreamMetrics
 from sidecar.telemetry.native import Mode
+from sidecar.telemetry.otlp_target import OtlpTarget
 from sidecar.telemetry.request_log import RequestRows
 from sidecar.telemetry.sink import LogSink
 from sidecar.telemetry.trace import ClientSpan, Tracer, context_of
@@ -63,7 +64,7 @@ class TraceObserver:
         """See plan.Observer."""
         if self._tracer is not None:
             self._tracer.start(request)
-        elif self._access.enabled:
+        elif self._access.is_wanted(logging.INFO):
             request.trace = context_of(request.headers)
 
     def before_call(self, request: Request, subtype: str) -> ClientSpan | None:

@@ -46,7 +46,7 @@ class Starter:
         """
         worker = self._worker
         gateway = worker.gateway
-        bind = gateway.bind(self._bind)
+        bind = gateway.binds.get(self._bind) or gateway.bind(self._bind)
         if (
             bind is None
             or gateway.tracer is not None  # its spans are the long way's to make
@@ -168,5 +168,5 @@ class Starter:
         exchange.upstream_started_ns = worker.clock.monotonic_ns()
         picked.begin()
         head = choice.line + fields
-        client.begin(head, body.peek(), request, request.method, direct, self.outbox)
+        client.begin(head, body.unread, request, request.method, direct, self.outbox)
         return direct

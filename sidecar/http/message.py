@@ -47,34 +47,31 @@ class Body(Protocol):
 class FixedBody:
     """A body that is wholly at hand."""
 
-    __slots__ = ("_data", "length", "trailers")
+    __slots__ = ("length", "trailers", "unread")
 
     def __init__(self, data: bytes = b"", trailers: Headers | None = None) -> None:
-        self._data = data
+        self.unread = data
+        """What was not read yet."""
         self.length: int | None = len(data)
         self.trailers = trailers
 
     def read_nowait(self) -> bytes | None:
         """See Body."""
-        data, self._data = self._data, b""
+        data, self.unread = self.unread, b""
         return data
 
     async def read(self) -> bytes:
         """See Body."""
-        data, self._data = self._data, b""
+        data, self.unread = self.unread, b""
         return data
 
     def close(self) -> None:
         """See Body."""
-        self._data = b""
-
-    def peek(self) -> bytes:
-        """What was not read yet; it stays."""
-        return self._data
+        self.unread = b""
 
     def copy(self) -> FixedBody:
         """Another reader of what this one has not read yet."""
-        return FixedBody(self._data, self.trailers)
+        return FixedBody(self.unread, self.trailers)
 
 
 @final

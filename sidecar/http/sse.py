@@ -6,8 +6,7 @@ Source: WHATWG HTML, section 9.2 (event stream interpretation).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from sidecar.errors import BodyTooLarge
 
@@ -17,9 +16,7 @@ _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _BOM: Final = b"\xef\xbb\xbf"
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class SseEvent:
+class SseEvent(NamedTuple):
     """One event as it was dispatched. `event` is b"" when unnamed; `data` joins its lines by LF."""
 
     data: bytes

@@ -31,6 +31,8 @@ from sidecar.llm.prices import (
 from sidecar.llm.usage import Usage
 
 _new: Final = tuple.__new__
+_REMEMBERED: Final = 1024
+_REMEMBERED_CHARS: Final = 512
 Status = Literal["Exact", "Unpriced", "Missing", "NoCatalog"]
 _DATE: Final = re.compile(r"(?:[-@](?:20\d{2}-\d{2}-\d{2}|20\d{6})|-latest)$")
 
@@ -60,6 +62,11 @@ class Tokens(NamedTuple):
 
 def tokens_of(usage: Usage, *, excludes_cache: bool) -> Tokens:
     """Sort out what a provider reported. `excludes_cache`: its input leaves out cached tokens."""
+    return Tokens(*_counts(usage, excludes_cache))
+
+
+def _counts(usage: Usage, excludes_cache: bool) -> tuple[int, ...]:
+    """The same without names, which take longer to make than all the rest."""
     read = usage.cached_input_tokens or 0
     write = usage.cache_creation_input_tokens or 0
     audio = usage.input_audio_tokens or 0
@@ -69,10 +76,9 @@ def tokens_of(usage: Usage, *, excludes_cache: bool) -> Tokens:
     said = (usage.output_tokens or 0) - thought - spoken
     # Fast path: nothing special, nothing odd.
     if plain >= 0 and said >= 0:
-        # What Tokens(...) does, without its own function, which takes longer than all the rest.
-        return _new(Tokens, (plain, said, read, write, thought, audio, spoken))
+        return plain, said, read, write, thought, audio, spoken
     # Providers that count otherwise than they say must not make a class negative.
-    return Tokens(max(0, plain), max(0, said), read, write, thought, audio, spoken)
+    return max(0, plain), max(0, said), read, write, thought, audio, spoken
 
 
 def special_of(usage: Usage) -> tuple[int, ...]:
@@ -126,14 +132,14 @@ _FREE: Final = dict.fromkeys(("total", *_CAMEL), 0.0)
 
 
 def price(
-    tokens: Tokens,
+    tokens: tuple[int, ...],
     prices: ModelPrices,
     special: tuple[int, ...] = (),
     pieces: Pieces | None = None,
 ) -> Cost:
     """The cost under one model's prices, with their tiers and fallbacks. `special`: see
     `special_of`; what they cost is a part of the class that they count as otherwise."""
-    rates = prices.at(tokens.context) if prices.tiers else prices.rates
+    rates = prices.at(Tokens(*tokens).context) if prices.tiers else prices.rates
     by_piece: int | None = None
     if pieces is not None or prices.is_per_call:
         by_piece = cost_of(prices.pieces, pieces)
@@ -147,10 +153,13 @@ def price(
     amounts = tuple(map(mul, tokens, rates.applied))
     if extra:
         amounts = tuple(map(add, amounts, extra))
-    return _new(Cost, ("Exact", amounts, rates, by_piece or 0))  # as in `tokens_of`
+    # What Cost(...) does, without its own function.
+    return _new(Cost, ("Exact", amounts, rates, by_piece or 0))
 
 
-def _apart(tokens: Tokens, rates: Rates, special: tuple[int, ...]) -> tuple[Tokens, list[int]]:
+def _apart(
+    tokens: tuple[int, ...], rates: Rates, special: tuple[int, ...]
+) -> tuple[tuple[int, ...], list[int]]:
     """The tokens without those that have a rate of their own, and what these cost, by class."""
     usual = list(tokens)
     extra = [0] * len(usual)
@@ -161,7 +170,7 @@ def _apart(tokens: Tokens, rates: Rates, special: tuple[int, ...]) -> tuple[Toke
             apart = min(many, usual[index])
             usual[index] -= apart
             extra[index] += apart * rate
-    return Tokens(*usual), extra
+    return tuple(usual), extra
 
 
 @final
@@ -174,6 +183,8 @@ class Catalog:
     def __init__(self, prices: Prices, defaults: DefaultPrices | None = None) -> None:
         self._prices = prices
         self._defaults = defaults
+        self._known: dict[tuple[str, str, str], tuple[int, ModelPrices | None]] = {}
+        """What `find` gave in a minute: prices change on the minute at most."""
 
     def cost(
         self,
@@ -187,13 +198,24 @@ class Catalog:
         """The cost of a call to the model `requested`; `usage.provider_model` answered."""
         if not self._prices and self._defaults is None:
             return Cost("NoCatalog")
-        found = self.find(provider, usage.provider_model or requested, requested, now_seconds)
+        names, minute = (provider, usage.provider_model or requested, requested), now_seconds // 60
+        # Fast path: a model that has been called in this minute.
+        known = self._known.get(names)
+        found = known[1] if known is not None and known[0] == minute else self._found(names, minute)
         if found is None:
             return Cost("Missing")
         if found.served:
             found = found.served.get(usage.service_tier or "", found)
-        tokens = tokens_of(usage, excludes_cache=excludes_cache)
-        return price(tokens, found, special_of(usage), usage.pieces)
+        return price(_counts(usage, excludes_cache), found, special_of(usage), usage.pieces)
+
+    def _found(self, names: tuple[str, str, str], minute: int) -> ModelPrices | None:
+        found = self.find(*names, minute * 60)
+        # Names come from clients and providers: the memory of them is bounded.
+        if sum(map(len, names)) <= _REMEMBERED_CHARS:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[names] = minute, found
+        return found
 
     def find(
         self, provider: str, answered: str, requested: str, now_seconds: int

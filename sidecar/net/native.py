@@ -381,12 +381,12 @@ class H1Server(asyncio.Protocol):
         it to find, so that there is one place that refuses.
         """
         data = self._buffer
-        if self._eof or self._host.draining or data[:1] == b"\r" or data[:3] == b"PRI":
-            return False
-        if self._host.settings.preserves_case:
+        host = self._host
+        if self._eof or host.draining or host.settings.preserves_case:
             return False
         try:
-            head = h1.parse_request(data, self._host.limits)
+            # Blank lines ahead, and the preface of HTTP/2, are malformed here.
+            head = h1.parse_request(data, host.limits)
             if (
                 head is None
                 or head.upgrade
@@ -419,16 +419,18 @@ class H1Server(asyncio.Protocol):
             self._wake()
             return
         self._made = None
+        host = self._host
         parts, keep, _ = head_parts(
-            request, head, response, self._may_keep(head, response), self._host.date
+            request, head, response, self._may_keep(head, response), host.date
         )
         has_body = request.method != "HEAD" and response.status not in (204, 304)
-        data = body.peek() if has_body else b""
+        data = body.unread if has_body else b""
         parts.append(data)
         message = b"".join(parts)
         self.sent_bytes += len(message)
-        assert self._direct is not None
-        self._direct.outbox.write(self.transport, message)
+        direct = self._direct
+        assert direct is not None
+        direct.outbox.write(self.transport, message)
         request.received_body_bytes = self._body_bytes
         if response.on_done is not None:
             response.on_done(len(data), "")
@@ -437,7 +439,7 @@ class H1Server(asyncio.Protocol):
             self._is_ending = True
             self._wake()
             return
-        self.deadline = self._host.sweeper.time() + self._host.settings.idle_seconds
+        self.deadline = host.sweeper.time() + host.settings.idle_seconds
         self._is_head_fresh = True
         if self._buffer or self._eof:
             self._wake()
@@ -460,8 +462,8 @@ class H1Server(asyncio.Protocol):
             raise
         if head.has_client_cert:
             drop_unproven(head.headers, self.connection)
-        spelling = spelling_of(self._buffer[: head.size]) if host.settings.preserves_case else None
-        body = self._make_body(head, self._buffer[head.size :])
+        data = self._buffer
+        body = self._make_body(head, data[head.size :])
         request = Request(
             head.method,
             scheme,
@@ -476,7 +478,7 @@ class H1Server(asyncio.Protocol):
         request.upgrade = head.upgrade
         request.wants_trailers = head.wants_trailers
         if host.settings.preserves_case:
-            request.state[REQUEST] = spelling
+            request.state[REQUEST] = spelling_of(data[: head.size])
         if head.version == "HTTP/1.1":
             request.on_informational = self._informational
         if head.expects_continue and self._intake is not None:

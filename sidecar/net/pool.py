@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, final
 
 from sidecar.errors import UpstreamError
-from sidecar.http.headers import Headers
+from sidecar.http.headers import Field, Headers
 from sidecar.http.message import Body, FixedBody, Request, Response
 from sidecar.http.spelling import REQUEST as SPELLING
 from sidecar.http.spelling import respelt
@@ -88,7 +88,11 @@ def request_line(method: str, target: str, authority: str, spelling: object = No
 
 
 def field_lines(
-    headers: Headers, upgrade: str = "", wants_trailers: bool = False, *, spelling: object = None
+    headers: list[Field],
+    upgrade: str = "",
+    wants_trailers: bool = False,
+    *,
+    spelling: object = None,
 ) -> bytes:
     """The fields of a request but for those of its framing. Raises UpstreamError.
 
@@ -194,7 +198,7 @@ class Pool:
         body = call.body
         # What is wholly at hand can be sent again when a kept connection proves stale.
         whole = body.read_nowait() if type(body) is FixedBody else None
-        client = first or self._take()
+        client = first or self.take_kept()
         while client is not None:
             try:
                 if whole is not None:
@@ -203,7 +207,7 @@ class Pool:
             except UpstreamError as error:
                 if error.sent or whole is None:
                     raise
-            client = self._take()
+            client = self.take_kept()
         client = await self._connect_h1()
         if whole is not None:
             body = FixedBody(whole)
@@ -211,9 +215,6 @@ class Pool:
 
     def take_kept(self) -> H1Client | None:
         """A kept HTTP/1.1 connection that is free now, for `H1Client.begin`."""
-        return self._take()
-
-    def _take(self) -> H1Client | None:
         idle = self._idle
         while idle:
             client = idle.pop()
@@ -272,7 +273,7 @@ class Pool:
         for _ in range(3):
             client = self._take_h2()
             if client is None:
-                if version == "auto" and (kept := self._take()) is not None:
+                if version == "auto" and (kept := self.take_kept()) is not None:
                     return await self._send_h1(call, kept)
                 client = await self._connect_h2(version)
                 if client is None:

@@ -234,7 +234,7 @@ async def read_call(request: Request, head: Called, limit_bytes: int) -> Call:
 async def _hold(request: Request, limit_bytes: int) -> bytes:
     body = request.body
     if type(body) is FixedBody and (body.length or 0) <= limit_bytes:
-        return body.peek()
+        return body.unread
     raw, rest = await read_up_to(body, limit_bytes)
     if rest is not None:
         raise RequestError(413, "InvalidRequest", "request body too large", close=True)

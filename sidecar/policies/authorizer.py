@@ -170,7 +170,7 @@ class Authorizer:
             return None, False
         body = request.body
         if type(body) is FixedBody:
-            data = body.peek()
+            data = body.unread
         else:
             if not self._partial and (body.length or 0) > limit:
                 raise _too_large()

@@ -151,7 +151,7 @@ class HttpService:
         if 200 <= answer.status < 300:
             return self._allowed(request, answer), answer
         whole = answer.body
-        data = whole.peek() if type(whole) is FixedBody else b""
+        data = whole.unread if type(whole) is FixedBody else b""
         kept = tuple(one for one in answer.headers if one[0] not in _UNSENT)
         return Denied(answer.status, kept, data), answer
 

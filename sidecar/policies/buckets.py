@@ -148,7 +148,10 @@ class Settlement:
             # A client that left before there was a response has used nothing that one could tell.
             if not counter.is_due_at_response:
                 used = counter.used(request, response)
-                self._charge(ask, used - self._taken.get(counter, 0) if self._taken else used)
+                if self._taken:
+                    used -= self._taken.get(counter, 0)
+                if used:
+                    self._charge(ask, used)
 
     def _charge(self, ask: Ask, amount: int) -> None:
         if not amount:
@@ -164,6 +167,9 @@ def judge(request: Request, asks: Sequence[Ask], verdicts: Sequence[Verdict]) ->
     # Fast path: most policies have one bucket.
     if len(asks) == 1:
         ask, verdict = asks[0], verdicts[0]
+    elif len(asks) == 2 and verdicts[0].allowed and verdicts[1].allowed:
+        at = verdicts[1].remaining < verdicts[0].remaining
+        ask, verdict = asks[at], verdicts[at]
     else:
         ask, verdict = _tightest(asks, verdicts)
     if verdict.allowed:

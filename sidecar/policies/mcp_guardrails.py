@@ -305,7 +305,7 @@ class _Processor:
         )
         if answer.status != 200:
             raise ext_mcp.unreadable(f"has status {answer.status}")
-        raw = answer.body.peek() if isinstance(answer.body, FixedBody) else b""
+        raw = answer.body.unread if isinstance(answer.body, FixedBody) else b""
         return mcp_webhook.verdict(phase, raw)
 
     def _values(self, of: Request) -> dict[str, Any]:

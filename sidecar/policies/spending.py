@@ -89,6 +89,10 @@ class Spending:
         assert table is not None
         asks = self._fixed_asks or [ask for _, ask in asked]
         try:
+            # Fast path: one budget, of which nothing is held.
+            if len(asks) == 1 and (free := table.without_hold(asks[0], now_ns)) is not None:
+                self._owe(request, ((asked[0][0], free),))
+                return None
             made = table.reserve_all(asks, now_ns, self.ttl_ns)
         except ShmError as error:
             self._failed(asked, error)
@@ -126,15 +130,15 @@ class Spending:
         """The refusal, or see to it that the request is charged. Raises: RequestError 429."""
         if isinstance(made, Refused):
             return asked[made.number][0].refusal(request, made.standing, now_ns)
+        self._owe(request, [(one, hold) for (one, _), hold in zip(asked, made, strict=True)])
+        return None
+
+    def _owe(self, request: Request, held: Sequence[tuple[Counter, Reservation]]) -> None:
+        """See to it that the request is charged."""
         assert self._table is not None
-        if len(made) == 1:
-            held = [(asked[0][0], made[0])]
-        else:
-            held = [(one, hold) for (one, _), hold in zip(asked, made, strict=True)]
         settlement = Settlement(self, self._table, held)
         request.endings += (settlement,)
         request.state[_STATE] = settlement
-        return None
 
     def _warn(self, error: ShmError) -> None:
         # Once: it would come with every request. The table's metrics tell how often.

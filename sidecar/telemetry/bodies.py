@@ -181,7 +181,7 @@ class Recorder:
         recording = Recording(self._limit_bytes, self._room)
         if type(body) is FixedBody:
             # It stays what it is: much goes a shorter way with it.
-            recording.take_whole(body.peek())
+            recording.take_whole(body.unread)
             return body, recording
         if body.length == 0:
             recording.end()

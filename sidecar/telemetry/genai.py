@@ -43,7 +43,16 @@ Names = tuple[object, object, object]
 class _Cells:
     """All cells of one combination of names on one route."""
 
-    __slots__ = ("_labels", "_lookups", "_registry", "cost", "duration", "each", "first", "tokens")
+    __slots__ = (
+        "_labels",
+        "_registry",
+        "cost",
+        "duration",
+        "each",
+        "first",
+        "lookups",
+        "tokens",
+    )
 
     def __init__(self, registry: Registry, names: Labels, facts: RouteFacts) -> None:
         provider, asked, answered = names
@@ -56,7 +65,7 @@ class _Cells:
         ]
         self._registry = registry
         self._labels = labels
-        self._lookups: dict[str, Counter] = {}
+        self.lookups: dict[str, Counter] = {}
         self.tokens = [
             (
                 key,
@@ -77,14 +86,12 @@ class _Cells:
         ).observe
         self.cost = registry.money("gen_ai_client_cost_usd_total", labels)
 
-    def looked_up(self, status: str) -> None:
-        """Count one look into the price catalogue."""
-        found = self._lookups.get(status)
-        if found is None:
-            labels = [("status", status), *self._labels]
-            found = self._registry.counter("cost_catalog_lookups_total", labels)
-            self._lookups[status] = found
-        found.add(1)
+    def lookup(self, status: str) -> Counter:
+        """What counts looks into the price catalogue that ended so; kept in `lookups`."""
+        labels = [("status", status), *self._labels]
+        found = self._registry.counter("cost_catalog_lookups_total", labels)
+        self.lookups[status] = found
+        return found
 
 
 @final
@@ -136,7 +143,8 @@ class GenAiMetrics:
         if type(total) is float and total > 0:
             cells.cost.add(total)
         if catalog_status:
-            cells.looked_up(catalog_status)
+            found = cells.lookups.get(catalog_status) or cells.lookup(catalog_status)
+            found.add(1)
 
     def _found(self, facts: RouteFacts, names: Names) -> _Cells:
         if len(self._known) >= _MAX_COMBINATIONS:

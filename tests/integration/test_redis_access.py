@@ -74,9 +74,10 @@ def test_tls_a_password_of_the_environment_and_the_command_line(
                 shown(capsys, "leases", *of, "--reset", row["key"])
             (budget,) = shown(capsys, "budgets", *of)["rows"]
             assert budget["spent"] == "0"
-            # Full again: what is still leased here, and the rest in Redis.
+            # Full again, but for what was leased and is not here any more, which load decides:
+            # without the reset 70 would be left.
             came = [fetch(port).status for _ in range(102)]
-            assert 90 <= came.count(200) <= 101
+            assert 70 < came.count(200) <= 101
 
 
 @pytest.mark.parametrize("flaw", ["authority", "name", "password"])

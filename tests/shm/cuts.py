@@ -80,14 +80,14 @@ class Memory:
 def fated(table: HashTable, fate: Fate) -> Iterator[None]:
     """All stripes of the table under this fate; afterwards they are whole memory again."""
     stripes: list[Any] = list(table.stripes)
-    kept = [(stripe._file, stripe._words) for stripe in stripes]
+    kept = [(stripe.file, stripe._words) for stripe in stripes]
     for stripe in stripes:
-        stripe._file, stripe._words = Memory(stripe._file, fate), Memory(stripe._words, fate)
+        stripe.file, stripe._words = Memory(stripe.file, fate), Memory(stripe._words, fate)
     try:
         yield
     finally:
         for stripe, (file, words) in zip(stripes, kept, strict=True):
-            stripe._file, stripe._words = file, words
+            stripe.file, stripe._words = file, words
 
 
 def cut(table: HashTable, stores: int, torn: int, action: Callable[[], object]) -> bool:

@@ -190,10 +190,7 @@ class RatesMachine(RuleBasedStateMachine):
             if bucket.level == ask.limit.capacity
             else bucket.since + ask.limit.interval_ns - self.now_ns
         )
-        for wait_ns, wanted in (
-            (verdict.full_ns, ask.limit.capacity),
-            (verdict.retry_ns, min(max(ask.cost, 1), ask.limit.capacity)),
-        ):
+        for wait_ns, wanted in ((verdict.retry_ns, min(max(ask.cost, 1), ask.limit.capacity)),):
             if wait_ns:
                 then = replace(bucket)
                 then.advance(self.now_ns + wait_ns - 1)

@@ -10,6 +10,7 @@ import pytest
 
 from shm.budgets import Ask as BudgetAsk
 from shm.budgets import BudgetLimit, BudgetTable, Refused
+from shm.errors import ShmError
 from shm.rates import Ask, Limit, RateTable
 from shm.stripe import Stripe
 
@@ -69,6 +70,57 @@ def test_what_another_process_settles_is_seen(rates: tuple[RateTable, RateTable]
     here.settle(two, START, -4)
     assert there.take_all((one, two), START)[1].remaining == 2
     assert here.take_all((one, two), START)[0].remaining == 7
+
+
+def test_nobody_waits_for_the_lock_of_what_gives_nothing(
+    rates: tuple[RateTable, RateTable],
+) -> None:
+    here, _ = rates
+    two = ask(here, b"tokens", 0)
+    others = (ask(here, b"%d" % number) for number in range(100))
+    one = next(other for other in others if place(here, other)[0] is not place(here, two)[0])
+    here.take_all((one, two), START)
+    here.take_all((two, one), START)
+    with place(here, two)[0]:
+        assert [verdict.remaining for verdict in here.take_all((one, two), START)] == [7, 10]
+        assert [verdict.remaining for verdict in here.take_all((two, one), START)] == [10, 6]
+
+
+def test_tokens_that_cannot_be_charged_are_not_given_any_more(
+    rates: tuple[RateTable, RateTable],
+) -> None:
+    here, _ = rates
+    two = ask(here, b"tokens", 0)
+    others = (ask(here, b"%d" % number) for number in range(100))
+    one = next(other for other in others if place(here, other)[0] is not place(here, two)[0])
+    for _ in range(2):
+        here.take_all((one, two), START)
+    with place(here, two)[0]:  # which nobody gives back
+        here.take_all((one, two), START)
+        with pytest.raises(ShmError):
+            here.settle(two, START, 5)
+        with pytest.raises(ShmError):
+            here.take_all((one, two), START)
+    here.settle(two, START, 5)
+    assert [verdict.remaining for verdict in here.take_all((one, two), START)] == [6, 5]
+
+
+def test_what_gives_nothing_refuses_when_it_is_empty(rates: tuple[RateTable, RateTable]) -> None:
+    here, there = rates
+    one, two = ask(here), ask(here, b"tokens", 0)
+    for pair in ((one, two), (two, one)):
+        here.take_all(pair, START)
+        here.take_all(pair, START)
+        there.settle(two, START, 10)
+        before = left(here, one)
+        assert {verdict.allowed for verdict in here.take_all(pair, START)} == {True, False}
+        assert left(there, one) == before
+        # What fills again is not judged by what it was.
+        later = START + 2 * SECOND
+        assert all(verdict.allowed for verdict in here.take_all(pair, later))
+        there.settle(two, later, -10)
+        here.reset(one.key)
+        here.reset(two.key)
 
 
 def test_a_bucket_that_is_gone_is_full(rates: tuple[RateTable, RateTable]) -> None:
@@ -141,6 +193,42 @@ def test_spending_of_two_processes_adds_up(budgets: tuple[BudgetTable, BudgetTab
     made = here.reserve_all((one,), START, SECOND)
     assert not isinstance(made, Refused)
     assert here.commit(made[0], 5, START).spent == 5
+
+
+def test_nobody_waits_for_the_lock_of_a_budget_to_see_that_there_is_some(
+    budgets: tuple[BudgetTable, BudgetTable],
+) -> None:
+    here, there = budgets
+    one = BudgetAsk(here.key(b"a"), b"a", BudgetLimit(10, DAY, blocks=True), 0)
+    for _ in range(3):
+        made = here.reserve_all((one,), START, DAY)
+        assert not isinstance(made, Refused)
+        here.commit(made[0], 2, START)
+    with here.table.stripe(one.key):
+        assert not isinstance(here.reserve_all((one,), START, DAY), Refused)
+    spent = there.reserve_all((one,), START, DAY)
+    assert not isinstance(spent, Refused)
+    there.commit(spent[0], 4, START)
+    assert isinstance(here.reserve_all((one,), START, DAY), Refused)
+
+
+def test_a_budget_that_cannot_be_charged_is_not_spent_any_more(
+    budgets: tuple[BudgetTable, BudgetTable],
+) -> None:
+    here, _ = budgets
+    one = BudgetAsk(here.key(b"a"), b"a", BudgetLimit(10, DAY, blocks=True), 0)
+    for _ in range(2):
+        made = here.reserve_all((one,), START, DAY)
+        assert not isinstance(made, Refused)
+        here.commit(made[0], 2, START)
+    with here.table.stripe(one.key):  # which nobody gives back
+        made = here.reserve_all((one,), START, DAY)
+        assert not isinstance(made, Refused)
+        with pytest.raises(ShmError):
+            here.commit(made[0], 2, START)
+        with pytest.raises(ShmError):
+            here.reserve_all((one,), START, DAY)
+    assert here.commit(made[0], 2, START).spent == 6
 
 
 def test_what_another_process_holds_counts(budgets: tuple[BudgetTable, BudgetTable]) -> None:

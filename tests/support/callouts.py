@@ -49,7 +49,7 @@ class Service:
         assert timeout_seconds > 0
         body = request.body
         assert isinstance(body, FixedBody)
-        self.requests.append((request, body.peek(), authority))
+        self.requests.append((request, body.unread, authority))
         return self._http(request)
 
     async def unary(

@@ -13,16 +13,15 @@ from sidecar.llm.chat.plain import PlainFormat
 from sidecar.llm.pieces import AUDIO_SECOND, WEB_SEARCH
 from sidecar.llm.usage import Usage
 
-_PARAMS: Final = (
-    ("temperature", "temperature"),
-    ("top_p", "top_p"),
-    ("max_completion_tokens", "max_tokens"),
-    ("max_tokens", "max_tokens"),
-    ("frequency_penalty", "frequency_penalty"),
-    ("presence_penalty", "presence_penalty"),
-    ("seed", "seed"),
-)
-_PARAM_KEYS: Final = frozenset(key for key, _ in _PARAMS)
+_PARAMS: Final = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_completion_tokens": "max_tokens",
+    "max_tokens": "max_tokens",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "seed": "seed",
+}
 _KINDS: Final = {
     "system": "systemPrompt",
     "developer": "systemPrompt",
@@ -99,6 +98,13 @@ def _message_parts(message: Json) -> list[TextPart]:
 
 # --- usage ----------------------------------------------------------------------------------
 
+_COMMON: Final = frozenset(
+    (
+        *("prompt_tokens", "completion_tokens", "total_tokens"),
+        *("prompt_tokens_details", "completion_tokens_details"),
+    )
+)
+
 
 def read_usage(usage: Json, into: Usage) -> None:
     """OpenAI's usage object; cached tokens are counted in its `prompt_tokens`."""
@@ -116,8 +122,18 @@ def read_usage(usage: Json, into: Usage) -> None:
     into.total_tokens = count(said("total_tokens"))
     into.reasoning_tokens = received("reasoning_tokens")
     into.cache_creation_input_tokens = sent("cache_write_tokens")
+    into.cached_input_tokens = sent("cached_tokens")
+    # Fast path: OpenAI's own words, and nobody else's.
+    if not usage.keys() <= _COMMON or _SEARCHES in (into.provider_model or ""):
+        _read_others(usage, into)
+
+
+def _read_others(usage: Json, into: Usage) -> None:
+    """What only some providers say."""
+    said = usage.get
     hit = said("prompt_cache_hit_tokens")  # DeepSeek's name
-    into.cached_input_tokens = sent("cached_tokens", None if hit is None else count(hit))
+    if into.cached_input_tokens is None and hit is not None:
+        into.cached_input_tokens = loose.count(hit)
     # Perplexity's and OpenRouter's names. OpenAI says nothing: its search models search each time.
     searches = said("num_search_queries")
     if searches is None and (asked := said("server_tool_use")) is not None:
@@ -229,8 +245,7 @@ class _Completions(PlainFormat):
         loose.check_objects(body.get("messages"), "messages")
 
     def params(self, body: Json) -> Json:
-        # Fast path: most requests have none.
-        return {} if _PARAM_KEYS.isdisjoint(body) else loose.pick(body, _PARAMS)
+        return loose.pick(body, _PARAMS)
 
     def prompt(self, body: Json) -> list[dict[str, str]]:
         return [
@@ -262,8 +277,11 @@ class _Completions(PlainFormat):
 
     def usage(self, body: Json, *, with_content: bool = False) -> Usage:
         usage = Usage()
-        usage.provider_model = loose.name(body.get("model"))
-        usage.service_tier = loose.name(body.get("service_tier"))
+        # Each whole answer comes through here; a call of `loose.name` costs more than the look-up.
+        if type(model := body.get("model")) is str:
+            usage.provider_model = model or None
+        if type(tier := body.get("service_tier")) is str:
+            usage.service_tier = tier or None
         said = body.get("usage")
         if isinstance(said, dict):
             read_usage(said, usage)

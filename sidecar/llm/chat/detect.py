@@ -27,25 +27,25 @@ from sidecar.llm.pieces import (
 from sidecar.llm.shape import parse_object
 from sidecar.llm.usage import Usage
 
-_PARAMS: Final = (
-    ("temperature", "temperature"),
-    ("top_p", "top_p"),
-    ("topP", "top_p"),
-    ("max_completion_tokens", "max_tokens"),
-    ("max_output_tokens", "max_tokens"),
-    ("maxOutputTokens", "max_tokens"),
-    ("maxTokens", "max_tokens"),
-    ("maxTokenCount", "max_tokens"),
-    ("max_gen_len", "max_tokens"),
-    ("max_tokens", "max_tokens"),
-    ("frequency_penalty", "frequency_penalty"),
-    ("frequencyPenalty", "frequency_penalty"),
-    ("presence_penalty", "presence_penalty"),
-    ("presencePenalty", "presence_penalty"),
-    ("seed", "seed"),
-    ("dimensions", "dimensions"),
-    ("encoding_format", "encoding_format"),
-)
+_PARAMS: Final = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "topP": "top_p",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "maxOutputTokens": "max_tokens",
+    "maxTokens": "max_tokens",
+    "maxTokenCount": "max_tokens",
+    "max_gen_len": "max_tokens",
+    "max_tokens": "max_tokens",
+    "frequency_penalty": "frequency_penalty",
+    "frequencyPenalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "presencePenalty": "presence_penalty",
+    "seed": "seed",
+    "dimensions": "dimensions",
+    "encoding_format": "encoding_format",
+}
 _CONFIGS: Final = (
     "generationConfig",
     "generation_config",

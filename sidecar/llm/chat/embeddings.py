@@ -12,7 +12,10 @@ from sidecar.llm.chat.base import Json, WireFormat
 from sidecar.llm.chat.plain import PlainFormat
 from sidecar.llm.usage import Usage
 
-_PARAMS: Final = (("dimensions", "dimensions"), ("encoding_format", "encoding_format"))
+_PARAMS: Final = {
+    "dimensions": "dimensions",
+    "encoding_format": "encoding_format",
+}
 
 
 @final

@@ -17,18 +17,18 @@ from sidecar.llm.chat.plain import PlainFormat
 from sidecar.llm.pieces import WEB_SEARCH
 from sidecar.llm.usage import Usage
 
-_PARAMS: Final = (
-    ("temperature", "temperature"),
-    ("topP", "top_p"),
-    ("top_p", "top_p"),
-    ("maxOutputTokens", "max_tokens"),
-    ("max_output_tokens", "max_tokens"),
-    ("frequencyPenalty", "frequency_penalty"),
-    ("frequency_penalty", "frequency_penalty"),
-    ("presencePenalty", "presence_penalty"),
-    ("presence_penalty", "presence_penalty"),
-    ("seed", "seed"),
-)
+_PARAMS: Final = {
+    "temperature": "temperature",
+    "topP": "top_p",
+    "top_p": "top_p",
+    "maxOutputTokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "frequencyPenalty": "frequency_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "presencePenalty": "presence_penalty",
+    "presence_penalty": "presence_penalty",
+    "seed": "seed",
+}
 _OPAQUE: Final = frozenset(
     ("args", "response", "labels", "parametersJsonSchema", "responseJsonSchema", "default")
 )

@@ -88,14 +88,25 @@ def parse(data: str | bytes) -> object:
         return data if isinstance(data, str) else data.decode(errors="replace")
 
 
-def pick(body: Json, names: tuple[tuple[str, str], ...]) -> Json:
-    """The set scalars of `body`: `[(its key, the key to give it)]`, the first of a key wins."""
+def pick(body: Json, names: Mapping[str, str]) -> Json:
+    """The set scalars of `body`. `names`: its key to the key to give it; of two for one, the first
+    that is there."""
     out: Json = {}
-    for source, target in names:
-        if source in body and target not in out:
-            value = body[source]
-            if isinstance(value, (int, float, str)):
-                out[target] = value
+    for source, value in body.items():
+        target = names.get(source)
+        if target is not None and isinstance(value, (int, float, str)):
+            if target in out:
+                return _first_of_each(body, names)
+            out[target] = value
+    return out
+
+
+def _first_of_each(body: Json, names: Mapping[str, str]) -> Json:
+    out: Json = {}
+    for source, target in names.items():
+        value = body.get(source)
+        if target not in out and isinstance(value, (int, float, str)):
+            out[target] = value
     return out
 
 

@@ -14,11 +14,11 @@ from sidecar.llm.chat.plain import PlainFormat
 from sidecar.llm.pieces import WEB_SEARCH
 from sidecar.llm.usage import Usage
 
-_PARAMS: Final = (
-    ("temperature", "temperature"),
-    ("top_p", "top_p"),
-    ("max_tokens", "max_tokens"),
-)
+_PARAMS: Final = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_tokens": "max_tokens",
+}
 _CALLS: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
 _TEXT_DELTAS: Final = frozenset(("text_delta", "thinking_delta", "input_json_delta"))
 

@@ -12,6 +12,7 @@ from sidecar.errors import SidecarError, UpstreamError
 from sidecar.http.eventstream import EventStreamDecoder
 from sidecar.http.sse import MAX_EVENT_BYTES, SseDecoder, SseEvent
 from sidecar.llm.chat.base import UsageReader, WireFormat
+from sidecar.llm.chat.ending import is_end
 from sidecar.llm.chat.framing import Framing, frame_event
 from sidecar.llm.chat.produced import Produced
 from sidecar.llm.shape import parse_object
@@ -33,6 +34,8 @@ _PLAIN: Final = b"data: "
 _END: Final = b"\n\n"
 _BETWEEN: Final = _END + _PLAIN
 _NOWHERE: Final = len(_END) - 1
+_LEARNT_FROM: Final = 3
+"""Events. The first may only name the role, and two with text say what is around it."""
 _COUNTS: Final = b"_tokens"
 """Is in each usage object of `_COUNTED` formats: looked for ten times as fast as a mark."""
 _COUNTED: Final = frozenset(("completions", "messages", "responses"))
@@ -40,6 +43,16 @@ _SEARCHED: Final = b'"webSearchQueries"'
 """Not repeated in later events."""
 _CUMULATIVE: Final = "generateContent"
 """Each event repeats the usage so far, so that only the last one is worth decoding."""
+
+
+def _end_of_first(data: bytes) -> int:
+    """Where the first events end; 0 when there are not so many."""
+    end = 0
+    for _ in range(_LEARNT_FROM):
+        end = data.find(_END, end) + len(_END)
+        if end < len(_END):
+            return 0
+    return end
 
 
 @final
@@ -58,7 +71,9 @@ class StreamTap:
         "_reader",
         "_skips",
         "_sse",
+        "is_begun",
         "is_broken",
+        "is_ended",
         "produced",
     )
 
@@ -80,7 +95,11 @@ class StreamTap:
         self._has_text = False
         self._sse = SseDecoder(limit_bytes) if framing == "sse" else None
         self._frames = EventStreamDecoder(limit_bytes)
+        self.is_begun = False
+        """Whether it counts from its beginning, as Anthropic's do: what is said then is not all."""
         self.is_broken = False
+        self.is_ended = False
+        """Whether an event was read that says so. Not all are: see `_USAGE_MARKS`."""
         self.produced = Produced()
         """How much text has come, for a stream that is left before its usage."""
 
@@ -94,13 +113,17 @@ class StreamTap:
         """True when these bytes brought generated text for the first time."""
         if self.is_broken:
             return False
-        # Fast path: of the many events that only bring text.
-        if self._skips and self.produced.is_framed:
-            data = self._unread(data)
-            if not data:
-                return False
         had_text = self._has_text
-        self._read(data)
+        if self._skips:
+            # The first events are learnt from, whatever came with them.
+            if not self.produced.is_framed and (end := _end_of_first(data)):
+                self._read(data[:end])
+                data = data[end:]
+            # Fast path: of the many events that only bring text.
+            if self.produced.is_framed and data:
+                data = self._unread(data)
+        if data:
+            self._read(data)
         return self._has_text and not had_text
 
     def _unread(self, data: bytes) -> bytes:
@@ -126,7 +149,12 @@ class StreamTap:
         if first == _NOWHERE or first >= last:
             return data
         plain = data[first:last]
-        if not plain.startswith(_PLAIN) or _COUNTS in plain or b"\r" in data:
+        counts = plain.find(_COUNTS)
+        if counts >= 0:
+            # Up to the event that counts.
+            plain = plain[: plain.rfind(_END, 0, counts) + len(_END)]
+            last = first + len(plain)
+        if not plain.startswith(_PLAIN) or not plain.endswith(_END) or b"\r" in data:
             return data
         events = plain[len(_PLAIN) : -len(_END)].split(_BETWEEN)
         if (lines if len(plain) == len(data) else plain.count(b"\n")) != 2 * len(events):
@@ -181,7 +209,11 @@ class StreamTap:
 
     def _read_event(self, name: bytes, data: bytes, *, is_counted: bool = False) -> None:
         value = parse_object(data)
-        if value is not None and self._reader.feed(name.decode(errors="replace"), value):
+        if value is None:
+            return
+        self.is_ended = self.is_ended or is_end(value)
+        self.is_begun = self.is_begun or value.get("type") == "message_start"
+        if self._reader.feed(name.decode(errors="replace"), value):
             if is_counted:
                 return
             self._has_text = True

@@ -14,14 +14,14 @@ from sidecar.llm.chat.plain import PlainFormat
 from sidecar.llm.pieces import FILE_SEARCH, IMAGE, WEB_SEARCH
 from sidecar.llm.usage import Usage
 
-_PARAMS: Final = (
-    ("temperature", "temperature"),
-    ("top_p", "top_p"),
-    ("max_output_tokens", "max_tokens"),
-    ("frequency_penalty", "frequency_penalty"),
-    ("presence_penalty", "presence_penalty"),
-    ("seed", "seed"),
-)
+_PARAMS: Final = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_output_tokens": "max_tokens",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "seed": "seed",
+}
 _TEXT_PARTS: Final = frozenset(("input_text", "output_text", "text"))
 _TEXT_KEYS: Final = ("text", "refusal")
 _ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed"))

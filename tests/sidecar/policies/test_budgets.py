@@ -87,7 +87,7 @@ def test_the_crossing_request_passes_and_the_next_gets_the_429(spending: Spendin
     assert (refusal.status, refusal.reason) == (429, "BudgetExceeded")
     body = refusal.body
     assert isinstance(body, FixedBody)
-    assert json.loads(body.peek())["error"]["code"] == "budget_exceeded"
+    assert json.loads(body.unread)["error"]["code"] == "budget_exceeded"
     assert refusal.headers.get(b"content-type") == b"application/json"
     assert 1 <= int(refusal.headers.get(b"retry-after") or 0) <= HOUR
     assert spending.spent() == 18

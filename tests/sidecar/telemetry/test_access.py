@@ -202,7 +202,7 @@ def test_ids_are_logged_at_debug(lines):
 def test_the_level_switches_the_log_off(lines):
     log = lines()
     logging.getLogger("request").setLevel(logging.ERROR)
-    assert not log.log.enabled
+    assert not log.log.is_wanted(logging.INFO)
     assert log.of(entry()) == ""
 
 

@@ -109,7 +109,7 @@ def test_what_is_at_hand_stays_as_it_is(data: bytes, fate: Fate) -> None:
     source = FixedBody(data)
     body, recording = recorder(3).recorded(source)
     assert body is source
-    assert source.peek() == data
+    assert source.unread == data
     assert (recording.fate, recording.fields()["bodyPrefix"]) == (fate, data[:3])
 
 

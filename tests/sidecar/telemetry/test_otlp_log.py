@@ -12,9 +12,9 @@ from sidecar.errors import ConfigError
 from sidecar.http.message import Request
 from sidecar.telemetry.access import AccessLog, OtlpLog
 from sidecar.telemetry.clock import SystemClock
-from sidecar.telemetry.export import OtlpTarget
 from sidecar.telemetry.exports import Current
 from sidecar.telemetry.log_export import LogExport, LogRecord
+from sidecar.telemetry.otlp_target import OtlpTarget
 from sidecar.telemetry.sink import LogSink
 from sidecar.telemetry.w3c import TraceContext
 from tests.sidecar.telemetry.collectors import GrpcCollector, HttpCollector
@@ -73,7 +73,7 @@ def test_it_is_written_whatever_the_level_of_lines() -> None:
     log = AccessLog(None, "text", compiler(), sink=LogSink(1), clock=SystemClock(), otlp=otlp)
     logging.getLogger("request").setLevel(logging.WARNING)
     try:
-        assert log.enabled
+        assert log.is_wanted(logging.INFO)
         log.emit(entry())
     finally:
         logging.getLogger("request").setLevel(logging.NOTSET)

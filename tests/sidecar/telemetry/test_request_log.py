@@ -188,7 +188,7 @@ def test_which_requests_have_a_row(state: Any, policy: Any, count: int, level: i
     try:
         one = request()
         one.state.update(state)
-        assert log.enabled
+        assert log.is_wanted(logging.INFO)
         log.emit(entry(one))
     finally:
         logger.setLevel(logging.NOTSET)
