@@ -11,8 +11,9 @@ Source: spec/llm.md sections 0 (step 13), 1.2 and 1.5; spec/config.md section 3.
 
 from __future__ import annotations
 
-from sidecar.errors import SidecarError, UpstreamError
+from sidecar.errors import SidecarError
 from sidecar.gateway.exchange import Exchange
+from sidecar.gateway.hooks import run_own
 from sidecar.gateway.llm_call import Member, Prepared
 from sidecar.gateway.llm_choice import Ranks
 from sidecar.gateway.llm_head import CREDENTIALS, GONE, GONE_WITH_KEYS, JSON_FIELD, OWN
@@ -130,13 +131,7 @@ async def finish(
             await _apply(credential, request, body, client)
     if not explicit:
         target.key_place.move(request.headers)
-    for hook, is_async in member.chain.request_hooks:
-        answer = hook(request)
-        if is_async:
-            answer = await answer
-        if answer is not None:
-            text = f"a policy of {member.name} answered in its place"
-            raise UpstreamError(503, "UpstreamFailure", text, sent=False)
+    await run_own(member.chain, request, member.name)
     for credential in member.credentials:
         if credential.is_last:
             await _apply(credential, request, body, client)
